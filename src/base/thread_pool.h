@@ -1,0 +1,50 @@
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace sinter {
+
+/// Threads that take small pieces of one job on demand. A thread that the system has descheduled holds up only the piece that it
+/// has in hand, never a fixed share of the job, and nobody spins for longer than a few microseconds.
+class ThreadPool {
+ public:
+  /// `threads` counts the caller: 1 means that everything runs where it is called. 0: one for each core this process may use.
+  explicit ThreadPool(int threads = 0);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return int(workers_.size()) + 1; }
+
+  using Body = std::function<void(int64_t begin, int64_t end, int worker)>;
+  /// Calls body(begin, end, worker) until [0, count) is covered, in pieces of at most `grain`; worker is in [0, threads()) and no
+  /// two calls with one worker number run at the same time. Returns when all are done; the first exception of a piece is
+  /// rethrown. Only one thread may use a pool at a time, and a body must not use it again.
+  void parallel_for(int64_t count, int64_t grain, const Body& body);
+
+ private:
+  struct Job;
+  void work(int worker);
+  static void take_pieces(Job& job, int worker);
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  Job* job_ = nullptr;
+  uint64_t generation_ = 0;
+  int active_ = 0;
+  bool stopping_ = false;
+  std::atomic<uint64_t> announced_{0};
+};
+
+/// How many cores this process may use (affinity mask and container limits).
+int available_cores();
+
+}  // namespace sinter
