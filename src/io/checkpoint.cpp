@@ -19,7 +19,7 @@ constexpr uint64_t kIndexLimit = 100'000'000;
 constexpr const char* kBaseNames[] = {"diffusion_pytorch_model", "model"};
 
 /// A folder that may not be looked into counts as one without the file; opening it says why.
-bool exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
 }
@@ -103,20 +103,20 @@ std::vector<std::string> component_names(const std::string& variant) {
 
 std::optional<fs::path> find_component(const fs::path& folder, const std::string& variant) {
   for (auto& name : component_names(variant))
-    if (exists(folder / name)) return folder / name;
+    if (is_there(folder / name)) return folder / name;
   return std::nullopt;
 }
 
 /// Says why a folder has no weights that can be opened.
 [[noreturn]] void refuse_folder(const fs::path& folder, const std::string& variant) {
-  if (exists(folder / "model_index.json"))
+  if (is_there(folder / "model_index.json"))
     fail(Code::InvalidArgument, "{}: this is a whole diffusers pipeline; open one of its component folders (unet, vae, ...)",
          folder.string());
   if (!variant.empty() && find_component(folder, ""))
     fail(Code::NotFound, "{}: there are no weights of the variant \"{}\", only plain ones; leave the variant out",
          folder.string(), variant);
   for (const char* old : {"diffusion_pytorch_model.bin", "pytorch_model.bin", "model.bin"})
-    if (exists(folder / old))
+    if (is_there(folder / old))
       fail(Code::Unsupported, "{}: the weights are in {}, which is not supported; convert it to safetensors", folder.string(),
            old);
   fail(Code::NotFound, "{}: the folder has no weights; expected one of {}", folder.string(),
@@ -147,7 +147,7 @@ Checkpoint Checkpoint::open_index(const fs::path& path) {
   std::set<fs::path> shards;
   for (auto& [tensor, shard] : places) shards.insert(shard);
   for (auto& shard : shards)
-    if (!exists(shard))
+    if (!is_there(shard))
       fail(Code::NotFound, "{}: the shard {} is missing; fetch it into the same folder", path.string(),
            shard.filename().string());
   Checkpoint out = open_files(path, {shards.begin(), shards.end()});
