@@ -77,7 +77,7 @@ TEST_CASE("dropping a range frees whole pages inside it only, and they read the 
   file->will_need(0, content.size());
   REQUIRE(same());
   REQUIRE(resident_pages(*file) == 9);
-  file->drop(page / 2, 2 * page);  // pages 1 is inside, 0 and 2 are not
+  file->drop(page / 2, 2 * page);  // page 1 is inside, 0 and 2 only in part
   CHECK(resident_pages(*file) == 8);
   REQUIRE(same());
   file->drop(6 * page, content.size());  // beyond the end: up to the end

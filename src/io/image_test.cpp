@@ -424,8 +424,7 @@ TEST_CASE("small pictures cut anywhere, or with any byte changed, are read or re
                       kAnimatedWebp, kAlphaWebp, PngParts{2, 2, 8, 0, 1, "\0\x01\0\x02\0\x03\x04"s, ""}.file()}) {
     auto survives = [](const std::string& file) {
       // An own allocation of the exact size, so that a sanitizer sees any read behind it.
-      std::vector<std::byte> copy(file.size());
-      std::memcpy(copy.data(), file.data(), file.size());
+      std::vector<std::byte> copy(bytes(file).begin(), bytes(file).end());
       bool good = true;
       auto attempt = [&](auto&& read) {
         try {

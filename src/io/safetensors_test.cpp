@@ -201,8 +201,8 @@ TEST_CASE("a small file cut anywhere, or with any byte changed, is read or refus
                               7);
   auto survives = [](const std::string& file) {
     // An own allocation of the exact size, so that a sanitizer sees any read behind it.
-    std::vector<std::byte> bytes(file.size());
-    std::memcpy(bytes.data(), file.data(), file.size());
+    auto all = std::as_bytes(std::span(file.data(), file.size()));
+    std::vector<std::byte> bytes(all.begin(), all.end());
     try {
       for (auto& entry : parse_safetensors(bytes, "f").entries) REQUIRE(entry.offset + entry.bytes <= bytes.size());
       return true;
@@ -328,6 +328,13 @@ TEST_CASE("a file is written tensor by tensor, in pieces, and the number of byte
   };
   CHECK(contains(writing(3), "the tensor \"t\" got 1 bytes too few\n  while writing "));
   CHECK(contains(writing(5), "the tensor \"t\" got 1 bytes too many"));
+  CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 1);
+}
+
+TEST_CASE("writing clears away what a killed writer left in the folder") {
+  TemporaryFolder folder;
+  write_atomically(folder / ".a.safetensors.sinter-abc123.tmp", "half");
+  write_safetensors(folder / "a.safetensors", {{"x", bytes_of(DType::u8, {1}, 1)}});
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 1);
 }
 

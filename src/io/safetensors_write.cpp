@@ -98,6 +98,8 @@ void write_safetensors(const std::filesystem::path& path, std::vector<TensorDecl
     uint64_t total = header.size();
     for (auto& tensor : declarations) total += byte_count(tensor);
 
+    // Checkpoints are gigabytes: what a killed process left of one must not fill the disk for ever.
+    remove_stale_temporaries(path.has_parent_path() ? path.parent_path() : ".");
     AtomicFile file(path);
     file.reserve(total);
     file.write(header);
