@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
-#include <unordered_map>
 
 #include "base/error.h"
 #include "text/tokenizer.h"
@@ -14,28 +13,52 @@ namespace {
 
 bool printable(int byte) { return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae; }
 
-using Spellings = std::unordered_map<std::string_view, int32_t>;
-
-Spellings spellings_of(const TokenIds& ids, const std::string& name) {
-  Spellings out;
-  out.reserve(ids.size());
-  std::vector<bool> taken;
-  for (const auto& [text, id] : ids) {
-    if (id < 0 || id > kLargestTokenId)
-      fail(Code::Corrupt, "{}: token '{}' has the id {}; expected 0 to {}", name, shortened(text), id, kLargestTokenId);
-    if (size_t(id) >= taken.size()) taken.resize(std::max(size_t(id) + 1, taken.size() * 2));
-    if (taken[size_t(id)])
-      fail(Code::Corrupt, "{}: the id {} is given twice, the second time to '{}'", name, id, shortened(text));
-    taken[size_t(id)] = true;
-    if (!out.emplace(text, int32_t(id)).second) fail(Code::Corrupt, "{}: token '{}' is there twice", name, shortened(text));
+/// Ids by spelling: open addressing over the list itself, since building a map of 50000 nodes would take most of the load time.
+class Spellings {
+ public:
+  Spellings(const TokenIds& ids, const std::string& name) : ids_(ids) {
+    int bits = int(std::bit_width(ids.size() * 2 + 15));
+    slots_.resize(size_t(1) << bits);
+    mask_ = slots_.size() - 1;
+    std::vector<bool> taken;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const auto& [text, id] = ids[i];
+      if (id < 0 || id > kLargestTokenId)
+        fail(Code::Corrupt, "{}: token '{}' has the id {}; expected 0 to {}", name, shortened(text), id, kLargestTokenId);
+      if (size_t(id) >= taken.size()) taken.resize(std::max(size_t(id) + 1, taken.size() * 2));
+      if (taken[size_t(id)])
+        fail(Code::Corrupt, "{}: the id {} is given twice, the second time to '{}'", name, id, shortened(text));
+      taken[size_t(id)] = true;
+      uint64_t hash = hash_of(text);
+      Slot& slot = slots_[place(text, hash)];
+      if (slot.entry != kFree) fail(Code::Corrupt, "{}: token '{}' is there twice", name, shortened(text));
+      slot = {uint32_t(hash >> 32), uint32_t(i)};
+    }
   }
-  return out;
-}
 
-int32_t id_of(const Spellings& spellings, const std::string& text) {
-  auto found = spellings.find(text);
-  return found == spellings.end() ? BytePairEncoding::kMissing : found->second;
-}
+  int32_t find(std::string_view text) const {
+    const Slot& slot = slots_[place(text, hash_of(text))];
+    return slot.entry == kFree ? BytePairEncoding::kMissing : int32_t(ids_[slot.entry].second);
+  }
+
+ private:
+  static constexpr uint32_t kFree = ~uint32_t(0);
+  struct Slot {
+    uint32_t hash = 0, entry = kFree;
+  };
+  static uint64_t hash_of(std::string_view text) { return std::hash<std::string_view>()(text); }
+  /// Where `text` is, or would be put.
+  size_t place(std::string_view text, uint64_t hash) const {
+    for (size_t i = hash & mask_;; i = (i + 1) & mask_) {
+      const Slot& slot = slots_[i];
+      if (slot.entry == kFree || (slot.hash == uint32_t(hash >> 32) && ids_[slot.entry].first == text)) return i;
+    }
+  }
+
+  const TokenIds& ids_;
+  std::vector<Slot> slots_;
+  size_t mask_;
+};
 
 }  // namespace
 
@@ -55,14 +78,14 @@ std::array<unsigned char, 256> byte_order() {
 
 BytePairEncoding::BytePairEncoding(const TokenIds& ids, const Merges& merges, const std::string& ids_name,
                                    const std::string& merges_name) {
-  Spellings spellings = spellings_of(ids, ids_name);
+  Spellings spellings(ids, ids_name);
   for (const auto& entry : ids) largest_id_ = std::max(largest_id_, entry.second);
   auto characters = byte_characters();
   for (size_t byte = 0; byte < 256; ++byte) {
     std::string text;
     append_utf8(text, characters[byte]);
-    inner_[byte] = id_of(spellings, text);
-    last_[byte] = id_of(spellings, text + "</w>");
+    inner_[byte] = spellings.find(text);
+    last_[byte] = spellings.find(text + "</w>");
   }
   int bits = int(std::bit_width(merges.size() * 2 + 15));
   merges_.resize(size_t(1) << bits);
@@ -71,7 +94,7 @@ BytePairEncoding::BytePairEncoding(const TokenIds& ids, const Merges& merges, co
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [first, second] = merges[rank];
     joined.assign(first).append(second);
-    int32_t a = id_of(spellings, first), b = id_of(spellings, second), ab = id_of(spellings, joined);
+    int32_t a = spellings.find(first), b = spellings.find(second), ab = spellings.find(joined);
     if (a == kMissing || b == kMissing || ab == kMissing)
       fail(Code::Corrupt,
            "{}: merge {} is of '{}' and '{}', but the vocabulary has no token '{}'; the files do not belong together",
