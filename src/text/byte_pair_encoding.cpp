@@ -71,8 +71,10 @@ std::array<char32_t, 256> byte_characters() {
 
 std::array<unsigned char, 256> byte_order() {
   std::array<unsigned char, 256> out;
-  for (int i = 0; i < 256; ++i) out[size_t(i)] = static_cast<unsigned char>(i);
-  std::stable_partition(out.begin(), out.end(), [](unsigned char byte) { return printable(byte); });
+  size_t next = 0;
+  for (bool wanted : {true, false})
+    for (int byte = 0; byte < 256; ++byte)
+      if (printable(byte) == wanted) out[next++] = static_cast<unsigned char>(byte);
   return out;
 }
 

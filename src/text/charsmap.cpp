@@ -39,6 +39,8 @@ uint32_t little_endian_u32(const char* bytes) {
   return value;
 }
 
+constexpr size_t kLongestReplacement = 1024;
+
 // One unit of the double array. Bits: 0-7 label, 8 the node has a value, 9 the offset is shifted by 8, 10-30 offset, 31 this unit
 // is a value (the other 31 bits) rather than a node.
 uint32_t label(uint32_t unit) { return unit & 0x800000ffu; }
@@ -78,9 +80,10 @@ std::optional<std::string_view> CharsMap::replacement(std::string_view key) cons
     if (!has_value(unit)) continue;
     if (node >= units_.size() || value(units_[node]) >= replacements_.size()) return {};
     size_t begin = value(units_[node]);
-    // A place inside a character occurs in damaged tables only.
+    // A place inside a character and a replacement of great length (the longest in use has 33 bytes) are damage.
     if ((static_cast<unsigned char>(replacements_[begin]) & 0xc0) == 0x80) return {};
     size_t end = std::min(replacements_.find('\0', begin), replacements_.size());
+    if (end - begin > kLongestReplacement) return {};
     return std::string_view(replacements_).substr(begin, end - begin);
   }
   return {};

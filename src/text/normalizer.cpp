@@ -6,6 +6,16 @@
 namespace sinter {
 namespace {
 
+// A hostile file could double the text in every step.
+constexpr size_t kLongestText = size_t(1) << 26;
+
+void append_bounded(std::string& out, const std::string& content) {
+  if (out.size() + content.size() > kLongestText)
+    fail(Code::InvalidArgument, "the normalised text would be longer than {} bytes: it, or the tokenizer.json, is not meant so",
+         kLongestText);
+  out += content;
+}
+
 std::string stripped(const std::string& text, bool left, bool right) {
   // [begin, end) spans what is not white space, seen from the ends that count.
   size_t begin = text.size(), end = 0;
@@ -24,8 +34,10 @@ std::string stripped(const std::string& text, bool left, bool right) {
 std::string replaced(const std::string& text, const std::string& pattern, const std::string& content) {
   std::string out;
   size_t done = 0;
-  for (size_t found; (found = text.find(pattern, done)) != std::string::npos; done = found + pattern.size())
-    out.append(text, done, found - done).append(content);
+  for (size_t found; (found = text.find(pattern, done)) != std::string::npos; done = found + pattern.size()) {
+    out.append(text, done, found - done);
+    append_bounded(out, content);
+  }
   return out.append(text, done);
 }
 
@@ -35,7 +47,7 @@ std::string blanks_replaced(const std::string& text, size_t least, const std::st
     size_t end = i;
     while (end < text.size() && text[end] == ' ') ++end;
     if (end - i >= least)
-      out += content;
+      append_bounded(out, content);
     else
       out.append(end - i, ' ');
     if (end == i) out.push_back(text[end++]);

@@ -64,7 +64,7 @@ void T5Tokenizer::read_pre_tokenizer(const TokenizerJson& file, const std::strin
       drop_white_space_ = true;
       continue;
     }
-    if (step.type != "Metaspace" || step.replacement.empty() || !blank_.empty())
+    if (step.type != "Metaspace" || step.replacement.empty() || step.replacement.size() > 16 || !blank_.empty())
       fail(Code::Unsupported,
            "{}: the pre-tokenizer step '{}' is not one that we read here (Metaspace, after WhitespaceSplit or alone)", name,
            shortened(step.type));

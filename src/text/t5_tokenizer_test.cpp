@@ -156,3 +156,11 @@ TEST_CASE("broken T5 files are refused with the file's name and the reason") {
   CHECK_THROWS_WITH_AS(T5Tokenizer::from_tokenizer_json(good.dump().substr(0, 500), "t.json"),
                        doctest::Contains("t.json: not valid JSON, from byte 5"), Error);
 }
+
+TEST_CASE("a file whose normaliser doubles the text again and again is refused, not obeyed") {
+  json file = file_of({{kBlank, -2}});
+  for (int i = 0; i < 60; ++i)
+    file["normalizer"]["normalizers"].push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}});
+  auto tokenizer = tokenizer_of(file);
+  CHECK_THROWS_WITH_AS(tokenizer.encode("a"), doctest::Contains("the normalised text would be longer than"), Error);
+}

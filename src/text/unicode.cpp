@@ -3,6 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "base/error.h"
 
@@ -48,16 +49,14 @@ int combining_class(char32_t code_point) { return utf8proc_get_property(utf8proc
 
 /// Canonical order. utf8proc does this by insertion, which takes minutes on a prompt made of combining marks alone.
 void sort_combining_marks(std::u32string& text) {
-  for (size_t i = 0; i < text.size();) {
-    if (combining_class(text[i]) == 0) {
-      ++i;
-      continue;
-    }
-    size_t end = i;
-    while (end < text.size() && combining_class(text[end]) != 0) ++end;
-    auto by_class = [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); };
-    std::stable_sort(text.begin() + ptrdiff_t(i), text.begin() + ptrdiff_t(end), by_class);
-    i = end;
+  std::vector<uint64_t> marks;  // class, then place in the run (so that equal classes keep their order), then the mark
+  for (size_t begin = 0; begin < text.size();) {
+    marks.clear();
+    for (size_t i = begin; i < text.size() && combining_class(text[i]) != 0; ++i)
+      marks.push_back(uint64_t(combining_class(text[i])) << 56 | uint64_t(i - begin) << 21 | text[i]);
+    std::sort(marks.begin(), marks.end());
+    for (uint64_t mark : marks) text[begin++] = char32_t(mark & 0x1fffff);
+    if (marks.empty()) ++begin;
   }
 }
 
