@@ -179,7 +179,7 @@ struct Cache::State {
   }
 
   bool discard_index(const std::string& why) {
-    note("broken", fmt::format("the index {} is damaged ({}); it is rebuilt from the entries", index_file().string(), why));
+    note("rebuilt", fmt::format("the index {} is damaged ({}); it is rebuilt from the entries", index_file().string(), why));
     try {
       CacheIndex::discard(index_file());
       return true;
@@ -405,6 +405,8 @@ void Cache::put(const Digest& key, std::span<const std::byte> program, const Com
   {
     std::lock_guard lock(state_->mutex);
     if (!state_->storing) return;
+    // Before there is a file that a new index would take for an old one.
+    state_->with_index([](CacheIndex&) {});
   }
   Blob file;
   try {

@@ -180,6 +180,7 @@ CacheIndex::CacheIndex(const std::string& name, Where where) {
     }
     // Without a sync at each commit a crash of the machine may lose the last counts, and never breaks the database.
     execute("pragma synchronous = normal");
+    totals();
   } catch (...) {
     sqlite3_close(db_);
     throw;
