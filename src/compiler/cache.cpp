@@ -113,6 +113,7 @@ struct Cache::State {
   std::mutex mutex;
   std::unique_ptr<CacheIndex> index;
   bool memory_index = false;  // the one on disk cannot be used
+  bool read_only = false;     // the directory is; then the index is made in memory, and only to explain misses
   bool storing = true;        // false after a write failed
   std::set<std::string> noted;
   std::map<Digest, Use> uses;             // since the last flush
@@ -148,7 +149,8 @@ struct Cache::State {
                          options.directory.string(), error ? error.message() : "not a directory", kDirectoryVariable));
       }
     }
-    memory_index = options.memory_only;
+    read_only = !options.memory_only && ::access(options.directory.c_str(), W_OK) != 0;
+    memory_index = options.memory_only || read_only;
     store = options.memory_only ? entries_in_memory() : entries_on_disk(options.directory);
   }
 
@@ -190,6 +192,7 @@ struct Cache::State {
 
   void use_memory_index(const std::string& why) {
     memory_index = true;
+    if (!storing) return;  // one note about a full disk is enough
     note("index",
          fmt::format("the index {} cannot be used ({}): this run's hits and misses are not counted", index_file().string(), why));
   }
@@ -379,6 +382,7 @@ Cache::Cache(CacheOptions options) : state_(std::make_unique<State>()) {
 }
 
 Cache::~Cache() {
+  if (state_->read_only) return;
   try {
     flush();
   } catch (...) {  // out of memory at the end of a run: the counts of one run are lost
@@ -404,6 +408,9 @@ void Cache::put(const Digest& key, std::span<const std::byte> program, const Com
   head.program_bytes = program.size();
   {
     std::lock_guard lock(state_->mutex);
+    if (state_->read_only)
+      return state_->note("storing", fmt::format("{} is read-only: its programs are used, new ones are not stored",
+                                                 state_->options.directory.string()));
     if (!state_->storing) return;
     // Before there is a file that a new index would take for an old one.
     state_->with_index([](CacheIndex&) {});
