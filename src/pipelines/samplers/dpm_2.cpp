@@ -3,10 +3,14 @@
 namespace sinter {
 namespace {
 
+Tensor euler_move(const Tensor& x, const Tensor& denoised, float sigma, float end) {
+  return x + slope(x, sigma, denoised) * (end - sigma);
+}
+
 /// From sigma to `end` with the slope half way between them on a logarithmic scale (Karras et al. 2022, algorithm 2).
 Tensor middle_slope_move(SamplerRun& run, const Tensor& x, const Tensor& denoised, float sigma, float end) {
   float middle = log_middle(sigma, end);
-  Tensor moved = x + slope(x, sigma, denoised) * (middle - sigma);
+  Tensor moved = euler_move(x, denoised, sigma, middle);
   return x + slope(moved, middle, run.denoise(moved, middle)) * (end - sigma);
 }
 
@@ -16,6 +20,7 @@ Tensor ancestral_move(SamplerRun& run, const Tensor& x, const Tensor& denoised, 
     return middle_slope_move(run, x, denoised, sigma, down) * keep + run.noise(sigma, next) * noise_size;
   }
   auto [down, up] = ancestral_step(sigma, next);
+  if (down == 0) return euler_move(x, denoised, sigma, 0);  // a huge sigma rounds it to 0; the reference adds no noise then
   return middle_slope_move(run, x, denoised, sigma, down) + run.noise(sigma, next) * up;
 }
 
@@ -25,7 +30,7 @@ Tensor run_steps(SamplerRun& run, Tensor x, Move&& move) {
     float sigma = run.sigmas[size_t(i)], next = run.sigmas[size_t(i) + 1];
     Tensor denoised = run.denoise(x, sigma);
     run.on_step(i, x, denoised, sigma);
-    x = next == 0 ? x + slope(x, sigma, denoised) * (next - sigma) : move(run, x, denoised, sigma, next);
+    x = next == 0 ? euler_move(x, denoised, sigma, next) : move(run, x, denoised, sigma, next);
   }
   return x;
 }

@@ -144,4 +144,34 @@ const SamplerDef dpmpp_3m_sde_sampler = {
     .noise = NoiseSource::Brownian,
 };
 
+// The names ending in _gpu differ in the device that draws the Brownian path, and ours is always drawn on the CPU.
+
+const SamplerDef dpmpp_sde_gpu_sampler = {
+    .name = "dpmpp_sde_gpu",
+    .summary = "dpmpp_sde under the name that workflows for GPUs use.",
+    .run = run_sde,
+    .noise = NoiseSource::Brownian,
+};
+
+const SamplerDef dpmpp_2m_sde_gpu_sampler = {
+    .name = "dpmpp_2m_sde_gpu",
+    .summary = "dpmpp_2m_sde under the name that workflows for GPUs use.",
+    .run = run_2m_sde<Second::Midpoint>,
+    .noise = NoiseSource::Brownian,
+};
+
+const SamplerDef dpmpp_2m_sde_heun_gpu_sampler = {
+    .name = "dpmpp_2m_sde_heun_gpu",
+    .summary = "dpmpp_2m_sde_heun under the name that workflows for GPUs use.",
+    .run = run_2m_sde<Second::Heun>,
+    .noise = NoiseSource::Brownian,
+};
+
+const SamplerDef dpmpp_3m_sde_gpu_sampler = {
+    .name = "dpmpp_3m_sde_gpu",
+    .summary = "dpmpp_3m_sde under the name that workflows for GPUs use.",
+    .run = run_3m_sde,
+    .noise = NoiseSource::Brownian,
+};
+
 }  // namespace sinter

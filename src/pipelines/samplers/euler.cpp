@@ -23,6 +23,7 @@ Tensor ancestral_move(SamplerRun& run, const Tensor& x, const Tensor& denoised, 
     return (x * ratio + denoised * (1 - ratio)) * keep + run.noise(sigma, next) * noise_size;
   }
   auto [down, up] = ancestral_step(sigma, next);
+  if (down == 0) return denoised;  // also where a huge sigma rounds it to 0; the reference adds no noise then
   return x + slope(x, sigma, denoised) * (down - sigma) + run.noise(sigma, next) * up;
 }
 
