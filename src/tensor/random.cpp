@@ -52,17 +52,15 @@ inline void sin_cos(float angle, float& sine, float& cosine) {
   cosine = ((quadrant + 1) & 2) ? -cosine_size : cosine_size;
 }
 
-/// Turns 16 uniforms into 16 normals in place (Box and Muller): value j is the radius and j + 8 the angle of a pair.
+/// Turns 16 uniforms into 16 normals in place (Box and Muller): value j is the radius and j + 8 the angle of a pair. In loops of
+/// one kind of work each, which compilers turn into vector code; std::sqrt may set errno and would keep the others from it.
 inline void normal_block(float* values) {
-  float out[kBlock];
-  for (int j = 0; j < 8; ++j) {
-    float radius = std::sqrt(-2.0f * log_unit(1.0f - values[j]));
-    float sine, cosine;
-    sin_cos(float(2 * std::numbers::pi) * values[j + 8], sine, cosine);
-    out[j] = radius * cosine;
-    out[j + 8] = radius * sine;
-  }
-  std::memcpy(values, out, sizeof out);
+  float radius[8], sine[8], cosine[8];
+  for (int j = 0; j < 8; ++j) radius[j] = -2.0f * log_unit(1.0f - values[j]);
+  for (int j = 0; j < 8; ++j) sin_cos(float(2 * std::numbers::pi) * values[j + 8], sine[j], cosine[j]);
+  for (int j = 0; j < 8; ++j) radius[j] = std::sqrt(radius[j]);
+  for (int j = 0; j < 8; ++j) values[j] = radius[j] * cosine[j];
+  for (int j = 0; j < 8; ++j) values[j + 8] = radius[j] * sine[j];
 }
 
 float round_to_f16(double value) { return f16_to_f32(f32_to_f16(float(value))); }
