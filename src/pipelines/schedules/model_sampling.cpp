@@ -46,7 +46,7 @@ Number ratio_shift(double shift, Number t) {
 template <class Number>
 Number exponential_shift(double shift, Number t) {
   Number scale = Number(std::exp(shift));
-  return scale / (scale + (1 / t - 1));
+  return 1 / (scale + (1 / t - 1)) * scale;  // PyTorch divides a number by a tensor in this order
 }
 
 }  // namespace
