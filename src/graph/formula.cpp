@@ -12,9 +12,10 @@ struct PrimInfo {
   std::string_view name;
   int arity;
 };
-constexpr PrimInfo kPrims[] = {{"add", 2},    {"subtract", 2}, {"multiply", 2}, {"divide", 2}, {"maximum", 2}, {"minimum", 2}, {"power", 2},
-                               {"less", 2},   {"select", 3},   {"negate", 1},   {"exp", 1},    {"log", 1},     {"sqrt", 1},    {"rsqrt", 1},
-                               {"sin", 1},    {"cos", 1},      {"tanh", 1},     {"erf", 1},    {"abs", 1},     {"floor", 1}};
+constexpr PrimInfo kPrims[] = {{"add", 2},     {"subtract", 2}, {"multiply", 2}, {"divide", 2}, {"maximum", 2},
+                               {"minimum", 2}, {"power", 2},    {"less", 2},     {"select", 3}, {"negate", 1},
+                               {"exp", 1},     {"log", 1},      {"sqrt", 1},     {"rsqrt", 1},  {"sin", 1},
+                               {"cos", 1},     {"tanh", 1},     {"erf", 1},      {"abs", 1},    {"floor", 1}};
 
 std::vector<Formula> make_formulas() {
   std::vector<Formula> list;
@@ -33,9 +34,12 @@ std::vector<Formula> make_formulas() {
 using Values = std::unordered_map<const Expr::Term*, double>;
 double evaluate(const Expr& expr, std::span<const double> arguments, Values& seen) {
   switch (expr->kind) {
-    case Expr::Term::argument: return arguments[size_t(expr->index)];
-    case Expr::Term::constant: return expr->value;
-    case Expr::Term::primitive: break;
+    case Expr::Term::argument:
+      return arguments[size_t(expr->index)];
+    case Expr::Term::constant:
+      return expr->value;
+    case Expr::Term::primitive:
+      break;
   }
   if (auto at = seen.find(expr.get()); at != seen.end()) return at->second;
   double v[3] = {};
@@ -56,26 +60,46 @@ Expr product(const Expr& a, const Expr& b) {
 Expr local_derivative(Prim prim, const std::vector<Expr>& x, const Expr& value, int i) {
   const Expr& a = x[0];
   switch (prim) {
-    case Prim::add: return 1.0;
-    case Prim::subtract: return i == 0 ? 1.0 : -1.0;
-    case Prim::multiply: return x[size_t(1 - i)];
-    case Prim::divide: return i == 0 ? 1.0 / x[1] : -value / x[1];
-    case Prim::maximum: return i == 0 ? 1.0 - less(a, x[1]) : less(a, x[1]);
-    case Prim::minimum: return i == 0 ? 1.0 - less(x[1], a) : less(x[1], a);
-    case Prim::power: return i == 0 ? x[1] * pow(a, x[1] - 1.0) : value * log(a);
-    case Prim::less: return 0.0;
-    case Prim::select: return i == 0 ? Expr(0.0) : i == 1 ? select(a, 1.0, 0.0) : select(a, 0.0, 1.0);
-    case Prim::negate: return -1.0;
-    case Prim::exp: return value;
-    case Prim::log: return 1.0 / a;
-    case Prim::sqrt: return 0.5 / value;
-    case Prim::rsqrt: return -0.5 * value * value * value;
-    case Prim::sin: return cos(a);
-    case Prim::cos: return -sin(a);
-    case Prim::tanh: return 1.0 - value * value;
-    case Prim::erf: return 1.12837916709551257390 * exp(-(a * a));
-    case Prim::abs: return select(less(a, 0.0), -1.0, 1.0);
-    case Prim::floor: return 0.0;
+    case Prim::add:
+      return 1.0;
+    case Prim::subtract:
+      return i == 0 ? 1.0 : -1.0;
+    case Prim::multiply:
+      return x[size_t(1 - i)];
+    case Prim::divide:
+      return i == 0 ? 1.0 / x[1] : -value / x[1];
+    case Prim::maximum:
+      return i == 0 ? 1.0 - less(a, x[1]) : less(a, x[1]);
+    case Prim::minimum:
+      return i == 0 ? 1.0 - less(x[1], a) : less(x[1], a);
+    case Prim::power:
+      return i == 0 ? x[1] * pow(a, x[1] - 1.0) : value * log(a);
+    case Prim::less:
+      return 0.0;
+    case Prim::select:
+      return i == 0 ? Expr(0.0) : i == 1 ? select(a, 1.0, 0.0) : select(a, 0.0, 1.0);
+    case Prim::negate:
+      return -1.0;
+    case Prim::exp:
+      return value;
+    case Prim::log:
+      return 1.0 / a;
+    case Prim::sqrt:
+      return 0.5 / value;
+    case Prim::rsqrt:
+      return -0.5 * value * value * value;
+    case Prim::sin:
+      return cos(a);
+    case Prim::cos:
+      return -sin(a);
+    case Prim::tanh:
+      return 1.0 - value * value;
+    case Prim::erf:
+      return 1.12837916709551257390 * exp(-(a * a));
+    case Prim::abs:
+      return select(less(a, 0.0), -1.0, 1.0);
+    case Prim::floor:
+      return 0.0;
   }
   return 0.0;
 }
@@ -100,26 +124,46 @@ int arity(Prim prim) { return kPrims[int(prim)].arity; }
 
 double evaluate(Prim prim, double a, double b, double c) {
   switch (prim) {
-    case Prim::add: return a + b;
-    case Prim::subtract: return a - b;
-    case Prim::multiply: return a * b;
-    case Prim::divide: return a / b;
-    case Prim::maximum: return std::isnan(a) || a > b ? a : b;
-    case Prim::minimum: return std::isnan(a) || a < b ? a : b;
-    case Prim::power: return std::pow(a, b);
-    case Prim::less: return a < b;
-    case Prim::select: return a != 0 ? b : c;
-    case Prim::negate: return -a;
-    case Prim::exp: return std::exp(a);
-    case Prim::log: return std::log(a);
-    case Prim::sqrt: return std::sqrt(a);
-    case Prim::rsqrt: return 1 / std::sqrt(a);
-    case Prim::sin: return std::sin(a);
-    case Prim::cos: return std::cos(a);
-    case Prim::tanh: return std::tanh(a);
-    case Prim::erf: return std::erf(a);
-    case Prim::abs: return std::fabs(a);
-    case Prim::floor: return std::floor(a);
+    case Prim::add:
+      return a + b;
+    case Prim::subtract:
+      return a - b;
+    case Prim::multiply:
+      return a * b;
+    case Prim::divide:
+      return a / b;
+    case Prim::maximum:
+      return std::isnan(a) || a > b ? a : b;
+    case Prim::minimum:
+      return std::isnan(a) || a < b ? a : b;
+    case Prim::power:
+      return std::pow(a, b);
+    case Prim::less:
+      return a < b;
+    case Prim::select:
+      return a != 0 ? b : c;
+    case Prim::negate:
+      return -a;
+    case Prim::exp:
+      return std::exp(a);
+    case Prim::log:
+      return std::log(a);
+    case Prim::sqrt:
+      return std::sqrt(a);
+    case Prim::rsqrt:
+      return 1 / std::sqrt(a);
+    case Prim::sin:
+      return std::sin(a);
+    case Prim::cos:
+      return std::cos(a);
+    case Prim::tanh:
+      return std::tanh(a);
+    case Prim::erf:
+      return std::erf(a);
+    case Prim::abs:
+      return std::fabs(a);
+    case Prim::floor:
+      return std::floor(a);
   }
   return 0;
 }

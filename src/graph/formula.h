@@ -10,8 +10,26 @@ namespace sinter {
 /// The arithmetic that every generator knows. A formula is written in these; nothing else needs a device's attention.
 /// `less` gives 1 or 0; `select` takes its second argument where the first is not 0.
 enum class Prim : uint8_t {
-  add, subtract, multiply, divide, maximum, minimum, power, less, select,
-  negate, exp, log, sqrt, rsqrt, sin, cos, tanh, erf, abs, floor
+  add,
+  subtract,
+  multiply,
+  divide,
+  maximum,
+  minimum,
+  power,
+  less,
+  select,
+  negate,
+  exp,
+  log,
+  sqrt,
+  rsqrt,
+  sin,
+  cos,
+  tanh,
+  erf,
+  abs,
+  floor
 };
 std::string_view name(Prim prim);
 int arity(Prim prim);
@@ -23,8 +41,8 @@ class Expr {
   struct Term {
     enum Kind : uint8_t { argument, constant, primitive } kind;
     Prim prim{};
-    int index = 0;       // of an argument
-    double value = 0;    // of a constant
+    int index = 0;     // of an argument
+    double value = 0;  // of a constant
     std::vector<Expr> inputs;
   };
   Expr() = default;
