@@ -41,9 +41,8 @@ std::unique_ptr<llvm::TargetMachine> make_machine(const CpuTarget& target) {
   if (!x86) fail(Code::Internal, "LLVM has no x86-64 target: {}", error);
   llvm::TargetOptions options;
   options.AllowFPOpFusion = llvm::FPOpFusion::Standard;
-  std::unique_ptr<llvm::TargetMachine> machine(x86->createTargetMachine(kTriple, target.cpu, target.features, options,
-                                                                        llvm::Reloc::PIC_, llvm::CodeModel::Small,
-                                                                        llvm::CodeGenOptLevel::Default));
+  std::unique_ptr<llvm::TargetMachine> machine(x86->createTargetMachine(
+      kTriple, target.cpu, target.features, options, llvm::Reloc::PIC_, llvm::CodeModel::Small, llvm::CodeGenOptLevel::Default));
   if (!machine) fail(Code::Internal, "LLVM refuses the target {}", target.text());
   return machine;
 }
@@ -58,7 +57,8 @@ void check_self_contained(const std::string& object) {
     if (!flags || !(*flags & llvm::object::SymbolRef::SF_Undefined)) continue;
     auto name = symbol.getName();
     if (name && !name->empty())
-      fail(Code::Internal, "generated code calls {}, which is outside of it: the IR must hold everything that it needs", name->str());
+      fail(Code::Internal, "generated code calls {}, which is outside of it: the IR must hold everything that it needs",
+           name->str());
   }
 }
 
@@ -86,7 +86,8 @@ Emitter::~Emitter() = default;
 llvm::FunctionType* Emitter::signature(const std::string& parameters) {
   std::vector<llvm::Type*> types;
   for (char p : parameters)
-    types.push_back(p == 'p' ? static_cast<llvm::Type*>(llvm::PointerType::getUnqual(*context_)) : llvm::Type::getInt64Ty(*context_));
+    types.push_back(p == 'p' ? static_cast<llvm::Type*>(llvm::PointerType::getUnqual(*context_))
+                             : llvm::Type::getInt64Ty(*context_));
   return llvm::FunctionType::get(llvm::Type::getVoidTy(*context_), types, false);
 }
 
