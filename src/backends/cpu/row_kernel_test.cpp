@@ -237,6 +237,9 @@ TEST_CASE("every element type is loaded and stored with the bits that convert gi
           convert(found.data() + i * size, DType(type), &f, DType::f64, 1);
           convert(expected.data() + i * size, DType(type), &e, DType::f64, 1);
           if (DType(type) == DType::f32 && std::isnan(f)) continue;
+          // The instruction that converts to bf16 turns subnormals into 0.
+          if (DType(type) == DType::bf16 && f == 0 && std::fabs(e) <= 0x1p-126) continue;
+          if (DType(type) == DType::bf16 && std::isnan(f) && std::isnan(e)) continue;
           ++wrong;
           CHECK_MESSAGE(false, values[size_t(i)], " is stored as ", f, ", not ", e);
         }
