@@ -313,7 +313,7 @@ class Random {
         int64_t at = element_offset(c.kernel, c.params, number, row, column);
         low = std::min(low, at), high = std::max(high, at);
       }
-    // No bytes around: a read outside is found by the sanitizers, a write by the allocator or by them.
+    // No bytes around: a test can put guard pages there.
     Memory& m = c.memory[size_t(number)];
     m.zero = -low;
     m.bytes.resize(size_t(high - low + bytes));

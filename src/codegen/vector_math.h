@@ -9,7 +9,7 @@ namespace sinter {
 
 /// Emits the primitives of formulas on f32 vectors of a fixed number of lanes (1: scalars, for a GPU), inline, the same for every
 /// target. NaN passes through; infinities behave as in IEC 60559. Errors, tested in row_kernel_test.cpp: exp, log, tanh and
-/// power 2 units in the last place, rsqrt two roundings, erf, sin and cos 4 units (sin and cos for |x| < 2^49).
+/// power 2 units in the last place, rsqrt two roundings, sin and cos 4 units, erf 6 (sin and cos for |x| < 2^49).
 class VectorMath {
  public:
   VectorMath(llvm::IRBuilder<>& builder, int lanes) : b(builder), lanes_(lanes) {}

@@ -1,8 +1,9 @@
 #include <doctest/doctest.h>
 #include <fmt/core.h>
+#include <sys/mman.h>
 
-#include <chrono>
 #include <cstdlib>
+#include <memory>
 
 #include "backends/cpu/host.h"
 #include "backends/cpu/object_code.h"
@@ -61,14 +62,48 @@ uint64_t seed() {
   return text ? std::strtoull(text, nullptr, 10) : 20240;
 }
 
+/// Bytes between two pages that may not be touched, hard against one of them: an element read or written too far is a fault.
+class Guarded {
+ public:
+  Guarded(const std::vector<char>& bytes, bool at_end) : count_(bytes.size()) {
+    constexpr size_t kPage = 4096;
+    inside_ = (count_ / kPage + 1) * kPage;
+    mapping_ = static_cast<char*>(mmap(nullptr, inside_ + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    REQUIRE(mprotect(mapping_ + kPage, inside_, PROT_READ | PROT_WRITE) == 0);
+    bytes_ = mapping_ + kPage + (at_end ? inside_ - count_ : 0);
+    if (count_ > 0) std::memcpy(bytes_, bytes.data(), count_);
+  }
+  ~Guarded() { munmap(mapping_, inside_ + 2 * 4096); }
+  Guarded(const Guarded&) = delete;
+  char* bytes() { return bytes_; }
+  std::vector<char> copy() const { return {bytes_, bytes_ + count_}; }
+
+ private:
+  size_t count_, inside_;
+  char *mapping_, *bytes_;
+};
+
+void run_guarded(Case& c, const ObjectCode& code, bool at_end) {
+  std::vector<std::unique_ptr<Guarded>> guarded;
+  for (const Memory& m : c.memory) guarded.push_back(std::make_unique<Guarded>(m.bytes, at_end));
+  std::vector<char*> operands;
+  for (size_t i = 0; i < c.memory.size(); ++i) {
+    size_t home = c.shares[i] >= 0 ? size_t(c.shares[i]) : i;
+    operands.push_back(guarded[home]->bytes() + c.memory[home].zero);
+  }
+  code.function<RowKernelFunction>("kernel")(operands.data(), c.params.data(), c.row_begin, c.row_end, c.column_begin,
+                                             c.column_end);
+  for (size_t i = 0; i < c.memory.size(); ++i) c.memory[i].bytes = guarded[i]->copy();
+}
+
 /// Empty if the generated code does what the reference does on this case, else what differs.
-std::string difference(Case& c, const CpuTarget& target) {
+std::string difference(Case& c, const CpuTarget& target, bool at_end) {
   ObjectCode code = compile(c.kernel, target);
   std::vector<Memory> before = c.memory;
-  std::vector<char*> now = c.addresses();
   std::vector<const char*> inputs;
   for (size_t i = 0; i < c.memory.size(); ++i) inputs.push_back(before[c.shares[i] >= 0 ? size_t(c.shares[i]) : i].address());
-  code.function<RowKernelFunction>("kernel")(now.data(), c.params.data(), c.row_begin, c.row_end, c.column_begin, c.column_end);
+  run_guarded(c, code, at_end);
+  std::vector<char*> now = c.addresses();
 
   for (int64_t row = c.row_begin; row < c.row_end; ++row) {
     auto values = evaluate_row(c, inputs, row);
@@ -101,7 +136,7 @@ TEST_CASE("generated row kernels do what the reference does") {
   for (uint64_t i = 0; i < 400; ++i)
     for (const CpuTarget& target : targets()) {
       Case c = Random(seed() + i).make();
-      std::string wrong = difference(c, target);
+      std::string wrong = difference(c, target, i % 2 == 0);
       std::string sizes;
       for (int64_t p : c.params) sizes += fmt::format(" {}", p);
       CHECK_MESSAGE(wrong.empty(), "SINTER_TEST_SEED=", seed() + i, " ", target.text(), "\n", wrong, "\nparams", sizes, "\n",
@@ -117,13 +152,13 @@ struct Accuracy {
 constexpr Accuracy kAccuracies[] = {
     {Prim::exp, -104, 89, 2},     {Prim::exp, -1, 1, 2},       {Prim::log, 0, 3e38, 2},          {Prim::log, 0.5, 2, 2},
     {Prim::log, 0, 1e-38, 2},     {Prim::sqrt, 0, 3e38, 0.51}, {Prim::rsqrt, 1e-38, 3e38, 1.51}, {Prim::tanh, -10, 10, 2},
-    {Prim::tanh, -1e-3, 1e-3, 2}, {Prim::erf, -5, 5, 4},       {Prim::erf, -1e-3, 1e-3, 4},      {Prim::sin, -10, 10, 4},
+    {Prim::tanh, -1e-3, 1e-3, 2}, {Prim::erf, -5, 5, 6},       {Prim::erf, -1e-3, 1e-3, 4},      {Prim::sin, -10, 10, 4},
     {Prim::sin, -1e5, 1e5, 4},    {Prim::cos, -10, 10, 4},     {Prim::cos, -1e5, 1e5, 4},        {Prim::sin, -1e12, 1e12, 4},
     {Prim::floor, -1e9, 1e9, 0},  {Prim::abs, -3e38, 3e38, 0}, {Prim::negate, -3e38, 3e38, 0},
 };
 
 TEST_CASE("the functions of one argument are as accurate as they promise") {
-  constexpr int64_t kCount = 200'003;
+  constexpr int64_t kCount = 300'007;
   for (const CpuTarget& target : targets())
     for (const Accuracy& a : kAccuracies) {
       RowKernel k = elementwise(a.prim);
