@@ -3,7 +3,7 @@
 #include <iterator>
 
 #include "base/error.h"
-#include "codegen/microkernels.h"
+#include "compiler/kernel/microkernels.h"
 
 namespace sinter {
 namespace {

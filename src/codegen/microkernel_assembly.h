@@ -1,7 +1,7 @@
 #pragma once
 #include <string>
 
-#include "codegen/codegen.h"
+#include "compiler/kernel/code_generator.h"
 
 namespace sinter {
 

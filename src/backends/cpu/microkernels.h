@@ -1,7 +1,7 @@
 #pragma once
-#include <functional>
-
-#include "codegen/microkernels.h"
+#include "backends/cpu/host.h"
+#include "backends/cpu/object_code.h"
+#include "compiler/kernel/microkernels.h"
 
 namespace sinter {
 
@@ -9,16 +9,17 @@ namespace sinter {
 struct Microkernels {
   int vector_floats = 8;
   int max_rows = 6;
-  bool dot = false;                 ///< PanelType::bf16_dot exists
-  int64_t l1_bytes = 32 << 10;      ///< data cache of one core
-  int64_t l2_bytes = 512 << 10;     ///< of one core
+  bool dot = false;              ///< PanelType::bf16_dot exists
+  int64_t l1_bytes = 32 << 10;   ///< data cache of one core
+  int64_t l2_bytes = 512 << 10;  ///< of one core
   Microkernel table[kPanelTypes][kPanelVectors][14] = {};
 
   int panel_columns() const { return kPanelVectors * vector_floats; }
   Microkernel get(PanelType type, int vectors, int rows) const { return table[int(type)][vectors - 1][rows - 1]; }
 };
 
-/// Looks every symbol up in loaded object code; Code::Corrupt names one that is missing.
-Microkernels microkernels_from(const std::function<void*(const std::string&)>& find, const CpuTarget& target);
+/// The kernels in the object code that CodeGenerator::microkernels made for `target`; it must outlive them.
+/// Code::NotFound names a symbol that is missing.
+Microkernels load_microkernels(const ObjectCode& object, const CpuTarget& target, const CpuFacts& facts);
 
 }  // namespace sinter

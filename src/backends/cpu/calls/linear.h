@@ -18,13 +18,13 @@ struct LinearShape {
 
 struct LinearCall {
   LinearShape shape;
-  const void* a = nullptr;              ///< without prologue
-  const void* weights = nullptr;        ///< `parts` packed matrices, one after the other: see pack.h
+  const void* a = nullptr;               ///< without prologue
+  const void* weights = nullptr;         ///< `parts` packed matrices, one after the other: see pack.h
   const TileKernel* prologue = nullptr;  ///< writes its one tile: rows m, columns k
   const TileKernel* epilogue = nullptr;  ///< reads `parts` f32 tiles: rows m, columns n; writes its outputs itself
-  float* out = nullptr;                 ///< without epilogue (parts must be 1 then): rows `out_stride` floats apart
+  float* out = nullptr;                  ///< without epilogue (parts must be 1 then): rows `out_stride` floats apart
   int64_t out_stride = 0;
-  void* workspace = nullptr;            ///< linear_workspace_bytes(), 64-byte aligned
+  void* workspace = nullptr;  ///< linear_workspace_bytes(), 64-byte aligned
 };
 
 int64_t linear_workspace_bytes(const LinearShape& shape, int threads, const Microkernels& kernels);

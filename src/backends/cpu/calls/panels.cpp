@@ -21,7 +21,8 @@ void multiply_panels(const Microkernels& kernels, const PanelLayout& layout, con
         for (int tap = 0; tap < reduction.taps; ++tap) {
           for (int64_t k = outer; k < outer_end; k += reduction.inner_channels) {
             int64_t length = std::min(reduction.inner_channels, outer_end - k);
-            const char* part = b + (group * layout.group_length() + tap * reduction.channels + k) * columns * layout.element_bytes();
+            const char* part =
+                b + (group * layout.group_length() + tap * reduction.channels + k) * columns * layout.element_bytes();
             int64_t a_offset = group * reduction.group_bytes + tap * reduction.tap_bytes + k * a_bytes;
             for (int i = 0; i < block_count; ++i) {
               const RowBlock& block = blocks[i];

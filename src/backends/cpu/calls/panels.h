@@ -7,9 +7,9 @@ namespace sinter {
 inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-/// How a weight matrix [n, groups * k] lies in memory once packed: panels of `columns` rows of the matrix side by side, each panel
-/// contiguous over all of k, group after group. In pair types a group is padded to an even length with zeros; the last panel is
-/// padded with zero columns to half a panel or a whole one.
+/// How a weight matrix [n, groups * k] lies in memory once packed: panels of `columns` rows of the matrix side by side, each
+/// panel contiguous over all of k, group after group. In pair types a group is padded to an even length with zeros; the last
+/// panel is padded with zero columns to half a panel or a whole one.
 struct PanelLayout {
   PanelType type = PanelType::f32;
   int64_t n = 0, k = 0;
@@ -46,9 +46,9 @@ struct Reduction {
   int64_t group_bytes = 0;  ///< from one group to the next in A
   int taps = 1;
   int64_t tap_bytes = 0;
-  int64_t channels = 0;         ///< elements of one tap; taps * channels is the layout's k
-  int64_t outer_channels = 0;   ///< how many channels are used before the next panel, so that the part of A stays in cache
-  int64_t inner_channels = 0;   ///< how many before the next row block, so that the part of the panel stays in the nearest cache
+  int64_t channels = 0;        ///< elements of one tap; taps * channels is the layout's k
+  int64_t outer_channels = 0;  ///< how many channels are used before the next panel, so that the part of A stays in cache
+  int64_t inner_channels = 0;  ///< how many before the next row block, so that the part of the panel stays in the nearest cache
 };
 
 /// Fills tile[rows of the blocks, columns of panels [panel_begin, panel_end)] with the products. `a_row_bytes` is the

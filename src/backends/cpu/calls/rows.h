@@ -9,12 +9,13 @@ struct RowSource {
   const TileKernelCall* prologue = nullptr;
   const void* data = nullptr;  ///< without prologue: rows `stride` elements apart
   int64_t stride = 0;
-  DType type = DType::f32;     ///< of data, or of what the prologue writes
-  DType wanted = DType::f32;   ///< f32 or bf16
+  DType type = DType::f32;    ///< of data, or of what the prologue writes
+  DType wanted = DType::f32;  ///< f32 or bf16
   int64_t columns = 0;
 
-  /// Rows [begin, end) to `to`, `row_bytes` apart. A prologue must have been made with the stride
-  /// row_bytes / byte_size(type), and must write `wanted`, unless `staging` (columns elements of `type`) is given.
+  /// Rows [begin, end) to `to`, `row_bytes` apart; an odd row of bf16 gets a zero behind it. A prologue must have been made with
+  /// the stride row_bytes / byte_size(wanted). `staging`: columns elements of `type`, used where a prologue's result is
+  /// converted.
   void write(int64_t begin, int64_t end, char* to, int64_t row_bytes, char* staging) const;
 };
 

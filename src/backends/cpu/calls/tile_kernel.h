@@ -11,7 +11,7 @@ namespace sinter {
 /// addresses, moved so that base + row * stride + column hits the tile for global rows and columns, and their strides.
 struct TileKernel {
   RowKernelFunction function = nullptr;
-  std::vector<char*> operands;          ///< those of tiles are ignored
+  std::vector<char*> operands;  ///< those of tiles are ignored
   std::vector<int64_t> params;
   std::vector<int> tile_operands;       ///< which operands are tiles; a call says how many it wants and in which order
   std::vector<int> tile_stride_params;  ///< for each tile, where params keep its row stride (elements)

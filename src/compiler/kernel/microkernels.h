@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "codegen/codegen.h"
+#include "compiler/kernel/code_generator.h"
 
 namespace sinter {
 
