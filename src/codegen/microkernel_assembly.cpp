@@ -9,7 +9,7 @@ namespace sinter {
 namespace {
 
 constexpr int kUnroll = 4;            // steps of k (bf16_dot: pairs) in one round of the main loop
-constexpr int kPrefetchBytes = 1024;  // how far ahead of its use a panel is fetched
+constexpr int kPrefetchBytes = 2048;  // how far ahead of its use a panel is fetched
 
 /// Where a row of A is: a base register and how often the row stride (rsi) is added to it. Four bases reach fourteen rows.
 struct RowAddress {

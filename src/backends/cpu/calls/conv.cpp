@@ -101,7 +101,7 @@ Plan make_plan(const ConvShape& s, int threads, const Microkernels& kernels) {
   r.taps = merged ? 1 : s.kernel_w;
   r.tap_bytes = p.pixel_bytes;
   r.channels = merged ? s.kernel_w * s.c : s.c;
-  r.inner_channels = even_part(r.channels, kernels.l1_bytes * 3 / 4 / (p.layout.columns * p.layout.element_bytes()));
+  r.inner_channels = even_part(r.channels, kernels.l1_bytes * 3 / 2 / (p.layout.columns * p.layout.element_bytes()));
   int64_t pixels = span(tile.h, s.stride, s.kernel_h) * span(tile.w, s.stride, s.kernel_w);
   r.outer_channels = std::max(r.inner_channels, even_part(r.channels, kernels.l2_bytes * 5 / 8 / (pixels * a_size)) /
                                                     r.inner_channels * r.inner_channels);
@@ -196,24 +196,40 @@ class Run {
         prepare(n, y + i, a.x_begin * s_.stride - s_.pad_left, count, scratch + i * plan_.reduction.group_bytes,
                 scratch + plan_.a_bytes);
     }
+    auto* results = reinterpret_cast<float*>(scratch + plan_.a_bytes + plan_.staging_bytes);
     RowBlock blocks[kMaxBlocks];
+    const int count = cut_into_blocks(a, scratch, a.width(), blocks);
+    const int64_t column_end = std::min(s_.out_c, (chunk + 1) * plan_.chunk);
+    for (int64_t column = chunk * plan_.chunk; column < column_end; column += plan_.group) {
+      int64_t end = std::min(column_end, column + plan_.group);
+      const int64_t first = column / plan_.layout.columns, last = divide_up(end, plan_.layout.columns);
+      auto multiply = [&](const RowBlock* rows, float* to, int64_t stride) {
+        multiply_panels(kernels_, plan_.layout, static_cast<const char*>(call_.weights), plan_.reduction, rows, count,
+                        s_.stride * plan_.pixel_bytes, first, last, to, stride);
+      };
+      if (!epilogue_ && plan_.layout.ends_whole(end)) {  // whole panels without epilogue go where they belong
+        RowBlock placed[kMaxBlocks];
+        cut_into_blocks(a, scratch, s_.out_w(), placed);
+        multiply(placed, call_.out + (a.row_begin * s_.out_w() + a.x_begin) * call_.out_stride + column, call_.out_stride);
+      } else {
+        multiply(blocks, results, plan_.tile_stride);
+        finish(results, a, column, end);
+      }
+    }
+  }
+
+  /// Blocks lie within one picture row; results of picture rows are `row_distance` rows apart. Returns how many there are.
+  int cut_into_blocks(const Area& a, const char* scratch, int64_t row_distance, RowBlock* blocks) const {
     int count = 0;
     const int64_t step = s_.stride * plan_.pixel_bytes, parts = divide_up(a.width(), kernels_.max_rows);
     for (int64_t row = a.row_begin; row < a.row_end; ++row) {
       const char* input = input_of(a, row, scratch);
       for (int64_t i = 0; i < parts; ++i) {
         int64_t first = a.width() * i / parts, last = a.width() * (i + 1) / parts;
-        blocks[count++] = {input + first * step, (row - a.row_begin) * a.width() + first, int(last - first)};
+        blocks[count++] = {input + first * step, (row - a.row_begin) * row_distance + first, int(last - first)};
       }
     }
-    auto* results = reinterpret_cast<float*>(scratch + plan_.a_bytes + plan_.staging_bytes);
-    const int64_t column_end = std::min(s_.out_c, (chunk + 1) * plan_.chunk);
-    for (int64_t column = chunk * plan_.chunk; column < column_end; column += plan_.group) {
-      int64_t end = std::min(column_end, column + plan_.group);
-      multiply_panels(kernels_, plan_.layout, static_cast<const char*>(call_.weights), plan_.reduction, blocks, count, step,
-                      column / plan_.layout.columns, divide_up(end, plan_.layout.columns), results, plan_.tile_stride);
-      finish(results, a, column, end);
-    }
+    return count;
   }
 
   void finish(float* results, const Area& a, int64_t column_begin, int64_t column_end) const {

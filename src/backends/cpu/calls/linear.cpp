@@ -37,7 +37,7 @@ Plan make_plan(const LinearShape& s, int threads, const Microkernels& kernels) {
   p.in_place = !s.prologue && s.a == p.a_type && !conflicts && !odd_pairs;
   p.a_row_bytes = scratch_row_bytes(s.k * a_size);
 
-  const int64_t most_rows = std::min<int64_t>(kMaxBlocks, kernels.vector_floats == 16 ? 8 : 16) * kernels.max_rows;
+  const int64_t most_rows = std::min<int64_t>(kMaxBlocks, kernels.vector_floats == 16 ? 16 : 24) * kernels.max_rows;
   p.tiles = divide_up(s.m, most_rows);
   p.tile_rows = divide_up(s.m, p.tiles);
   double products = double(s.m) * double(s.n) * double(s.k) * s.parts;
@@ -47,7 +47,7 @@ Plan make_plan(const LinearShape& s, int threads, const Microkernels& kernels) {
   p.shared = !p.in_place && p.chunks > 1;
 
   p.reduction.channels = s.k;
-  p.reduction.inner_channels = even_part(s.k, kernels.l1_bytes * 3 / 4 / (p.layout.columns * p.layout.element_bytes()));
+  p.reduction.inner_channels = even_part(s.k, kernels.l1_bytes * 3 / 2 / (p.layout.columns * p.layout.element_bytes()));
   int64_t inner = p.reduction.inner_channels;
   p.reduction.outer_channels = std::max(inner, even_part(s.k, kernels.l2_bytes / 2 / (p.tile_rows * a_size)) / inner * inner);
 
@@ -111,6 +111,14 @@ class Run {
     const int64_t column_end = std::min(s_.n, (chunk + 1) * plan_.chunk);
     for (int64_t column = chunk * plan_.chunk; column < column_end; column += plan_.group) {
       int64_t end = std::min(column_end, column + plan_.group);
+      // Whole panels without epilogue go where they belong; a padded panel would write past its row.
+      const bool direct = !epilogue_ && plan_.layout.ends_whole(end);
+      if (direct) {
+        multiply_panels(kernels_, plan_.layout, static_cast<const char*>(call_.weights), plan_.reduction, blocks, count,
+                        a_row_bytes, column / plan_.layout.columns, divide_up(end, plan_.layout.columns),
+                        call_.out + row_begin * call_.out_stride + column, call_.out_stride);
+        continue;
+      }
       for (int part = 0; part < s_.parts; ++part) {
         const char* weights = static_cast<const char*>(call_.weights) + part * plan_.layout.bytes();
         multiply_panels(kernels_, plan_.layout, weights, plan_.reduction, blocks, count, a_row_bytes,

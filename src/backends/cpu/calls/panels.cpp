@@ -48,7 +48,7 @@ int64_t scratch_row_bytes(int64_t bytes) {
 }
 
 int64_t chunk_columns(int64_t n, int panel_columns, int64_t tiles, int threads, double seconds) {
-  constexpr double kLeastSeconds = 50e-6;  // of a piece: handing it out costs under a microsecond, the wait at the end half of it
+  constexpr double kLeastSeconds = 15e-6;  // of a piece: handing it out costs under a microsecond, the wait at the end half of it
   int64_t panels = divide_up(n, panel_columns);
   if (threads == 1 || tiles >= 6 * threads) return panels * panel_columns;
   int64_t pieces = std::clamp<int64_t>(int64_t(seconds / kLeastSeconds), threads, 12 * threads);

@@ -22,6 +22,10 @@ struct PanelLayout {
   int64_t panels() const { return divide_up(n, columns); }
   int panel_columns(int64_t panel) const { return n - panel * columns <= columns / 2 ? columns / 2 : columns; }
   int64_t panel_offset(int64_t panel) const { return panel * columns * groups * group_length() * element_bytes(); }
+  /// True if the panels that end with column `end` have no padding columns.
+  bool ends_whole(int64_t end) const {
+    return end < n ? end % columns == 0 : panel_columns(panels() - 1) == n - (panels() - 1) * columns;
+  }
   /// Bytes of the packed matrix, a multiple of 64.
   int64_t bytes() const {
     int64_t last = panels() - 1;
