@@ -60,12 +60,20 @@ class Run {
         p_(make_plan(s_, threads, kernels)) {}
 
   void operator()(ThreadPool& pool) {
-    const int64_t blocks = p_.keys.panels();
-    pool.parallel_for(p_.heads * blocks, 4, [&](int64_t begin, int64_t end, int worker) {
-      for (int64_t i = begin; i < end; ++i) pack(i / blocks, i % blocks, worker);
+    // All heads of the same tokens one after the other: they lie side by side in memory.
+    const int64_t blocks = p_.keys.panels(), heads = s_.heads;
+    pool.parallel_for(s_.b * blocks * heads, heads, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t i = begin; i < end; ++i) pack(i / heads / blocks * heads + i % heads, i / heads % blocks, worker);
     });
-    pool.parallel_for(p_.heads * p_.row_pieces, 1, [&](int64_t begin, int64_t end, int worker) {
-      for (int64_t i = begin; i < end; ++i) piece(i / p_.row_pieces, i % p_.row_pieces, worker);
+    // The same for queries, if the keys of all heads fit the cache; else one head's queries after the other.
+    const bool few_keys = heads * (p_.keys.bytes() + p_.values.bytes()) <= kernels_.l2_bytes / 2;
+    const int64_t inner = few_keys ? heads : 1, pieces = p_.row_pieces;
+    const int64_t grain = few_keys && s_.b * pieces >= 6 * pool.threads() ? heads : 1;
+    pool.parallel_for(p_.heads * pieces, grain, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t i = begin; i < end; ++i) {
+        int64_t outer = i / (pieces * inner), row_piece = i / inner % pieces;
+        piece(outer * inner + i % inner, row_piece, worker);
+      }
     });
   }
 
@@ -123,8 +131,9 @@ class Run {
     m.sum = m.maximum + p_.rows;
     for (int64_t i = 0; i < rows; ++i) {
       float* q = m.q + i * p_.q_stride;
-      convert_row(row(c_.q, c_.q_strides, head, first + i), s_.in, q, DType::f32, s_.d);
-      for (int64_t j = 0; j < s_.d; ++j) q[j] *= s_.scale * kLog2E;
+      const char* from = row(c_.q, c_.q_strides, head, first + i);
+      if (s_.in != DType::f32) convert_row(from, s_.in, q, DType::f32, s_.d);
+      vector_.scale(s_.in == DType::f32 ? reinterpret_cast<const float*>(from) : q, s_.scale * kLog2E, q, s_.d);
       std::fill_n(m.out + i * p_.out_stride, p_.out_columns, 0.f);
     }
     std::fill_n(m.maximum, rows, -INFINITY);
@@ -189,9 +198,10 @@ class Run {
 
   void write(int64_t head, int64_t query, float* out, float sum) const {
     const float scale = sum == 0 ? 0 : 1 / sum;
-    for (int64_t j = 0; j < s_.d; ++j) out[j] *= scale;
     int64_t element = head / s_.heads * c_.out_strides.b + head % s_.heads * c_.out_strides.h + query * c_.out_strides.t;
-    convert_row(out, DType::f32, static_cast<char*>(c_.out) + element * byte_size(s_.out), s_.out, s_.d);
+    char* to = static_cast<char*>(c_.out) + element * byte_size(s_.out);
+    vector_.scale(out, scale, s_.out == DType::f32 ? reinterpret_cast<float*>(to) : out, s_.d);
+    if (s_.out != DType::f32) convert_row(out, DType::f32, to, s_.out, s_.d);
   }
 
   const AttentionCall& c_;

@@ -28,7 +28,8 @@ struct ColumnSums {
 struct VectorKernels {
   void (*softmax)(const SoftmaxBlock& block);
   void (*column_sums)(const ColumnSums& sums);
-  void (*exp2)(const float* x, float* y, int64_t count);  ///< count is a multiple of the vector length
+  void (*scale)(const float* x, float factor, float* y, int64_t count);  ///< y may be x
+  void (*exp2)(const float* x, float* y, int64_t count);                 ///< count is a multiple of the vector length
 };
 const VectorKernels& vector_kernels(int vector_floats);
 
