@@ -26,13 +26,16 @@ struct Plan {
   Reduction reduction;
   DType a_type;
   Input input;
+  bool gathered;                // few channels: each output pixel's whole window is copied into one row (by_tile)
+  int64_t window_bytes;         // of such a row
   int64_t pixel_bytes;          // of the input as the microkernels read it
   int64_t in_rows, in_columns;  // of one picture, padded (whole), or of one tile (by_tile)
   int64_t tile_h, tile_w;       // in output pixels; tile_h counts rows of all pictures one after the other
   int64_t tiles_h, tiles_w;     // by_tile: tiles_h is for one picture
   int64_t tiles;
   int64_t chunk, chunks, group, tile_stride;
-  int64_t shared_bytes, worker_bytes, a_bytes, staging_bytes;
+  int64_t shared_bytes, worker_bytes;
+  int64_t tile_bytes, a_bytes, staging_bytes;  // of a worker: padded tile, that and the windows, a row to convert
 };
 
 struct Tile {
@@ -67,17 +70,20 @@ Plan make_plan(const ConvShape& s, int threads, const Microkernels& kernels) {
   p.layout = conv_layout(s.weights, s.out_c, s.c, s.kernel_h, s.kernel_w, kernels);
   p.a_type = s.weights == PanelType::bf16_dot ? DType::bf16 : DType::f32;
   const int64_t a_size = byte_size(p.a_type), out_h = s.out_h(), out_w = s.out_w();
-  // Few channels: the window's columns lie side by side in memory, so they are summed over as one run.
+  p.gathered = s.kernel_w * s.c < 64 && s.kernel_h * s.kernel_w > 1;
+  // Not many channels: the window's columns lie side by side in memory, so they are summed over as one run.
   const bool merged = s.c < 64 || (p.layout.pairs() && s.c % 2);
   const bool padded = s.pad_top || s.pad_left || s.pad_bottom || s.pad_right;
   const bool conflicts = s.pixel_stride * s.stride * a_size % 4096 == 0;
-  const bool in_place =
-      !s.prologue && s.in == p.a_type && !padded && !conflicts && (!merged || s.kernel_w == 1 || s.pixel_stride == s.c);
+  const bool in_place = !p.gathered && !s.prologue && s.in == p.a_type && !padded && !conflicts &&
+                        (!merged || s.kernel_w == 1 || s.pixel_stride == s.c);
 
   Tile tile = choose_tile(s, kernels, in_place ? s.n * out_h : out_h, !in_place, a_size);
   auto count = [&](int64_t rows) { return divide_up(rows, tile.h) * divide_up(out_w, tile.w); };
   p.input = in_place ? Input::in_place : Input::by_tile;
-  if (!in_place && (s.n * count(out_h) < 6 * threads || s.n * out_h * out_w <= kMaxRows)) {
+  if (p.gathered || p.layout.panels() < 4) {  // nothing to gain from chunks of channels: smaller tiles occupy all threads
+    while (tile.h > 1 && s.n * count(out_h) < 6 * threads) tile.h = divide_up(tile.h, 2);
+  } else if (!in_place && (s.n * count(out_h) < 6 * threads || s.n * out_h * out_w <= kMaxRows)) {
     p.input = Input::whole;
     tile = choose_tile(s, kernels, s.n * out_h, false, a_size);
   }
@@ -96,11 +102,11 @@ Plan make_plan(const ConvShape& s, int threads, const Microkernels& kernels) {
   p.in_columns = p.input == Input::whole ? s.w + s.pad_left + s.pad_right : in_place ? s.w : span(tile.w, s.stride, s.kernel_w);
 
   Reduction& r = p.reduction;
-  r.groups = s.kernel_h;
+  r.groups = p.gathered ? 1 : s.kernel_h;
   r.group_bytes = p.in_columns * p.pixel_bytes;
   r.taps = merged ? 1 : s.kernel_w;
   r.tap_bytes = p.pixel_bytes;
-  r.channels = merged ? s.kernel_w * s.c : s.c;
+  r.channels = p.gathered ? s.kernel_h * p.layout.group_length() : merged ? s.kernel_w * s.c : s.c;
   r.inner_channels = even_part(r.channels, kernels.l1_bytes * 3 / 2 / (p.layout.columns * p.layout.element_bytes()));
   int64_t pixels = span(tile.h, s.stride, s.kernel_h) * span(tile.w, s.stride, s.kernel_w);
   r.outer_channels = std::max(r.inner_channels, even_part(r.channels, kernels.l2_bytes * 5 / 8 / (pixels * a_size)) /
@@ -111,7 +117,9 @@ Plan make_plan(const ConvShape& s, int threads, const Microkernels& kernels) {
       std::min(p.chunk, std::clamp<int64_t>(kernels.l2_bytes / 4 / (tile_rows * p.layout.columns * 4), 1, 32) * p.layout.columns);
   p.tile_stride = p.group + 16;
   p.shared_bytes = p.input == Input::whole ? round_up(s.n * p.in_rows * p.in_columns * p.pixel_bytes, 64) : 0;
-  p.a_bytes = p.input == Input::by_tile ? round_up(p.in_rows * p.in_columns * p.pixel_bytes, 64) : 0;
+  p.window_bytes = p.gathered ? scratch_row_bytes(r.channels * a_size) : 0;
+  p.tile_bytes = p.input == Input::by_tile ? round_up(p.in_rows * p.in_columns * p.pixel_bytes, 64) : 0;
+  p.a_bytes = p.tile_bytes + tile_rows * p.window_bytes;
   p.staging_bytes = s.prologue && s.in != p.a_type ? round_up(s.c * byte_size(s.in), 64) : 0;
   p.worker_bytes = round_up(p.a_bytes + p.staging_bytes + tile_rows * p.tile_stride * 4, 4096) + 192;
   return p;
@@ -196,6 +204,7 @@ class Run {
         prepare(n, y + i, a.x_begin * s_.stride - s_.pad_left, count, scratch + i * plan_.reduction.group_bytes,
                 scratch + plan_.a_bytes);
     }
+    if (plan_.gathered) gather(a, scratch);
     auto* results = reinterpret_cast<float*>(scratch + plan_.a_bytes + plan_.staging_bytes);
     RowBlock blocks[kMaxBlocks];
     const int count = cut_into_blocks(a, scratch, a.width(), blocks);
@@ -205,7 +214,7 @@ class Run {
       const int64_t first = column / plan_.layout.columns, last = divide_up(end, plan_.layout.columns);
       auto multiply = [&](const RowBlock* rows, float* to, int64_t stride) {
         multiply_panels(kernels_, plan_.layout, static_cast<const char*>(call_.weights), plan_.reduction, rows, count,
-                        s_.stride * plan_.pixel_bytes, first, last, to, stride);
+                        row_bytes(), first, last, to, stride);
       };
       if (!epilogue_ && plan_.layout.ends_whole(end)) {  // whole panels without epilogue go where they belong
         RowBlock placed[kMaxBlocks];
@@ -218,12 +227,30 @@ class Run {
     }
   }
 
+  /// From one output pixel to the next in what the microkernels read.
+  int64_t row_bytes() const { return plan_.gathered ? plan_.window_bytes : s_.stride * plan_.pixel_bytes; }
+
+  /// Copies the window of each output pixel into one row, group after group as the weights lie.
+  void gather(const Area& a, char* scratch) const {
+    const int64_t bytes = plan_.layout.k * byte_size(plan_.a_type), step = plan_.layout.group_length() * byte_size(plan_.a_type);
+    char* to = scratch + plan_.tile_bytes;
+    for (int64_t row = a.row_begin; row < a.row_end; ++row)
+      for (int64_t x = 0; x < a.width(); ++x, to += plan_.window_bytes)
+        for (int i = 0; i < s_.kernel_h; ++i) {
+          const char* from =
+              scratch + ((row - a.row_begin) * s_.stride + i) * plan_.reduction.group_bytes + x * s_.stride * plan_.pixel_bytes;
+          std::memcpy(to + i * step, from, size_t(bytes));
+          std::memset(to + i * step + bytes, 0, size_t(step - bytes));
+        }
+  }
+
   /// Blocks lie within one picture row; results of picture rows are `row_distance` rows apart. Returns how many there are.
   int cut_into_blocks(const Area& a, const char* scratch, int64_t row_distance, RowBlock* blocks) const {
     int count = 0;
-    const int64_t step = s_.stride * plan_.pixel_bytes, parts = divide_up(a.width(), kernels_.max_rows);
+    const int64_t step = row_bytes(), parts = divide_up(a.width(), kernels_.max_rows);
     for (int64_t row = a.row_begin; row < a.row_end; ++row) {
-      const char* input = input_of(a, row, scratch);
+      const char* input = plan_.gathered ? scratch + plan_.tile_bytes + (row - a.row_begin) * a.width() * plan_.window_bytes
+                                         : input_of(a, row, scratch);
       for (int64_t i = 0; i < parts; ++i) {
         int64_t first = a.width() * i / parts, last = a.width() * (i + 1) / parts;
         blocks[count++] = {input + first * step, (row - a.row_begin) * row_distance + first, int(last - first)};
