@@ -7,20 +7,28 @@
 namespace sinter {
 namespace {
 
-__attribute__((target("avx2,f16c"))) void f16_to_f32_row(const uint16_t* from, float* to, int64_t count) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8)
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
-  for (; i < count; ++i) to[i] = f16_to_f32(from[i]);
+/// Element i of memory that need not be aligned: weights in mapped files.
+template <class T>
+T at(const void* from, int64_t i) {
+  T value;
+  std::memcpy(&value, static_cast<const char*>(from) + i * int64_t(sizeof(T)), sizeof(T));
+  return value;
 }
 
-__attribute__((target("avx2"))) void bf16_to_f32_row(const uint16_t* from, float* to, int64_t count) {
+__attribute__((target("avx2,f16c"))) void f16_to_f32_row(const char* from, float* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 2 * i))));
+  for (; i < count; ++i) to[i] = f16_to_f32(at<uint16_t>(from, i));
+}
+
+__attribute__((target("avx2"))) void bf16_to_f32_row(const char* from, float* to, int64_t count) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
-    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 2 * i)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_slli_epi32(wide, 16));
   }
-  for (; i < count; ++i) to[i] = bf16_to_f32(from[i]);
+  for (; i < count; ++i) to[i] = bf16_to_f32(at<uint16_t>(from, i));
 }
 
 __attribute__((target("avx2"))) __m256i bf16_bits(__m256 value) {
@@ -32,28 +40,29 @@ __attribute__((target("avx2"))) __m256i bf16_bits(__m256 value) {
   return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
 }
 
-__attribute__((target("avx2"))) void f32_to_bf16_row(const float* from, uint16_t* to, int64_t count) {
+__attribute__((target("avx2"))) void f32_to_bf16_row(const char* from, uint16_t* to, int64_t count) {
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) {
-    __m256i low = bf16_bits(_mm256_loadu_ps(from + i)), high = bf16_bits(_mm256_loadu_ps(from + i + 8));
+    auto* source = reinterpret_cast<const float*>(from + 4 * i);
+    __m256i low = bf16_bits(_mm256_loadu_ps(source)), high = bf16_bits(_mm256_loadu_ps(source + 8));
     __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0b11011000);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), both);
   }
-  for (; i < count; ++i) to[i] = f32_to_bf16(from[i]);
+  for (; i < count; ++i) to[i] = f32_to_bf16(at<float>(from, i));
 }
 
 }  // namespace
 
 void convert_row(const void* from, DType from_type, void* to, DType to_type, int64_t count) {
-  auto* bits = static_cast<const uint16_t*>(from);
+  auto* bytes = static_cast<const char*>(from);
   if (from_type == to_type) {
     std::memcpy(to, from, size_t(count * byte_size(to_type)));
   } else if (to_type == DType::f32 && from_type == DType::f16) {
-    f16_to_f32_row(bits, static_cast<float*>(to), count);
+    f16_to_f32_row(bytes, static_cast<float*>(to), count);
   } else if (to_type == DType::f32 && from_type == DType::bf16) {
-    bf16_to_f32_row(bits, static_cast<float*>(to), count);
+    bf16_to_f32_row(bytes, static_cast<float*>(to), count);
   } else if (to_type == DType::bf16 && from_type == DType::f32) {
-    f32_to_bf16_row(static_cast<const float*>(from), static_cast<uint16_t*>(to), count);
+    f32_to_bf16_row(bytes, static_cast<uint16_t*>(to), count);
   } else {
     convert(from, from_type, to, to_type, count);
   }
