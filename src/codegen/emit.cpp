@@ -11,9 +11,9 @@
 #include <llvm/Support/TargetSelect.h>
 #include <llvm/Support/raw_ostream.h>
 #include <llvm/Transforms/IPO/AlwaysInliner.h>
-#include <llvm/Transforms/InstCombine/InstCombine.h>
 #include <llvm/Transforms/Scalar/ADCE.h>
 #include <llvm/Transforms/Scalar/EarlyCSE.h>
+#include <llvm/Transforms/Scalar/InstSimplifyPass.h>
 #include <llvm/Transforms/Scalar/LICM.h>
 #include <llvm/Transforms/Scalar/LoopPassManager.h>
 #include <llvm/Transforms/Scalar/SROA.h>
@@ -42,9 +42,8 @@ std::unique_ptr<llvm::TargetMachine> make_machine(const CpuTarget& target) {
   if (!x86) fail(Code::Internal, "LLVM has no x86-64 target: {}", error);
   llvm::TargetOptions options;
   options.AllowFPOpFusion = llvm::FPOpFusion::Standard;
-  std::unique_ptr<llvm::TargetMachine> machine(x86->createTargetMachine(kTriple, target.cpu, target.features, options,
-                                                                        llvm::Reloc::PIC_, llvm::CodeModel::Small,
-                                                                        llvm::CodeGenOptLevel::Default));
+  std::unique_ptr<llvm::TargetMachine> machine(x86->createTargetMachine(
+      kTriple, target.cpu, target.features, options, llvm::Reloc::PIC_, llvm::CodeModel::Small, llvm::CodeGenOptLevel::Default));
   if (!machine) fail(Code::Internal, "LLVM refuses the target {}", target.text());
   return machine;
 }
@@ -59,7 +58,8 @@ void check_self_contained(const std::string& object) {
     if (!flags || !(*flags & llvm::object::SymbolRef::SF_Undefined)) continue;
     auto name = symbol.getName();
     if (name && !name->empty())
-      fail(Code::Internal, "generated code calls {}, which is outside of it: the IR must hold everything that it needs", name->str());
+      fail(Code::Internal, "generated code calls {}, which is outside of it: the IR must hold everything that it needs",
+           name->str());
   }
 }
 
@@ -87,7 +87,8 @@ Emitter::~Emitter() = default;
 llvm::FunctionType* Emitter::signature(const std::string& parameters) {
   std::vector<llvm::Type*> types;
   for (char p : parameters)
-    types.push_back(p == 'p' ? static_cast<llvm::Type*>(llvm::PointerType::getUnqual(*context_)) : llvm::Type::getInt64Ty(*context_));
+    types.push_back(p == 'p' ? static_cast<llvm::Type*>(llvm::PointerType::getUnqual(*context_))
+                             : llvm::Type::getInt64Ty(*context_));
   return llvm::FunctionType::get(llvm::Type::getVoidTy(*context_), types, false);
 }
 
@@ -130,7 +131,7 @@ void Emitter::optimise() {
   llvm::FunctionPassManager each;
   each.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
   each.addPass(llvm::EarlyCSEPass(true));
-  each.addPass(llvm::InstCombinePass());
+  each.addPass(llvm::InstSimplifyPass());
   each.addPass(llvm::createFunctionToLoopPassAdaptor(llvm::LICMPass(llvm::LICMOptions()), true));
   each.addPass(llvm::EarlyCSEPass());
   each.addPass(llvm::ADCEPass());

@@ -9,7 +9,7 @@ namespace sinter {
 /// What this machine's CPU is and can do, as CPUID and the system tell it. No LLVM.
 struct CpuFacts {
   std::string model;
-  int cores = 1;  ///< that this process may use
+  int cores = 1;                                      ///< that this process may use
   int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  ///< of one core; of one shared cache for l3; 0 where there is none
   bool avx2 = false, fma = false, f16c = false;
   bool avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false, avx512_bf16 = false, avx512_vnni = false;

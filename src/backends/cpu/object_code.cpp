@@ -143,11 +143,20 @@ void relocate(const Reader& reader, const Layout& layout, const Elf64_Shdr& relo
     uint64_t relative = value - uint64_t(at);
     switch (type) {
       case R_X86_64_PC32:
-      case R_X86_64_PLT32: put<int32_t>(at, int64_t(relative)); break;
-      case R_X86_64_PC64: put<int64_t>(at, int64_t(relative)); break;
-      case R_X86_64_64: put<int64_t>(at, int64_t(value)); break;
-      case R_X86_64_32S: put<int32_t>(at, int64_t(value)); break;
-      default: corrupt(fmt::format("a relocation of kind {}, which position-independent code does not have", type));
+      case R_X86_64_PLT32:
+        put<int32_t>(at, int64_t(relative));
+        break;
+      case R_X86_64_PC64:
+        put<int64_t>(at, int64_t(relative));
+        break;
+      case R_X86_64_64:
+        put<int64_t>(at, int64_t(value));
+        break;
+      case R_X86_64_32S:
+        put<int32_t>(at, int64_t(value));
+        break;
+      default:
+        corrupt(fmt::format("a relocation of kind {}, which position-independent code does not have", type));
     }
   }
 }

@@ -25,7 +25,8 @@ CodeGenerator& open_module() {
   // Local: LLVM's symbols must not meet those of another LLVM in the process, such as a graphics driver's.
   void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!module)
-    fail(Code::NotFound, "the code generator cannot be opened: {}\n  it must lie beside libsinter, as {}, and LLVM 19 must be installed",
+    fail(Code::NotFound,
+         "the code generator cannot be opened: {}\n  it must lie beside libsinter, as {}, and LLVM 19 must be installed",
          dlerror(), path);
   auto entry = reinterpret_cast<CodeGenerator* (*)()>(dlsym(module, kEntry));
   if (!entry) fail(Code::NotFound, "{} has no entry {}: it belongs to another version; install both files again", path, kEntry);
@@ -37,7 +38,8 @@ CodeGenerator& open_module() {
 }  // namespace
 
 std::string CpuTarget::text() const {
-  return fmt::format("{} {}, vectors of {} floats{}{}", cpu, features, vector_floats, f16c ? ", f16c" : "", bf16_dot ? ", bf16 dot" : "");
+  return fmt::format("{} {}, vectors of {} floats{}{}", cpu, features, vector_floats, f16c ? ", f16c" : "",
+                     bf16_dot ? ", bf16 dot" : "");
 }
 
 CodeGenerator& code_generator() {
