@@ -35,6 +35,7 @@ std::unique_ptr<llvm::TargetMachine> make_machine(const CpuTarget& target) {
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
+    LLVMInitializeX86AsmParser();  // for microkernel_assembly
   });
   std::string error;
   const llvm::Target* x86 = llvm::TargetRegistry::lookupTarget(kTriple, error);

@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "codegen/generators.h"
+#include "codegen/microkernel_assembly.h"
 
 namespace sinter {
 namespace {
@@ -19,7 +20,9 @@ class LlvmGenerator : public CodeGenerator {
   }
 
   std::vector<std::byte> microkernels(const CpuTarget& target) override {
-    fail(Code::Unsupported, "no matrix-product kernels for {}", target.text());
+    Emitter emitter(target, "microkernels");
+    emitter.module().setModuleInlineAsm(microkernel_assembly(target));
+    return emitter.object();
   }
 
   std::string listing(std::span<const NamedKernel> kernels, const CpuTarget& target, const std::string& what) override {
