@@ -27,6 +27,23 @@ std::vector<size_t> real_axes(const Shape& shape) {
   return axes;
 }
 
+/// Moves i and j behind the shortest runs of axes with equal products; false if there are none.
+bool next_group(const Shape& old_shape, const std::vector<size_t>& old_axes, size_t& i, const Shape& new_shape,
+                const std::vector<size_t>& new_axes, size_t& j) {
+  Dim p = 1;
+  for (size_t a = i; a < old_axes.size(); ++a) {
+    p = p * old_shape[old_axes[a]];
+    Dim q = 1;
+    for (size_t b = j; b < new_axes.size(); ++b) {
+      q = q * new_shape[new_axes[b]];
+      if (!(p == q)) continue;
+      i = a + 1, j = b + 1;
+      return true;
+    }
+  }
+  return false;
+}
+
 /// Walks both shapes in groups of axes with equal products; within a group the old axes must be one run of memory.
 std::optional<View> reshaped(const View& view, const Shape& shape) {
   if (view.scaled()) return {};
@@ -36,17 +53,8 @@ std::optional<View> reshaped(const View& view, const Shape& shape) {
   std::vector<size_t> old_axes = real_axes(view.shape), new_axes = real_axes(shape);
   size_t i = 0, j = 0;
   while (i < old_axes.size() || j < new_axes.size()) {
-    if (i >= old_axes.size() || j >= new_axes.size()) return {};
     size_t first_old = i, first_new = j;
-    Dim p = view.shape[old_axes[i++]], q = shape[new_axes[j++]];
-    while (!(p == q)) {
-      if (i < old_axes.size() && exact_div(q, p))
-        p = p * view.shape[old_axes[i++]];
-      else if (j < new_axes.size() && exact_div(p, q))
-        q = q * shape[new_axes[j++]];
-      else
-        return {};
-    }
+    if (!next_group(view.shape, old_axes, i, shape, new_axes, j)) return {};
     for (size_t a = first_old; a + 1 < i; ++a)
       if (!(view.strides[old_axes[a]] == view.strides[old_axes[a + 1]] * view.shape[old_axes[a + 1]])) return {};
     Dim stride = view.strides[old_axes[i - 1]];

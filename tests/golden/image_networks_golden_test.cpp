@@ -6,8 +6,8 @@ namespace {
 
 using Check = std::function<void(const ForwardCheck&)>;
 
-/// Runs `check` on one file with the interpreter; keys of other networks in it are not this test's.
-void expect_networks(const std::string& name, const Check& check) {
+/// Runs `check` on one file; keys of other networks in it are not this test's.
+void expect_networks(const std::string& name, Backend backend, const Check& check) {
   auto directory = golden_folder();
   if (!directory || !std::filesystem::exists(*directory / name)) {
     MESSAGE("skipped: golden data " << name << " not found");
@@ -17,7 +17,8 @@ void expect_networks(const std::string& name, const Check& check) {
   KnownKeys known;
   std::string folder = directory->string();
   GoldenFile file(folder + "/" + name);
-  GraphRunner run = interpreter_runner();
+  Session session({.backend = backend}, {.memory_only = true});
+  GraphRunner run = session_runner(session);
   check({folder, file, known, run, report});
   CHECK(report.cases.size() > 0);
   for (const GoldenCase& c : report.cases) {
@@ -33,22 +34,20 @@ void expect_networks(const std::string& name, const Check& check) {
 }  // namespace
 }  // namespace sinter::golden
 
+using namespace sinter;
 using namespace sinter::golden;
 
-TEST_CASE("Stable Diffusion 1's U-Net and autoencoder compute what the reference computes") {
-  expect_networks("sd15_forward.safetensors", [](const ForwardCheck& check) {
-    check_unet(check, "tiny_sd15.safetensors");
-    check_vae(check, "tiny_sd15.safetensors");
-  });
-}
-
-TEST_CASE("Stable Diffusion XL's U-Net and autoencoder compute what the reference computes") {
-  expect_networks("sdxl_forward.safetensors", [](const ForwardCheck& check) {
-    check_unet(check, "tiny_sdxl.safetensors");
-    check_vae(check, "tiny_sdxl.safetensors");
-  });
-}
-
-TEST_CASE("FLUX's autoencoder computes what the reference computes") {
-  expect_networks("flux_forward.safetensors", [](const ForwardCheck& check) { check_vae(check, "tiny_flux_ae.safetensors"); });
+TEST_CASE("U-Nets and autoencoders compute what the reference computes, on every backend") {
+  for (Backend backend : {Backend::Native, Backend::Eager, Backend::Reference}) {
+    CAPTURE(name(backend));
+    expect_networks("sd15_forward.safetensors", backend, [](const ForwardCheck& check) {
+      check_unet(check, "tiny_sd15.safetensors");
+      check_vae(check, "tiny_sd15.safetensors");
+    });
+    expect_networks("sdxl_forward.safetensors", backend, [](const ForwardCheck& check) {
+      check_unet(check, "tiny_sdxl.safetensors");
+      check_vae(check, "tiny_sdxl.safetensors");
+    });
+    expect_networks("flux_forward.safetensors", backend, [](const ForwardCheck& check) { check_vae(check, "tiny_flux_ae.safetensors"); });
+  }
 }

@@ -13,4 +13,13 @@ GraphRunner interpreter_runner() {
   };
 }
 
+GraphRunner session_runner(Session& session) {
+  return [&session](const Graph& graph, const std::map<std::string, Tensor>& inputs,
+                    const std::function<Tensor(const std::string&)>& weights) {
+    auto copy = std::make_unique<Graph>();
+    copy_graph(graph, *copy);
+    return Network(session, "a golden case", std::move(copy), weights).run(inputs);
+  };
+}
+
 }  // namespace sinter::golden

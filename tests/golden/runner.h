@@ -7,6 +7,7 @@
 #include "golden/golden_reader.h"
 #include "golden/report.h"
 #include "graph/graph.h"
+#include "pipelines/network.h"
 
 namespace sinter::golden {
 
@@ -17,6 +18,9 @@ using GraphRunner = std::function<std::vector<Tensor>(const Graph& graph, const 
 
 /// The runner that every other one is measured against.
 GraphRunner interpreter_runner();
+
+/// Compiles and runs each graph on this session's backend.
+GraphRunner session_runner(Session& session);
 
 /// The keys of one golden file that some check knows, used or accounted for. Several checks share one file: each marks what is
 /// his, and whoever drives them reports the rest.

@@ -75,7 +75,7 @@ class Builder {
     const Node* below = node;
     for (size_t i = chain.size(); i-- > 0;) {
       auto next = moved(*chain[i], view);
-      if (!next) throw NeedsMemory{below, below == node};
+      if (!next) throw NeedsMemory{below, below == node && node != residents_.tile};
       view = std::move(*next);
       below = chain[i];
     }

@@ -53,7 +53,7 @@ Tensor BoundWeights::packed(const Tensor& tensor, const std::string& name, const
   return out;
 }
 
-void BoundWeights::load(const WeightSource& source, const std::function<void(const std::string&)>& done,
+void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
                         const std::function<void(double)>& progress) {
   size_t at = 0;
   for (auto entry = entries_.begin(); entry != entries_.end();) {

@@ -10,7 +10,7 @@
 namespace sinter::cpu {
 
 /// Where weights come from: the tensor of a full name, in any float type, with the declared number of elements.
-using WeightSource = std::function<Tensor(const std::string& name)>;
+using WeightReader = std::function<Tensor(const std::string& name)>;
 
 /// The weights of one model in the forms that its programs want. Each is read once, packed and kept; what was packed lets go of
 /// the pages of the file it was read from.
@@ -22,7 +22,7 @@ class BoundWeights {
   int64_t packed_bytes() const { return packed_bytes_; }
   /// Reads and packs everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more, and
   /// may be empty. Errors name the weight.
-  void load(const WeightSource& source, const std::function<void(const std::string&)>& done = {},
+  void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
             const std::function<void(double fraction)>& progress = {});
   /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
   void forget(const std::set<std::string>& names);
