@@ -1,0 +1,24 @@
+#include "models/text_layers.h"
+
+namespace sinter {
+
+Value weight_rows(const Scope& s, std::string_view name, int64_t rows, int64_t width, Value indices) {
+  Value table = s.weight(name, {rows, width});
+  // Gather first: a table of 32128 rows of 4096 would otherwise be converted as a whole.
+  if (table->op == &cast_op) return cast(embedding(table->inputs[0], indices), s.compute());
+  return embedding(table, indices);
+}
+
+Value token_embeddings(const Scope& s, std::string_view table, int64_t vocabulary, int64_t width, Dim tokens) {
+  Dim batch = Dim::symbol("batch");
+  Value ids = s.graph().input("token_ids", {DType::i64, {batch, tokens}});
+  Value vectors = s.graph().input("vectors", {s.compute(), {batch, tokens, width}});
+  Value mask = s.graph().input("vector_mask", {s.compute(), {batch, tokens, 1}});
+  return elementwise("where", {mask, vectors, weight_rows(s, table, vocabulary, width, ids)});
+}
+
+Value split_heads(Value x, int64_t heads) { return reshape(x, {x.dim(0), x.dim(1), heads, *exact_div(x.dim(2), heads)}); }
+
+Value merge_heads(Value x) { return reshape(x, {x.dim(0), x.dim(1), x.dim(2) * x.dim(3)}); }
+
+}  // namespace sinter
