@@ -10,17 +10,16 @@ namespace sinter {
 ClipConfig clip_l_config() { return {}; }
 ClipConfig clip_g_config() { return {.width = 1280, .heads = 20, .layers = 32, .mlp = 5120, .exact_gelu = true}; }
 
-ClipConfig detect_clip(const WeightShapes& weights, ClipKind kind, const ConfigOverrides& overrides) {
+ClipConfig detect_clip(const WeightSource& weights, ClipKind kind) {
   ClipConfig c;
-  c.vocabulary = weights.size("text_model.embeddings.token_embedding.weight", 2, 0);
-  c.width = weights.size("text_model.embeddings.token_embedding.weight", 2, 1);
-  c.positions = weights.size("text_model.embeddings.position_embedding.weight", 2, 0);
-  c.mlp = weights.size("text_model.encoder.layers.0.mlp.fc1.weight", 2, 0);
-  c.layers = weights.count_blocks("text_model.encoder.layers.");
-  c.heads = c.width / 64;
-  if (auto found = overrides.find("num_attention_heads"); found != overrides.end()) c.heads = found->second.at(0);
+  c.vocabulary = weights.size("text_model.embeddings.token_embedding.weight", 0);
+  c.width = weights.size("text_model.embeddings.token_embedding.weight", 1);
+  c.positions = weights.size("text_model.embeddings.position_embedding.weight", 0);
+  c.mlp = weights.size("text_model.encoder.layers.0.mlp.fc1.weight", 0);
+  c.layers = count_blocks(weights, "text_model.encoder.layers.");
+  c.heads = weights.tiny_config(kind == ClipKind::g ? "clip_g" : "clip_l", "num_attention_heads", c.width / 64);
   if (c.heads <= 0 || c.width % c.heads != 0)
-    fail(Code::Unsupported, "{}: a CLIP text encoder of width {} cannot have {} heads", weights.subject, c.width, c.heads);
+    fail(Code::Unsupported, "{}: a CLIP text encoder of width {} cannot have {} heads", weights.path(), c.width, c.heads);
   c.exact_gelu = kind == ClipKind::g;
   return c;
 }
@@ -63,9 +62,11 @@ Value pool(Graph& graph, const ClipConfig& c, Value x) {
 
 }  // namespace
 
-void build_clip(Scope s, const ClipConfig& c, const std::vector<ClipOutput>& outputs) {
+void build_clip(Graph& graph, const ClipConfig& c, Dim batch, const std::vector<ClipOutput>& outputs,
+                const BuildOptions& options) {
+  Scope s(graph, options);
   Scope text = s / "text_model";
-  Value x = token_embeddings(text, "embeddings.token_embedding.weight", c.vocabulary, c.width, c.positions);
+  Value x = token_embeddings(text, "embeddings.token_embedding.weight", c.vocabulary, c.width, batch, c.positions);
   x = x + (text / "embeddings").weight("position_embedding.weight", {c.positions, c.width});
 
   int64_t layers = 0;
@@ -80,12 +81,12 @@ void build_clip(Scope s, const ClipConfig& c, const std::vector<ClipOutput>& out
   for (const ClipOutput& output : outputs) {
     Value state = after[size_t(layers_needed(c, output))];
     if (output.kind == ClipOutput::hidden) {
-      s.graph().output(output.name, output.final_norm ? normed(state) : state);
+      graph.output(output.name, cast(output.final_norm ? normed(state) : state, DType::f32));
       continue;
     }
-    Value pooled = pool(s.graph(), c, normed(state));
+    Value pooled = pool(graph, c, normed(state));
     if (output.kind == ClipOutput::projected) pooled = linear_layer(s / "text_projection", pooled, c.width, false);
-    s.graph().output(output.name, pooled);
+    graph.output(output.name, cast(pooled, DType::f32));
   }
 }
 

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "models/scope.h"
-#include "models/weight_shapes.h"
+#include "models/weights.h"
 
 namespace sinter {
 
@@ -22,7 +22,7 @@ ClipConfig clip_l_config();
 ClipConfig clip_g_config();
 enum class ClipKind { l, g };
 /// From weights under Hugging Face names ("text_model.embeddings.token_embedding.weight").
-ClipConfig detect_clip(const WeightShapes& weights, ClipKind kind, const ConfigOverrides& overrides = {});
+ClipConfig detect_clip(const WeightSource& weights, ClipKind kind);
 
 /// What a graph gives. Layers that no output needs are not built.
 struct ClipOutput {

@@ -6,25 +6,22 @@
 
 namespace sinter {
 
-FluxConfig detect_flux(const WeightShapes& weights, const ConfigOverrides& overrides) {
+FluxConfig detect_flux(const WeightSource& weights) {
   FluxConfig c;
-  c.width = weights.size("img_in.weight", 2, 0);
-  c.in_channels = weights.size("img_in.weight", 2, 1) / 4;
-  c.out_channels = weights.size("final_layer.linear.weight", 2, 0) / 4;
-  c.head_size = weights.size("double_blocks.0.img_attn.norm.query_norm.scale", 1, 0);
-  c.mlp = weights.size("double_blocks.0.img_mlp.0.weight", 2, 0);
-  c.context_width = weights.size("txt_in.weight", 2, 1);
-  c.vector_width = weights.size("vector_in.in_layer.weight", 2, 1);
-  c.double_blocks = weights.count_blocks("double_blocks.");
-  c.single_blocks = weights.count_blocks("single_blocks.");
+  c.width = weights.size("img_in.weight", 0);
+  c.in_channels = weights.size("img_in.weight", 1) / 4;
+  c.out_channels = weights.size("final_layer.linear.weight", 0) / 4;
+  c.head_size = weights.size("double_blocks.0.img_attn.norm.query_norm.scale", 0);
+  c.mlp = weights.size("double_blocks.0.img_mlp.0.weight", 0);
+  c.context_width = weights.size("txt_in.weight", 1);
+  c.vector_width = weights.size("vector_in.in_layer.weight", 1);
+  c.double_blocks = count_blocks(weights, "double_blocks.");
+  c.single_blocks = count_blocks(weights, "single_blocks.");
   c.guidance = weights.has("guidance_in.in_layer.weight");
   c.axes = {c.head_size / 8, c.head_size * 7 / 16, c.head_size * 7 / 16};
-  if (auto found = overrides.find("axes_dim"); found != overrides.end() && found->second.size() == 3)
-    c.axes = {found->second[0], found->second[1], found->second[2]};
-  if (auto found = overrides.find("theta"); found != overrides.end()) c.theta = double(found->second.at(0));
   bool even = c.head_size > 0 && c.axes[0] % 2 == 0 && c.axes[1] % 2 == 0 && c.axes[2] % 2 == 0;
   if (!even || c.width % c.head_size != 0 || c.axes[0] + c.axes[1] + c.axes[2] != c.head_size)
-    fail(Code::Unsupported, "{}: FLUX of width {} cannot have heads of {} with axes of {}, {} and {}", weights.subject, c.width,
+    fail(Code::Unsupported, "{}: FLUX of width {} cannot have heads of {} with axes of {}, {} and {}", weights.path(), c.width,
          c.head_size, c.axes[0], c.axes[1], c.axes[2]);
   return c;
 }
@@ -175,23 +172,22 @@ Rope rope_table(const FluxConfig& c, std::array<Value, 3> positions) {
   return {cos(all), sin(all)};
 }
 
-void build_flux(Scope s, const FluxConfig& c) {
-  Graph& graph = s.graph();
+void build_flux(Graph& graph, const FluxConfig& c, const FluxSizes& sizes, const BuildOptions& options) {
+  Scope s(graph, options);
   const DType type = s.compute();
-  Dim batch = Dim::symbol("batch"), text = Dim::symbol("text");
-  Value x = graph.input("x", {type, {batch, c.in_channels, Dim::symbol("height"), Dim::symbol("width")}});
-  // Times stay exact in f32: bf16 has no 0.9998.
-  Value timestep = graph.input("timestep", {DType::f32, {batch}});
-  Value context = graph.input("context", {type, {batch, text, c.context_width}});
-  Value y = graph.input("y", {type, {batch, c.vector_width}});
+  auto input = [&](const char* name, Shape shape) { return graph.input(name, {DType::f32, std::move(shape)}); };
+  Value x = cast(input("x", {sizes.batch, c.in_channels, sizes.height, sizes.width}), type);
+  Value timestep = input("timestep", {sizes.batch});
+  Value context = cast(input("context", {sizes.batch, sizes.text, c.context_width}), type);
+  Value y = cast(input("y", {sizes.batch, c.vector_width}), type);
 
   Value condition = embedder(s / "time_in", c, waves(timestep, type));
   if (c.guidance)
-    condition = condition + embedder(s / "guidance_in", c, waves(graph.input("guidance", {DType::f32, {batch}}), type));
+    condition = condition + embedder(s / "guidance_in", c, waves(input("guidance", {sizes.batch}), type));
   condition = condition + embedder(s / "vector_in", c, y);
 
   Patches patches(x);
-  Rope rope = image_rope(graph, c, patches, text);
+  Rope rope = image_rope(graph, c, patches, sizes.text);
   Streams streams{linear_layer(s / "img_in", patchify(x, patches), c.width), linear_layer(s / "txt_in", context, c.width)};
   for (int64_t i = 0; i < c.double_blocks; ++i) {
     auto out = (s / "double_blocks" / i)
@@ -210,8 +206,9 @@ void build_flux(Scope s, const FluxConfig& c) {
                   return std::vector<Value>{single_block(b, c, v[0], v[1], {v[2], v[3]})};
                 })[0];
 
-  Value image = slice(joint, kTokens, text, patches.count());
-  graph.output("out", unpatchify(final_layer(s / "final_layer", c, image, condition), patches, c.out_channels));
+  Value image = slice(joint, kTokens, sizes.text, patches.count());
+  Value out = unpatchify(final_layer(s / "final_layer", c, image, condition), patches, c.out_channels);
+  graph.output("out", cast(out, DType::f32));
 }
 
 }  // namespace sinter

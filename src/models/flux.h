@@ -2,7 +2,7 @@
 #include <array>
 
 #include "models/scope.h"
-#include "models/weight_shapes.h"
+#include "models/weights.h"
 
 namespace sinter {
 
@@ -24,12 +24,16 @@ struct FluxConfig {
   int64_t heads() const { return width / head_size; }
 };
 /// From weights under the names of the original single file ("double_blocks.0.img_attn.qkv.weight").
-FluxConfig detect_flux(const WeightShapes& weights, const ConfigOverrides& overrides = {});
+FluxConfig detect_flux(const WeightSource& weights);
 
-/// Inputs: x [batch, in_channels, height, width] (latents, any size: odd sizes wrap around to even ones and are cropped again),
+/// Constants or symbols; height and width are those of the latent.
+struct FluxSizes {
+  Dim batch, height, width, text;
+};
+/// Inputs, all f32: x [batch, in_channels, height, width] (latents, any size: odd sizes wrap around to even ones and are cropped again),
 /// timestep [batch] (0 to 1), context [batch, text, context_width], y [batch, vector_width] and, with guidance, guidance [batch].
-/// Output: out [batch, out_channels, height, width].
-void build_flux(Scope s, const FluxConfig& config);
+/// Output f32: out [batch, out_channels, height, width].
+void build_flux(Graph& graph, const FluxConfig& config, const FluxSizes& sizes, const BuildOptions& options = {});
 
 /// By how much each pair of a head is turned at each position: f32 [1, positions, 1, head_size/2, 1] each.
 struct Rope {

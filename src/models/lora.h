@@ -10,21 +10,19 @@
 #include "base/hash.h"
 #include "base/thread_pool.h"
 #include "graph/graph.h"
+#include "models/family.h"
 
 namespace sinter {
 
-enum class LoraComponent { unet, flux, clip_l, clip_g, t5 };
-std::string_view name(LoraComponent component);  ///< "unet", "flux", "clip_l", ...
-
 /// A network that LoRAs may change: what its graph declares (`weights_of`).
 struct LoraNetwork {
-  LoraComponent component;
+  Component component;
   std::vector<WeightUse> weights;
 };
 
 /// What a module name of a LoRA file stands for: rows [begin, begin + rows) of a weight.
 struct LoraPlace {
-  LoraComponent component{};
+  Component component{};
   std::string weight;
   std::vector<int64_t> shape;  ///< of the whole weight
   int64_t begin = 0, rows = 0;
@@ -76,7 +74,7 @@ struct LoraFile {
 
 struct AppliedLora {
   std::shared_ptr<const LoraFile> file;
-  double model_strength = 1;  ///< of unet and flux
+  double model_strength = 1;  ///< of the denoiser
   double text_strength = 1;   ///< of text encoders
 };
 
@@ -87,10 +85,10 @@ class LoraStack {
   explicit LoraStack(std::vector<AppliedLora> loras);
 
   bool empty() const { return patches_.empty(); }
-  bool changes(LoraComponent component, const std::string& weight) const;
+  bool changes(Component component, const std::string& weight) const;
   /// The changed weight as f32: merged in float as the reference does; storing rounds once. Weights without patches come
   /// back as they are, converted.
-  Tensor apply(LoraComponent component, const std::string& weight, const Tensor& original, ThreadPool& pool) const;
+  Tensor apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool) const;
   /// Equal for stacks that change every weight equally.
   Digest identity() const;
 
@@ -100,7 +98,7 @@ class LoraStack {
     double strength;
   };
   std::vector<AppliedLora> loras_;
-  std::map<std::pair<LoraComponent, std::string>, std::vector<Applied>> patches_;
+  std::map<std::pair<Component, std::string>, std::vector<Applied>> patches_;
 };
 
 }  // namespace sinter

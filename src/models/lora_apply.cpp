@@ -150,17 +150,17 @@ int64_t LoraPlace::columns() const {
 LoraStack::LoraStack(std::vector<AppliedLora> loras) : loras_(std::move(loras)) {
   for (const AppliedLora& lora : loras_)
     for (const LoraPatch& patch : lora.file->patches) {
-      bool model = patch.place.component == LoraComponent::unet || patch.place.component == LoraComponent::flux;
+      bool model = patch.place.component == Component::Denoiser;
       double strength = model ? lora.model_strength : lora.text_strength;
       if (strength != 0) patches_[{patch.place.component, patch.place.weight}].push_back({&patch, strength});
     }
 }
 
-bool LoraStack::changes(LoraComponent component, const std::string& weight) const {
+bool LoraStack::changes(Component component, const std::string& weight) const {
   return patches_.contains({component, weight});
 }
 
-Tensor LoraStack::apply(LoraComponent component, const std::string& weight, const Tensor& original, ThreadPool& pool) const {
+Tensor LoraStack::apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool) const {
   Tensor result = original.to(DType::f32);
   auto found = patches_.find({component, weight});
   if (found == patches_.end()) return result;

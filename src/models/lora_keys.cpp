@@ -153,8 +153,8 @@ class KeyMapBuilder {
   void add_network(const LoraNetwork& network, bool clip_l_too, bool clip_g_too) {
     Names names;
     for (const WeightUse& use : network.weights) names.insert(use.name);
-    bool unet = network.component == LoraComponent::unet;
-    auto prefixes = unet ? unet_prefixes(names) : std::map<std::string, std::string>{};
+    bool flux = names.contains("img_in.weight");
+    auto prefixes = unet_prefixes(names);
     for (const WeightUse& use : network.weights) {
       LoraPlace place{network.component, use.name, {}};
       for (const Dim& dim : use.type.shape) place.shape.push_back(dim.constant());
@@ -162,26 +162,27 @@ class KeyMapBuilder {
       place.rows = place.shape[0];
       std::string path = without_weight(use.name);
       switch (network.component) {
-        case LoraComponent::unet:
+        case Component::Denoiser:
           add_native(path, place);
-          if (path != use.name) add_diffusers_unet(diffusers_unet_path(prefixes, path), place);
+          if (flux)
+            add_diffusers_flux(path, place);
+          else if (path != use.name)
+            add_diffusers_unet(diffusers_unet_path(prefixes, path), place);
           break;
-        case LoraComponent::flux:
-          add_native(path, place);
-          add_diffusers_flux(path, place);
-          break;
-        case LoraComponent::clip_l:
+        case Component::Vae:
+          break;  // no trainer changes it
+        case Component::ClipL:
           for (const char* p : {"lora_te_", "lora_te1_"}) add(p + with_underscores(path), place);
           for (const char* p : {"text_encoder.", "text_encoders.clip_l.transformer."}) add(p + path, place);
           break;
-        case LoraComponent::clip_g:
+        case Component::ClipG:
           add("lora_te2_" + with_underscores(path), place);
           for (const char* p : {"text_encoder_2.", "text_encoders.clip_g.transformer."}) add(p + path, place);
           if (clip_l_too) break;
           add("lora_te_" + with_underscores(path), place);  // the refiner has this encoder alone
           add("text_encoder." + path, place);
           break;
-        case LoraComponent::t5:
+        case Component::T5:
           add("lora_te3_" + with_underscores(path), place);
           if (!clip_g_too) add("lora_te2_" + with_underscores(path), place);
           add((clip_g_too ? "text_encoder_3." : "text_encoder_2.") + path, place);
@@ -292,11 +293,6 @@ class KeyMapBuilder {
 
 }  // namespace
 
-std::string_view name(LoraComponent component) {
-  constexpr std::array<std::string_view, 5> names = {"unet", "flux", "clip_l", "clip_g", "t5"};
-  return names[size_t(component)];
-}
-
 bool split_lora_key(std::string_view key, std::string_view& module, LoraRole& role) {
   for (const Suffix& suffix : kSuffixes) {
     if (!key.ends_with(suffix.text)) continue;
@@ -308,12 +304,12 @@ bool split_lora_key(std::string_view key, std::string_view& module, LoraRole& ro
 }
 
 LoraKeyMap lora_key_map(std::span<const LoraNetwork> networks) {
-  auto present = [&](LoraComponent component) {
+  auto present = [&](Component component) {
     return std::ranges::any_of(networks, [&](const LoraNetwork& n) { return n.component == component; });
   };
   KeyMapBuilder builder;
   for (const LoraNetwork& network : networks)
-    builder.add_network(network, present(LoraComponent::clip_l), present(LoraComponent::clip_g));
+    builder.add_network(network, present(Component::ClipL), present(Component::ClipG));
   return builder.take();
 }
 

@@ -225,7 +225,7 @@ class Reader {
 
   LoraFile& file_;
   LoraKeyMap places_;
-  std::map<std::pair<LoraComponent, std::string>, const Shape*> shapes_;
+  std::map<std::pair<Component, std::string>, const Shape*> shapes_;
 };
 
 }  // namespace

@@ -6,23 +6,22 @@
 
 namespace sinter {
 
-T5Config detect_t5(const WeightShapes& weights, const ConfigOverrides& overrides) {
+T5Config detect_t5(const WeightSource& weights) {
   T5Config c;
   const std::string attention = "encoder.block.0.layer.0.SelfAttention.";
-  c.vocabulary = weights.size("shared.weight", 2, 0);
-  c.width = weights.size("shared.weight", 2, 1);
-  c.buckets = weights.size(attention + "relative_attention_bias.weight", 2, 0);
-  c.heads = weights.size(attention + "relative_attention_bias.weight", 2, 1);
-  int64_t inner = weights.size(attention + "q.weight", 2, 0);
-  if (auto found = overrides.find("num_heads"); found != overrides.end()) c.heads = found->second.at(0);
+  c.vocabulary = weights.size("shared.weight", 0);
+  c.width = weights.size("shared.weight", 1);
+  c.buckets = weights.size(attention + "relative_attention_bias.weight", 0);
+  c.heads = weights.size(attention + "relative_attention_bias.weight", 1);
+  int64_t inner = weights.size(attention + "q.weight", 0);
   if (c.heads <= 0 || inner % c.heads != 0)
-    fail(Code::Unsupported, "{}: T5 attention of width {} cannot have {} heads", weights.subject, inner, c.heads);
+    fail(Code::Unsupported, "{}: T5 attention of width {} cannot have {} heads", weights.path(), inner, c.heads);
   c.head_size = inner / c.heads;
-  c.mlp = weights.size("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 2, 0);
-  c.layers = weights.count_blocks("encoder.block.");
+  c.mlp = weights.size("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 0);
+  c.layers = count_blocks(weights, "encoder.block.");
   if (weights.has("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"))
     fail(Code::Unsupported, "{}: every layer has its own relative positions, which is UMT5; a T5 v1.1 encoder is expected",
-         weights.subject);
+         weights.path());
   return c;
 }
 
@@ -86,17 +85,17 @@ Value encoder_block(Scope s, const T5Config& c, Value x, Value bias) {
 
 }  // namespace
 
-void build_t5(Scope s, const T5Config& c) {
-  Dim tokens = Dim::symbol("tokens");
-  Value x = token_embeddings(s, "shared.weight", c.vocabulary, c.width, tokens);
-  Value buckets = s.graph().input("buckets", {DType::i64, {tokens, tokens}});
+void build_t5(Graph& graph, const T5Config& c, Dim batch, Dim tokens, const BuildOptions& options) {
+  Scope s(graph, options);
+  Value x = token_embeddings(s, "shared.weight", c.vocabulary, c.width, batch, tokens);
+  Value buckets = graph.input("buckets", {DType::i64, {tokens, tokens}});
   Scope blocks = s / "encoder" / "block";
   Value bias = position_bias(blocks / 0 / "layer" / 0 / "SelfAttention", c, buckets);
   for (int64_t i = 0; i < c.layers; ++i)
     x = (blocks / i).block("t5 block", {x, bias}, [&](Scope b, std::vector<Value> v) {
       return std::vector<Value>{encoder_block(b, c, v[0], v[1])};
     })[0];
-  s.graph().output("last_hidden", rms_norm_layer(s / "encoder" / "final_layer_norm", x));
+  graph.output("last_hidden", cast(rms_norm_layer(s / "encoder" / "final_layer_norm", x), DType::f32));
 }
 
 }  // namespace sinter

@@ -1,6 +1,6 @@
 #pragma once
 #include "models/scope.h"
-#include "models/weight_shapes.h"
+#include "models/weights.h"
 
 namespace sinter {
 
@@ -17,11 +17,11 @@ struct T5Config {
   bool operator==(const T5Config&) const = default;
 };
 /// From weights under Hugging Face names ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight").
-T5Config detect_t5(const WeightShapes& weights, const ConfigOverrides& overrides = {});
+T5Config detect_t5(const WeightSource& weights);
 
 /// Inputs: those of token_embeddings (text_layers.h) and `buckets` i64[tokens, tokens], which position_buckets gives.
-/// Output: last_hidden [batch, tokens, width], after the final norm. There is no mask: padding takes part, as in the reference.
-void build_t5(Scope s, const T5Config& config);
+/// Output f32: last_hidden [batch, tokens, width], after the final norm. There is no mask: padding takes part, as in the reference.
+void build_t5(Graph& graph, const T5Config& config, Dim batch, Dim tokens, const BuildOptions& options = {});
 
 /// For each query (row) and key (column) the bucket of their distance: buckets/2 for each direction, of which half are exact and
 /// the rest spaced evenly in the logarithm up to max_distance. Computed without rounding; t5_test.cpp compares with the formula
