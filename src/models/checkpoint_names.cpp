@@ -81,7 +81,7 @@ void refuse(const std::string& path, std::span<const KnownModel> known, const au
 }
 
 /// The variants of families that we know and do not run.
-void refuse_variants(const WeightSource& w) {
+void refuse_variants(const Weights& w) {
   std::string path = w.path();
   if (w.has("double_blocks.0.img_attn.norm.key_norm.scale"))
     fail_unsupported(path, "a FLUX.1 checkpoint for filling or control, or of another generation");
@@ -91,27 +91,27 @@ void refuse_variants(const WeightSource& w) {
   fail_unsupported(path, "a Stable Diffusion XL refiner");
 }
 
-bool is_denoiser(const WeightSource& w) {
+bool is_denoiser(const Weights& w) {
   if (w.has("input_blocks.0.0.weight") || w.has("double_blocks.0.img_attn.norm.key_norm.scale")) return true;
   return std::any_of(std::begin(kOtherDenoisers), std::end(kOtherDenoisers), [&](auto& known) { return w.has(known.tensor); });
 }
 
 /// The denoiser of the file; no weights where it has none.
-WeightSource find_denoiser(const Checkpoint& file) {
+Weights find_denoiser(const Checkpoint& file) {
   for (const std::string& prefix : {denoiser_prefix(file.names()), std::string("model.")}) {
-    WeightSource weights = denoiser_weights(prefix.empty() ? file : file.prefix(prefix));
+    Weights weights = denoiser_weights(prefix.empty() ? file : file.prefix(prefix));
     if (is_denoiser(weights)) return weights;
   }
   return {};
 }
 
-void refuse_scaled(const WeightSource& w) {
+void refuse_scaled(const Weights& w) {
   for (const std::string& name : w.names())
     for (std::string_view mark : kScaleMarks)
       if (name.ends_with(mark)) fail_unsupported(w.path(), "scaled 8-bit weights ('" + name + "')");
 }
 
-const Family& family_of(const WeightSource& denoiser) {
+const Family& family_of(const Weights& denoiser) {
   refuse(denoiser.path(), kOtherDenoisers, denoiser);
   for (const Family* family : families())
     if (family->detect(denoiser)) return *family;
@@ -121,7 +121,7 @@ const Family& family_of(const WeightSource& denoiser) {
 
 // Other networks.
 
-std::optional<Component> text_encoder_kind(const WeightSource& clip, const Checkpoint& c) {
+std::optional<Component> text_encoder_kind(const Weights& clip, const Checkpoint& c) {
   constexpr int64_t kClipGLayers = 31, kClipHLayers = 23;
   if (c.has("encoder.block.0.layer.1.DenseReluDense.wi_1.weight")) return Component::T5;
   auto has_layers = [&](int64_t count) {
@@ -133,7 +133,7 @@ std::optional<Component> text_encoder_kind(const WeightSource& clip, const Check
   return Component::ClipL;
 }
 
-bool is_autoencoder(const WeightSource& w) { return w.has("decoder.conv_in.weight") || w.has("encoder.conv_in.weight"); }
+bool is_autoencoder(const Weights& w) { return w.has("decoder.conv_in.weight") || w.has("encoder.conv_in.weight"); }
 
 bool is_lora(const std::vector<std::string>& names) {
   constexpr std::string_view kMarks[] = {".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight",
@@ -200,7 +200,7 @@ constexpr Place kPlaces[] = {
     {"text_encoders.t5xxl.transformer.", Component::T5},
 };
 
-WeightSource component_weights(const Checkpoint& network, Component component) {
+Weights component_weights(const Checkpoint& network, Component component) {
   switch (component) {
     case Component::Denoiser:
       return denoiser_weights(network);
@@ -300,7 +300,7 @@ Detected detect_family(const Checkpoint& c) {
   std::vector<std::string> names = c.names();
   if (is_lora(names)) return {FileContent::Lora, nullptr, Component::Denoiser, "a LoRA"};
   if (is_textual_inversion(c, names)) return {FileContent::TextualInversion, nullptr, Component::ClipL, "an embedding"};
-  if (WeightSource denoiser = find_denoiser(c); !denoiser.empty()) {
+  if (Weights denoiser = find_denoiser(c); !denoiser.empty()) {
     const Family& family = family_of(denoiser);
     return {FileContent::Model, &family, Component::Denoiser, "a model: " + std::string(family.summary)};
   }
@@ -312,7 +312,7 @@ Detected detect_family(const Checkpoint& c) {
   fail_unknown(c, names);
 }
 
-const WeightSource& ModelParts::weights(Component component) const {
+const Weights& ModelParts::weights(Component component) const {
   auto found = components.find(component);
   if (found == components.end())
     fail(Code::NotFound, "{} has no {}; give a file that has it with --{}", path.string(), sinter::name(component),
@@ -328,7 +328,7 @@ ModelParts open_model(const fs::path& path, const std::string& variant) {
   fail(Code::InvalidArgument, "{} is {}, where a model is expected", path.string(), what);
 }
 
-WeightSource open_component(const fs::path& path, Component component, const std::string& variant) {
+Weights open_component(const fs::path& path, Component component, const std::string& variant) {
   ModelParts parts = open_parts(path, variant);
   if (parts.has(component)) return parts.weights(component);
   std::string found;

@@ -25,13 +25,13 @@ Detected detect_family(const Checkpoint& checkpoint);
 struct ModelParts {
   const Family* family = nullptr;
   std::filesystem::path path;
-  std::map<Component, WeightSource> components;  ///< those that the checkpoint has
+  std::map<Component, Weights> components;  ///< those that the checkpoint has
   Prediction prediction = Prediction::Epsilon;
   bool zero_terminal_snr = false;  ///< the last noise level has no signal left
 
   bool has(Component component) const { return components.contains(component); }
   /// Code::NotFound says that the model has no such part, and how to give one.
-  const WeightSource& weights(Component component) const;
+  const Weights& weights(Component component) const;
 };
 
 /// Opens a checkpoint with a denoiser: a single file, a folder of a diffusers pipeline (with model_index.json), a component
@@ -40,6 +40,6 @@ ModelParts open_model(const std::filesystem::path& path, const std::string& vari
 
 /// The weights of one component out of any file that has it: a file of its own, a component folder, or a whole model.
 /// Code::InvalidArgument says what the file has instead.
-WeightSource open_component(const std::filesystem::path& path, Component component, const std::string& variant = "");
+Weights open_component(const std::filesystem::path& path, Component component, const std::string& variant = "");
 
 }  // namespace sinter

@@ -34,7 +34,7 @@ struct Family {
   std::string_view name;
   std::string_view summary;
   /// Looks at the denoiser's canonical names and shapes.
-  bool (*detect)(const WeightSource& denoiser);
+  bool (*detect)(const Weights& denoiser);
   LatentFormat latent;
   Prediction prediction = Prediction::Epsilon;  ///< unless the checkpoint says otherwise
   std::vector<Component> text_encoders;         ///< all of them are needed

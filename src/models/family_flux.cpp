@@ -7,19 +7,19 @@ constexpr LatentFormat kLatent = {.channels = 16, .scale = 0.3611, .shift = 0.11
 constexpr int64_t kPatchPixels = 4;
 
 /// Plain text to picture: variants for filling and control see more channels than the latent has.
-bool is_flux(const WeightSource& w) {
+bool is_flux(const Weights& w) {
   return w.has("double_blocks.0.img_attn.norm.key_norm.scale") && w.has("img_in.weight") &&
          w.size("img_in.weight", 1) == kLatent.channels * kPatchPixels;
 }
 
-bool has_guidance(const WeightSource& w) { return w.has("guidance_in.in_layer.weight"); }
+bool has_guidance(const Weights& w) { return w.has("guidance_in.in_layer.weight"); }
 
 }  // namespace
 
 const Family flux1_dev_family = {
     .name = "flux1-dev",
     .summary = "FLUX.1 dev: transformer of 12 billion parameters told its guidance, CLIP-L and T5 text.",
-    .detect = [](const WeightSource& w) { return is_flux(w) && has_guidance(w); },
+    .detect = [](const Weights& w) { return is_flux(w) && has_guidance(w); },
     .latent = kLatent,
     .prediction = Prediction::Flow,
     .text_encoders = {Component::ClipL, Component::T5},
@@ -29,7 +29,7 @@ const Family flux1_dev_family = {
 const Family flux1_schnell_family = {
     .name = "flux1-schnell",
     .summary = "FLUX.1 schnell: as dev, distilled to 1 to 4 steps and without guidance.",
-    .detect = [](const WeightSource& w) { return is_flux(w) && !has_guidance(w); },
+    .detect = [](const Weights& w) { return is_flux(w) && !has_guidance(w); },
     .latent = kLatent,
     .prediction = Prediction::Flow,
     .text_encoders = {Component::ClipL, Component::T5},

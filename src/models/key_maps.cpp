@@ -101,8 +101,8 @@ std::string unet_name(const Checkpoint& c, std::string_view name, int64_t blocks
   return "";
 }
 
-WeightSource unet_from_diffusers(const Checkpoint& c) {
-  WeightSource source(c);
+Weights unet_from_diffusers(const Checkpoint& c) {
+  Weights source(c);
   int64_t blocks = count_numbers(c, "down_blocks.0.resnets.", ".norm1.weight");
   for (const std::string& name : c.names())
     if (std::string canonical = unet_name(c, name, blocks); !canonical.empty()) source.add(canonical, {{name}});
@@ -153,8 +153,8 @@ std::string vae_name(std::string_view name, int64_t levels) {
   return resampler.empty() ? "" : at + resampler;
 }
 
-WeightSource vae_from_diffusers(const Checkpoint& c) {
-  WeightSource source(c);
+Weights vae_from_diffusers(const Checkpoint& c) {
+  Weights source(c);
   int64_t levels = count_numbers(c, "decoder.up_blocks.", ".resnets.0.norm1.weight");
   for (const std::string& name : c.names()) {
     std::string_view rest = name;
@@ -218,7 +218,7 @@ const std::vector<Fused>& flux_single() {
   return table;
 }
 
-void add_fused(WeightSource& source, const Checkpoint& c, const std::vector<Fused>& table, const std::string& to,
+void add_fused(Weights& source, const Checkpoint& c, const std::vector<Fused>& table, const std::string& to,
                const std::string& from) {
   for (const Fused& row : table)
     for (std::string suffix : {".weight", ".bias"}) {
@@ -232,8 +232,8 @@ void add_fused(WeightSource& source, const Checkpoint& c, const std::vector<Fuse
     }
 }
 
-WeightSource flux_from_diffusers(const Checkpoint& c) {
-  WeightSource source(c);
+Weights flux_from_diffusers(const Checkpoint& c) {
+  Weights source(c);
   add_fused(source, c, flux_outside(), "", "");
   const std::string double_block = "transformer_blocks.", single_block = "single_transformer_blocks.";
   for (int64_t i = 0; i < count_numbers(c, double_block, ".attn.to_q.weight"); ++i)
@@ -252,8 +252,8 @@ WeightSource flux_from_diffusers(const Checkpoint& c) {
 }
 
 /// Later writers spell the scale of the attention's norms `weight`.
-WeightSource flux_plain(const Checkpoint& c) {
-  WeightSource source(c);
+Weights flux_plain(const Checkpoint& c) {
+  Weights source(c);
   for (const std::string& name : c.names()) {
     bool respelled = name.ends_with("_norm.weight");
     source.add(respelled ? name.substr(0, name.size() - 6) + "scale" : name, {{name}});
@@ -277,7 +277,7 @@ constexpr Rename kOpenClipLayer[] = {
 };
 
 /// The three projections of attention lie one below the other in one tensor.
-void add_split_projection(WeightSource& source, const Checkpoint& c, const std::string& name, const std::string& layer,
+void add_split_projection(Weights& source, const Checkpoint& c, const std::string& name, const std::string& layer,
                           std::string_view suffix) {
   auto info = c.find(name);
   if (!info || info->shape.empty()) return;
@@ -288,8 +288,8 @@ void add_split_projection(WeightSource& source, const Checkpoint& c, const std::
   }
 }
 
-WeightSource clip_from_open_clip(const Checkpoint& c) {
-  WeightSource source(c);
+Weights clip_from_open_clip(const Checkpoint& c) {
+  Weights source(c);
   for (const std::string& name : c.names()) {
     std::string_view rest = name;
     if (take(rest, "transformer.resblocks.")) {
@@ -312,29 +312,29 @@ WeightSource clip_from_open_clip(const Checkpoint& c) {
 
 }  // namespace
 
-WeightSource denoiser_weights(const Checkpoint& c) {
+Weights denoiser_weights(const Checkpoint& c) {
   if (c.has("conv_in.weight") && c.has("down_blocks.0.resnets.0.norm1.weight")) return unet_from_diffusers(c);
   if (c.has("x_embedder.weight") && c.has("single_transformer_blocks.0.attn.norm_k.weight")) return flux_from_diffusers(c);
   if (c.has("double_blocks.0.img_mod.lin.weight")) return flux_plain(c);
-  return WeightSource::plain(c);
+  return Weights::plain(c);
 }
 
-WeightSource vae_weights(const Checkpoint& c) {
+Weights vae_weights(const Checkpoint& c) {
   bool diffusers = c.has("decoder.up_blocks.0.resnets.0.norm1.weight") || c.has("encoder.down_blocks.0.resnets.0.norm1.weight");
-  return diffusers ? vae_from_diffusers(c) : WeightSource::plain(c);
+  return diffusers ? vae_from_diffusers(c) : Weights::plain(c);
 }
 
-WeightSource clip_weights(const Checkpoint& c) {
+Weights clip_weights(const Checkpoint& c) {
   if (c.has("transformer.resblocks.0.ln_1.weight")) return clip_from_open_clip(c);
-  if (!c.has("encoder.layers.0.layer_norm1.weight")) return WeightSource::plain(c);
-  WeightSource source(c);  // very old files
+  if (!c.has("encoder.layers.0.layer_norm1.weight")) return Weights::plain(c);
+  Weights source(c);  // very old files
   for (const std::string& name : c.names())
     source.add(name.starts_with("text_projection") ? name : "text_model." + name, {{name}});
   return source;
 }
 
-WeightSource t5_weights(const Checkpoint& c) {
-  WeightSource source = WeightSource::plain(c);
+Weights t5_weights(const Checkpoint& c) {
+  Weights source = Weights::plain(c);
   if (c.has("encoder.embed_tokens.weight")) source.add("shared.weight", {{"encoder.embed_tokens.weight"}});
   return source;
 }

@@ -8,10 +8,10 @@ namespace sinter {
 // prefix removed. Tensors that no rule knows are left out; check_weights() finds what is missing.
 
 /// Either layout, told apart by the names.
-WeightSource denoiser_weights(const Checkpoint& network);
-WeightSource vae_weights(const Checkpoint& network);
+Weights denoiser_weights(const Checkpoint& network);
+Weights vae_weights(const Checkpoint& network);
 /// OpenCLIP's or Hugging Face's layout, with or without "text_model.".
-WeightSource clip_weights(const Checkpoint& network);
-WeightSource t5_weights(const Checkpoint& network);
+Weights clip_weights(const Checkpoint& network);
+Weights t5_weights(const Checkpoint& network);
 
 }  // namespace sinter

@@ -11,13 +11,13 @@ constexpr int64_t kFirstGenerationContext = 768;
 
 // Detection.
 
-int64_t transformer_depth(const WeightSource& w, const std::string& prefix) {
+int64_t transformer_depth(const Weights& w, const std::string& prefix) {
   int64_t depth = 0;
   while (w.has(prefix + "transformer_blocks." + std::to_string(depth) + ".norm1.weight")) ++depth;
   return depth;
 }
 
-std::string first_transformer(const WeightSource& w) {
+std::string first_transformer(const Weights& w) {
   for (const char* part : {"input_blocks.", "middle_block", "output_blocks."})
     for (int n = 0; n < 64; ++n) {
       std::string prefix = std::string(part) + (part[0] == 'm' ? "" : std::to_string(n)) + ".1.";
@@ -26,11 +26,11 @@ std::string first_transformer(const WeightSource& w) {
   return "";
 }
 
-int64_t context_width_of(const WeightSource& w, const std::string& transformer) {
+int64_t context_width_of(const Weights& w, const std::string& transformer) {
   return transformer.empty() ? 0 : w.size(transformer + "transformer_blocks.0.attn2.to_k.weight", 1);
 }
 
-std::vector<UnetConfig::Level> detect_levels(const WeightSource& w) {
+std::vector<UnetConfig::Level> detect_levels(const Weights& w) {
   std::vector<UnetConfig::Level> levels(1);
   for (int n = 1;; ++n) {
     std::string prefix = "input_blocks." + std::to_string(n) + ".";
@@ -52,7 +52,7 @@ std::vector<UnetConfig::Level> detect_levels(const WeightSource& w) {
   return levels;
 }
 
-int64_t detect_middle(const WeightSource& w) {
+int64_t detect_middle(const Weights& w) {
   if (!w.has("middle_block.0.in_layers.0.weight")) return -2;
   return w.has("middle_block.1.proj_in.weight") ? transformer_depth(w, "middle_block.1.") : -1;
 }
@@ -190,14 +190,14 @@ Value up(const Scope& blocks, const UnetConfig& c, Value x, std::vector<Value> s
 
 }  // namespace
 
-bool is_first_generation_unet(const WeightSource& w) {
+bool is_first_generation_unet(const Weights& w) {
   if (w.has("label_emb.0.0.weight")) return false;
   std::string transformer = first_transformer(w);
   if (transformer.empty()) return false;
   return context_width_of(w, transformer) == kFirstGenerationContext || w.shape(transformer + "proj_in.weight").size() == 4;
 }
 
-UnetConfig detect_unet(const WeightSource& w) {
+UnetConfig detect_unet(const Weights& w) {
   UnetConfig c;
   c.channels = w.size("input_blocks.0.0.weight", 0);
   c.in_channels = w.size("input_blocks.0.0.weight", 1);

@@ -34,10 +34,10 @@ struct UnetConfig {
 
 /// Reads names and shapes. Head counts cannot be seen there: 8 heads as in Stable Diffusion 1, or heads of 64 channels as in
 /// later ones, unless `tiny_config` says otherwise. Code::Corrupt, Code::NotFound for weights that are no such network.
-UnetConfig detect_unet(const WeightSource& weights);
+UnetConfig detect_unet(const Weights& weights);
 
 /// True where the weights are of the first generation: 8 heads of any size, text of CLIP-L.
-bool is_first_generation_unet(const WeightSource& weights);
+bool is_first_generation_unet(const Weights& weights);
 
 /// Constants or symbols. Height and width are those of the latent and need not be multiples of anything.
 struct UnetSizes {

@@ -75,7 +75,7 @@ Value leave(Value x) { return cast(transpose(x, {0, 3, 1, 2}), DType::f32); }
 
 }  // namespace
 
-VaeConfig detect_vae(const WeightSource& w) {
+VaeConfig detect_vae(const Weights& w) {
   VaeConfig c;
   c.has_encoder = w.has("encoder.conv_in.weight");
   c.has_decoder = w.has("decoder.conv_in.weight");

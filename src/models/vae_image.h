@@ -22,7 +22,7 @@ struct VaeConfig {
 };
 
 /// Reads names and shapes of weights in single-file names without prefix. Code::Corrupt, Code::NotFound.
-VaeConfig detect_vae(const WeightSource& weights);
+VaeConfig detect_vae(const Weights& weights);
 
 /// Input f32 `x` [batch, picture_channels, height, width] in -1..1; sizes are multiples of scale().
 /// Outputs f32 `mean` and `logvar` [batch, latent_channels, height/scale, width/scale], in the autoencoder's own units.

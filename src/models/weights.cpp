@@ -22,33 +22,33 @@ std::vector<int64_t> without_trailing_ones(std::vector<int64_t> shape) {
 
 }  // namespace
 
-WeightSource WeightSource::plain(Checkpoint checkpoint) {
-  WeightSource source(std::move(checkpoint));
+Weights Weights::plain(Checkpoint checkpoint) {
+  Weights source(std::move(checkpoint));
   for (const std::string& name : source.checkpoint_.names()) source.add(name, {{name}});
   return source;
 }
 
-std::vector<std::string> WeightSource::names() const {
+std::vector<std::string> Weights::names() const {
   std::vector<std::string> names;
   for (auto& [name, parts] : weights_) names.push_back(name);
   return names;
 }
 
-std::string WeightSource::path() const { return empty() ? "(no checkpoint)" : checkpoint_.path().string(); }
+std::string Weights::path() const { return empty() ? "(no checkpoint)" : checkpoint_.path().string(); }
 
-const std::vector<WeightPart>& WeightSource::parts(const std::string& name) const {
+const std::vector<WeightPart>& Weights::parts(const std::string& name) const {
   auto found = weights_.find(name);
   if (found == weights_.end()) fail(Code::NotFound, "{}: there is no weight '{}'", path(), name);
   return found->second;
 }
 
-TensorInfo WeightSource::info(const WeightPart& part) const {
+TensorInfo Weights::info(const WeightPart& part) const {
   auto info = checkpoint_.find(part.tensor);
   if (!info) fail(Code::NotFound, "{}: there is no tensor '{}'", path(), part.tensor);
   return *info;
 }
 
-std::vector<int64_t> WeightSource::part_shape(const WeightPart& part) const {
+std::vector<int64_t> Weights::part_shape(const WeightPart& part) const {
   std::vector<int64_t> shape = info(part).shape;
   if (part.transpose) {
     if (shape.size() != 2)
@@ -63,7 +63,7 @@ std::vector<int64_t> WeightSource::part_shape(const WeightPart& part) const {
   return shape;
 }
 
-std::vector<int64_t> WeightSource::shape(const std::string& name) const {
+std::vector<int64_t> Weights::shape(const std::string& name) const {
   const auto& all = parts(name);
   std::vector<int64_t> whole = part_shape(all.at(0));
   for (size_t i = 1; i < all.size(); ++i) {
@@ -77,7 +77,7 @@ std::vector<int64_t> WeightSource::shape(const std::string& name) const {
   return whole;
 }
 
-int64_t WeightSource::size(const std::string& name, int axis) const {
+int64_t Weights::size(const std::string& name, int axis) const {
   std::vector<int64_t> sizes = shape(name);
   if (axis >= int(sizes.size()))
     fail(Code::Corrupt, "{}: '{}' has the shape {}, where at least {} axes are expected", path(), name, shape_text(sizes),
@@ -85,16 +85,16 @@ int64_t WeightSource::size(const std::string& name, int axis) const {
   return sizes[size_t(axis)];
 }
 
-DType WeightSource::dtype(const std::string& name) const {
+DType Weights::dtype(const std::string& name) const {
   const WeightPart& first = parts(name).at(0);
   TensorInfo tensor = info(first);
   if (!tensor.dtype) fail(Code::Unsupported, "{}: '{}' has the element type {}", path(), first.tensor, tensor.type);
   return *tensor.dtype;
 }
 
-std::string WeightSource::file(const std::string& name) const { return info(parts(name).at(0)).file; }
+std::string Weights::file(const std::string& name) const { return info(parts(name).at(0)).file; }
 
-std::vector<WeightSource::Piece> WeightSource::pieces(const std::string& name) const {
+std::vector<Weights::Piece> Weights::pieces(const std::string& name) const {
   DType type = dtype(name);
   shape(name);  // the parts fit one another
   std::vector<Piece> pieces;
@@ -110,7 +110,7 @@ std::vector<WeightSource::Piece> WeightSource::pieces(const std::string& name) c
   return pieces;
 }
 
-Tensor WeightSource::load(const std::string& name) const {
+Tensor Weights::load(const std::string& name) const {
   std::vector<Piece> all = pieces(name);
   if (all.size() == 1) return all[0].rows;
   Tensor whole(dtype(name), shape(name));
@@ -122,22 +122,22 @@ Tensor WeightSource::load(const std::string& name) const {
   return whole;
 }
 
-Tensor WeightSource::load(const std::string& name, const std::vector<int64_t>& shape) const {
+Tensor Weights::load(const std::string& name, const std::vector<int64_t>& shape) const {
   Tensor tensor = load(name);
   if (without_trailing_ones(tensor.shape()) != without_trailing_ones(shape))
     fail(Code::Corrupt, "{}: '{}' has the shape {}, expected {}", path(), name, shape_text(tensor.shape()), shape_text(shape));
   return tensor.reshaped(shape);
 }
 
-void WeightSource::will_need(const std::string& name) const {
+void Weights::will_need(const std::string& name) const {
   for (const WeightPart& part : parts(name)) checkpoint_.will_need(part.tensor);
 }
 
-void WeightSource::drop(const std::string& name) const {
+void Weights::drop(const std::string& name) const {
   for (const WeightPart& part : parts(name)) checkpoint_.drop(part.tensor);
 }
 
-int64_t WeightSource::tiny_config(const char* part, const char* key, int64_t fallback) const {
+int64_t Weights::tiny_config(const char* part, const char* key, int64_t fallback) const {
   if (empty()) return fallback;
   const Metadata& metadata = checkpoint_.metadata();
   auto found = metadata.find("tiny_config");
@@ -151,7 +151,7 @@ int64_t WeightSource::tiny_config(const char* part, const char* key, int64_t fal
   return value.get<int64_t>();
 }
 
-void check_weights(std::span<const WeightUse> uses, const WeightSource& source) {
+void check_weights(std::span<const WeightUse> uses, const Weights& source) {
   constexpr size_t kListed = 10;
   std::string list;
   size_t wrong = 0;

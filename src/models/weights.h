@@ -21,13 +21,13 @@ struct WeightPart {
 
 /// The weights of one network under the names that its builder uses, whatever the layout of the file: canonical name -> parts of
 /// tensors that follow one another along the first axis. Nothing is read before it is asked for. Cheap enough to copy.
-class WeightSource {
+class Weights {
  public:
   /// No weights.
-  WeightSource() = default;
-  explicit WeightSource(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
+  Weights() = default;
+  explicit Weights(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
   /// Every tensor under its own name.
-  static WeightSource plain(Checkpoint checkpoint);
+  static Weights plain(Checkpoint checkpoint);
 
   /// A later one of the same name is ignored: the first spelling found wins.
   void add(const std::string& name, std::vector<WeightPart> parts) { weights_.try_emplace(name, std::move(parts)); }
@@ -75,6 +75,6 @@ class WeightSource {
 
 /// Fails, naming the file and up to 10 weights with the shapes expected and found, unless the source has every weight with the
 /// declared shape (trailing axes of size 1 aside: linear layers and 1x1 convolutions take each other's weights).
-void check_weights(std::span<const WeightUse> uses, const WeightSource& source);
+void check_weights(std::span<const WeightUse> uses, const Weights& source);
 
 }  // namespace sinter

@@ -23,6 +23,7 @@ GraphRunner interpreter_runner();
 class KnownKeys {
  public:
   void add(const std::string& name) { known_.insert(name); }
+  bool has(const std::string& name) const { return known_.contains(name); }
   /// Every key that starts with `prefix`.
   void add_all(const GoldenFile& file, const std::string& prefix) {
     for (auto& [name, tensor] : file.tensors())
