@@ -182,8 +182,7 @@ void build_flux(Graph& graph, const FluxConfig& c, const FluxSizes& sizes, const
   Value y = cast(input("y", {sizes.batch, c.vector_width}), type);
 
   Value condition = embedder(s / "time_in", c, waves(timestep, type));
-  if (c.guidance)
-    condition = condition + embedder(s / "guidance_in", c, waves(input("guidance", {sizes.batch}), type));
+  if (c.guidance) condition = condition + embedder(s / "guidance_in", c, waves(input("guidance", {sizes.batch}), type));
   condition = condition + embedder(s / "vector_in", c, y);
 
   Patches patches(x);

@@ -30,9 +30,9 @@ FluxConfig detect_flux(const WeightSource& weights);
 struct FluxSizes {
   Dim batch, height, width, text;
 };
-/// Inputs, all f32: x [batch, in_channels, height, width] (latents, any size: odd sizes wrap around to even ones and are cropped again),
-/// timestep [batch] (0 to 1), context [batch, text, context_width], y [batch, vector_width] and, with guidance, guidance [batch].
-/// Output f32: out [batch, out_channels, height, width].
+/// Inputs, all f32: x [batch, in_channels, height, width] (latents, any size: odd sizes wrap around to even ones and are cropped
+/// again), timestep [batch] (0 to 1), context [batch, text, context_width], y [batch, vector_width] and, with guidance, guidance
+/// [batch]. Output f32: out [batch, out_channels, height, width].
 void build_flux(Graph& graph, const FluxConfig& config, const FluxSizes& sizes, const BuildOptions& options = {});
 
 /// By how much each pair of a head is turned at each position: f32 [1, positions, 1, head_size/2, 1] each.

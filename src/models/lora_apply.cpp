@@ -156,9 +156,7 @@ LoraStack::LoraStack(std::vector<AppliedLora> loras) : loras_(std::move(loras)) 
     }
 }
 
-bool LoraStack::changes(Component component, const std::string& weight) const {
-  return patches_.contains({component, weight});
-}
+bool LoraStack::changes(Component component, const std::string& weight) const { return patches_.contains({component, weight}); }
 
 Tensor LoraStack::apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool) const {
   Tensor result = original.to(DType::f32);

@@ -308,8 +308,7 @@ LoraKeyMap lora_key_map(std::span<const LoraNetwork> networks) {
     return std::ranges::any_of(networks, [&](const LoraNetwork& n) { return n.component == component; });
   };
   KeyMapBuilder builder;
-  for (const LoraNetwork& network : networks)
-    builder.add_network(network, present(Component::ClipL), present(Component::ClipG));
+  for (const LoraNetwork& network : networks) builder.add_network(network, present(Component::ClipL), present(Component::ClipG));
   return builder.take();
 }
 

@@ -20,7 +20,8 @@ struct T5Config {
 T5Config detect_t5(const WeightSource& weights);
 
 /// Inputs: those of token_embeddings (text_layers.h) and `buckets` i64[tokens, tokens], which position_buckets gives.
-/// Output f32: last_hidden [batch, tokens, width], after the final norm. There is no mask: padding takes part, as in the reference.
+/// Output f32: last_hidden [batch, tokens, width], after the final norm. There is no mask: padding takes part, as in the
+/// reference.
 void build_t5(Graph& graph, const T5Config& config, Dim batch, Dim tokens, const BuildOptions& options = {});
 
 /// For each query (row) and key (column) the bucket of their distance: buckets/2 for each direction, of which half are exact and
