@@ -8,7 +8,7 @@ namespace {
 size_t skip_white_space(std::string_view text, size_t position) {
   while (position < text.size()) {
     size_t next = position;
-    if (!is_white_space(next_code_point(text, next))) break;
+    if (!is_white_space(take_code_point(text, next))) break;
     position = next;
   }
   return position;
@@ -20,7 +20,7 @@ size_t white_space_before(std::string_view text, size_t low, size_t end) {
     size_t start = end - 1;
     while (start > low && (static_cast<unsigned char>(text[start]) & 0xc0) == 0x80) --start;
     size_t next = start;
-    if (!is_white_space(next_code_point(text, next))) break;
+    if (!is_white_space(take_code_point(text, next))) break;
     end = start;
   }
   return end;

@@ -96,7 +96,7 @@ std::string CharsMap::apply(std::string_view text) const {
   auto replace_characters = [&](std::string_view cluster) {
     for (size_t i = 0; i < cluster.size();) {
       size_t begin = i;
-      next_code_point(cluster, i);
+      take_code_point(cluster, i);
       std::string_view character = cluster.substr(begin, i - begin);
       out += replacement(character).value_or(character);
     }
@@ -114,7 +114,7 @@ std::string CharsMap::apply(std::string_view text) const {
   char32_t before = 0;
   while (position < text.size()) {
     size_t start = position;
-    char32_t here = next_code_point(text, position);
+    char32_t here = take_code_point(text, position);
     if (start > begin && utf8proc_grapheme_break_stateful(utf8proc_int32_t(before), utf8proc_int32_t(here), &state)) {
       flush(text.substr(begin, start - begin));
       begin = start;

@@ -47,9 +47,9 @@ void each_word(std::string_view text, Found&& found) {
   for (size_t begin = 0; begin < text.size();) {
     size_t end = begin + contraction(text.substr(begin));
     if (end == begin) {
-      Class kind = class_of(next_code_point(text, end));
+      Class kind = class_of(take_code_point(text, end));
       for (size_t next = end; kind != Class::Number && next < text.size(); end = next)
-        if (class_of(next_code_point(text, next)) != kind) break;
+        if (class_of(take_code_point(text, next)) != kind) break;
       if (kind != Class::Blank) found(text.substr(begin, end - begin));
     } else {
       found(text.substr(begin, end - begin));

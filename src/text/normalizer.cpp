@@ -21,7 +21,7 @@ std::string stripped(const std::string& text, bool left, bool right) {
   size_t begin = text.size(), end = 0;
   for (size_t i = 0; i < text.size();) {
     size_t start = i;
-    if (is_white_space(next_code_point(text, i))) continue;
+    if (is_white_space(take_code_point(text, i))) continue;
     begin = std::min(begin, start);
     end = i;
   }

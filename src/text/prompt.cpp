@@ -53,7 +53,7 @@ std::optional<std::string> plain_number(std::string_view text) {
   std::string out;
   bool ended = false, begun = false;
   for (size_t i = 0; i < text.size();) {
-    char32_t c = next_code_point(text, i);
+    char32_t c = take_code_point(text, i);
     if (is_white_space(c)) {
       ended = begun;
       continue;
@@ -147,7 +147,7 @@ std::vector<std::string> words_of(std::string_view text) {
   bool inside = false;
   for (size_t i = 0; i < text.size();) {
     size_t begin = i;
-    if (is_white_space(next_code_point(text, i))) {
+    if (is_white_space(take_code_point(text, i))) {
       inside = false;
       continue;
     }

@@ -101,7 +101,7 @@ void T5Tokenizer::encode_part(std::string_view text, bool first, std::vector<Bes
   if (!drop_white_space_) return encode_words(text, first, best, ids);
   for (size_t begin = 0, i = 0; i <= text.size();) {
     size_t end = i;
-    bool blank = i == text.size() || is_white_space(next_code_point(text, i));
+    bool blank = i == text.size() || is_white_space(take_code_point(text, i));
     if (!blank) continue;
     if (end > begin) encode_words(text.substr(begin, end - begin), first && begin == 0, best, ids);
     if (end == text.size()) break;
@@ -128,7 +128,7 @@ void T5Tokenizer::encode_word(std::string_view word, std::vector<Best>& best, st
   constexpr int32_t kNowhere = -1;
   best.assign(word.size() + 1, {0, kNowhere, 0});
   for (size_t begin = 0, next = 0; begin < word.size(); begin = next) {
-    next_code_point(word, next);
+    take_code_point(word, next);
     const double score = best[begin].score;
     auto offer = [&](size_t end, double total, int32_t id) {
       if (best[end].begin == kNowhere || total > best[end].score) best[end] = {total, int32_t(begin), id};

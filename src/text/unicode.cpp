@@ -64,7 +64,7 @@ utf8proc_category_t category(char32_t code_point) { return utf8proc_category(utf
 
 }  // namespace
 
-char32_t next_code_point(std::string_view text, size_t& position) {
+char32_t take_code_point(std::string_view text, size_t& position) {
   char32_t code_point;
   size_t bytes;
   if (!read_code_point(text, position, code_point, bytes)) fail_utf8("the text", text, position);
@@ -75,7 +75,7 @@ char32_t next_code_point(std::string_view text, size_t& position) {
 std::u32string decode_utf8(std::string_view text) {
   std::u32string out;
   out.reserve(text.size());
-  for (size_t i = 0; i < text.size();) out.push_back(next_code_point(text, i));
+  for (size_t i = 0; i < text.size();) out.push_back(take_code_point(text, i));
   return out;
 }
 

@@ -5,7 +5,7 @@
 namespace sinter {
 
 /// The code point at `text[position]`, after which `position` is moved; Code::InvalidArgument at a byte that is not UTF-8.
-char32_t next_code_point(std::string_view text, size_t& position);
+char32_t take_code_point(std::string_view text, size_t& position);
 std::u32string decode_utf8(std::string_view text);
 void append_utf8(std::string& text, char32_t code_point);
 /// Code::InvalidArgument "<what> is not valid UTF-8: byte .." unless it is.

@@ -1,6 +1,10 @@
 #include "graph/ops/support.h"
 
 #include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+#include "base/thread_pool.h"
 
 namespace sinter {
 
@@ -21,6 +25,84 @@ void expect_same_dtype(const Node& n) {
   for (Value v : n.inputs)
     if (v.dtype() != n.inputs[0].dtype())
       fail(Code::InvalidArgument, "inputs must have one dtype, not {} and {}", name(n.inputs[0].dtype()), name(v.dtype()));
+}
+
+void expect_inputs(const Node& n, size_t count) {
+  if (n.inputs.size() != count) fail(Code::InvalidArgument, "takes {} inputs, not {}", count, n.inputs.size());
+}
+
+void expect_sizes(const Shape& shape) {
+  for (const Dim& dim : shape)
+    if (dim.is_constant() && dim.constant() < 0) fail(Code::InvalidArgument, "the shape {} has a negative size", text(shape));
+}
+
+std::string types_text(std::span<const Value> values) {
+  std::string out;
+  for (Value v : values) out += (out.empty() ? "" : ", ") + v->type.text();
+  return out;
+}
+
+void in_parallel(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  static std::mutex mutex;
+  static ThreadPool pool;
+  std::unique_lock lock(mutex, std::try_to_lock);
+  if (count <= grain || !lock)  // small, or another thread's reference has the pool
+    return body(0, count);
+  pool.parallel_for(count, grain, [&](int64_t begin, int64_t end, int) { body(begin, end); });
+}
+
+namespace {
+template <class Word>
+void copy_rows(const Tensor& x, Tensor& out, std::span<const int64_t> strides, int64_t offset) {
+  const auto& shape = out.shape();
+  size_t outer = shape.size() - 1;
+  int64_t columns = shape[outer], step = strides[outer];
+  auto row_strides = strides_of(std::span(shape).first(outer));
+  int64_t rows = columns ? out.count() / columns : 0;
+  in_parallel(rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      int64_t at = offset, rest = row;
+      for (size_t i = 0; i < outer; ++i) {
+        at += rest / row_strides[i] * strides[i];
+        rest %= row_strides[i];
+      }
+      auto* from = reinterpret_cast<const Word*>(x.data()) + at;
+      auto* to = reinterpret_cast<Word*>(out.data()) + row * columns;
+      if (step == 1)
+        std::memcpy(to, from, size_t(columns) * sizeof(Word));
+      else
+        for (int64_t i = 0; i < columns; ++i) to[i] = from[i * step];
+    }
+  });
+}
+}  // namespace
+
+Tensor strided_copy(const Tensor& x, std::vector<int64_t> shape, std::span<const int64_t> strides, int64_t offset) {
+  if (shape.empty()) {
+    Tensor one = strided_copy(x, {1}, std::vector<int64_t>{1}, offset);
+    return one.reshaped({});
+  }
+  Tensor out(x.dtype(), std::move(shape));
+  switch (byte_size(x.dtype())) {
+    case 1:
+      copy_rows<uint8_t>(x, out, strides, offset);
+      break;
+    case 2:
+      copy_rows<uint16_t>(x, out, strides, offset);
+      break;
+    case 4:
+      copy_rows<uint32_t>(x, out, strides, offset);
+      break;
+    default:
+      copy_rows<uint64_t>(x, out, strides, offset);
+  }
+  return out;
+}
+
+std::vector<double> doubles_of(const Tensor& t) {
+  std::vector<double> out(size_t(t.count()));
+  convert(t.data(), t.dtype(), out.data(), DType::f64, t.count());
+  return out;
 }
 
 std::vector<int64_t> strides_of(std::span<const int64_t> shape) {

@@ -12,6 +12,14 @@ int64_t normal_axis(int64_t axis, int rank);
 void expect_rank(Value v, int rank, std::string_view what);
 void expect_float(Value v, std::string_view what);
 void expect_same_dtype(const Node& n);
+void expect_inputs(const Node& n, size_t count);
+/// Fails where a size is negative for certain.
+void expect_sizes(const Shape& shape);
+/// "f32[2, 3], f32[3]": for messages.
+std::string types_text(std::span<const Value> values);
+
+/// A size as a scalar, known or not.
+Value size_value(Graph& graph, const Dim& dim, DType dtype);
 
 /// Row-major strides of a shape, in elements.
 std::vector<int64_t> strides_of(std::span<const int64_t> shape);
@@ -19,6 +27,13 @@ std::vector<int64_t> strides_of(std::span<const int64_t> shape);
 std::vector<int64_t> sizes(const Shape& shape, const Bindings& bindings);
 /// A result tensor of the node's type.
 Tensor result_of(const Node& n, const Bindings& bindings);
+
+/// body(begin, end) over [0, count) in pieces of at most `grain` on several threads. A body must not call this again.
+void in_parallel(int64_t count, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
+/// The elements offset + sum(index[i] * strides[i]) of x, for each index of `shape`; strides and offset in elements.
+Tensor strided_copy(const Tensor& x, std::vector<int64_t> shape, std::span<const int64_t> strides, int64_t offset = 0);
+/// All elements in double precision.
+std::vector<double> doubles_of(const Tensor& t);
 
 /// Runs body(T()) with T = double for f64 and float for every other type: the type in which a reference computes.
 template <class Body>

@@ -1,0 +1,26 @@
+#include "graph/ops/support.h"
+
+namespace sinter {
+
+const OpDef cast_op = {
+    .name = "cast",
+    .summary = "Another element type: floats round to nearest even, floats to integers truncate.",
+    .infer =
+        [](const Node& n) {
+          expect_inputs(n, 1);
+          return Type{n.attrs.as<CastAttrs>().dtype, n.inputs[0].shape()};
+        },
+    .reference = [](const Node& n, std::span<const Tensor> in, const Bindings&) { return in[0].to(n.type.dtype); },
+    .gradient = [](const Node& n, Value g) -> std::vector<Value> {
+      bool smooth = is_float(n.inputs[0].dtype()) && is_float(n.type.dtype);
+      return {smooth ? cast(g, n.inputs[0].dtype()) : Value()};
+    },
+    .read_attrs = read_attrs<CastAttrs>,
+};
+
+Value cast(Value x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  return x->graph->add(cast_op, {x}, Attrs::of(CastAttrs{dtype}));
+}
+
+}  // namespace sinter
