@@ -10,7 +10,7 @@ namespace sinter {
 ClipConfig clip_l_config() { return {}; }
 ClipConfig clip_g_config() { return {.width = 1280, .heads = 20, .layers = 32, .mlp = 5120, .exact_gelu = true}; }
 
-ClipConfig detect_clip(const WeightSource& weights, ClipKind kind) {
+ClipConfig detect_clip(const Weights& weights, ClipKind kind) {
   ClipConfig c;
   c.vocabulary = weights.size("text_model.embeddings.token_embedding.weight", 0);
   c.width = weights.size("text_model.embeddings.token_embedding.weight", 1);

@@ -22,7 +22,7 @@ ClipConfig clip_l_config();
 ClipConfig clip_g_config();
 enum class ClipKind { l, g };
 /// From weights under Hugging Face names ("text_model.embeddings.token_embedding.weight").
-ClipConfig detect_clip(const WeightSource& weights, ClipKind kind);
+ClipConfig detect_clip(const Weights& weights, ClipKind kind);
 
 /// What a graph gives. Layers that no output needs are not built.
 struct ClipOutput {
@@ -37,7 +37,9 @@ struct ClipOutput {
 };
 /// Inputs: those of token_embeddings (text_layers.h) with tokens = positions, and, where an output is pooled, `end_rows`
 /// i64[batch]: the place of the first end token of each sequence, counted in all rows of the batch (sequence * positions +
-/// place). Code::InvalidArgument for a layer that does not exist. tests/golden/clip_golden.cpp compares with the reference.
-void build_clip(Scope s, const ClipConfig& config, const std::vector<ClipOutput>& outputs);
+/// place). Outputs are f32. Code::InvalidArgument for a layer that does not exist. tests/golden/clip_golden.cpp compares with the
+/// reference.
+void build_clip(Graph& graph, const ClipConfig& config, Dim batch, const std::vector<ClipOutput>& outputs,
+                const BuildOptions& options = {});
 
 }  // namespace sinter

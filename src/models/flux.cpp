@@ -6,7 +6,7 @@
 
 namespace sinter {
 
-FluxConfig detect_flux(const WeightSource& weights) {
+FluxConfig detect_flux(const Weights& weights) {
   FluxConfig c;
   c.width = weights.size("img_in.weight", 0);
   c.in_channels = weights.size("img_in.weight", 1) / 4;

@@ -24,7 +24,7 @@ struct FluxConfig {
   int64_t heads() const { return width / head_size; }
 };
 /// From weights under the names of the original single file ("double_blocks.0.img_attn.qkv.weight").
-FluxConfig detect_flux(const WeightSource& weights);
+FluxConfig detect_flux(const Weights& weights);
 
 /// Constants or symbols; height and width are those of the latent.
 struct FluxSizes {

@@ -6,7 +6,7 @@
 
 namespace sinter {
 
-T5Config detect_t5(const WeightSource& weights) {
+T5Config detect_t5(const Weights& weights) {
   T5Config c;
   const std::string attention = "encoder.block.0.layer.0.SelfAttention.";
   c.vocabulary = weights.size("shared.weight", 0);

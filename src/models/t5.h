@@ -17,7 +17,7 @@ struct T5Config {
   bool operator==(const T5Config&) const = default;
 };
 /// From weights under Hugging Face names ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight").
-T5Config detect_t5(const WeightSource& weights);
+T5Config detect_t5(const Weights& weights);
 
 /// Inputs: those of token_embeddings (text_layers.h) and `buckets` i64[tokens, tokens], which position_buckets gives.
 /// Output f32: last_hidden [batch, tokens, width], after the final norm. There is no mask: padding takes part, as in the

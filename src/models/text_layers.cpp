@@ -19,7 +19,7 @@ Value token_embeddings(const Scope& s, std::string_view table, int64_t vocabular
   return elementwise("where", {mask, vectors, weight_rows(s, table, vocabulary, width, ids)});
 }
 
-int64_t count_blocks(const WeightSource& weights, const std::string& prefix) {
+int64_t count_blocks(const Weights& weights, const std::string& prefix) {
   int64_t count = 0;
   for (const std::string& name : weights.names()) {
     if (!name.starts_with(prefix)) continue;

@@ -15,7 +15,7 @@ Value token_embeddings(const Scope& s, std::string_view table, int64_t vocabular
 Value weight_rows(const Scope& s, std::string_view name, int64_t rows, int64_t width, Value indices);
 
 /// How many blocks "prefix0.", "prefix1.", ... have weights.
-int64_t count_blocks(const WeightSource& weights, const std::string& prefix);
+int64_t count_blocks(const Weights& weights, const std::string& prefix);
 
 /// x[batch, tokens, heads * size] -> [batch, tokens, heads, size], and back.
 Value split_heads(Value x, int64_t heads);
