@@ -21,10 +21,8 @@ void expect_networks(const std::string& name, Backend backend, const Check& chec
   GraphRunner run = session_runner(session);
   check({folder, file, known, run, report});
   CHECK(report.cases.size() > 0);
-  for (const GoldenCase& c : report.cases) {
+  for (const GoldenCase& c : report.cases)
     CHECK_MESSAGE(c.ok, c.name << ": error " << c.error << ", tolerance " << c.tolerance << " " << c.note);
-    MESSAGE(name << " " << c.name << ": error " << c.error << ", tolerance " << c.tolerance);
-  }
   for (auto& [key, tensor] : file.tensors()) {
     bool ours = key.starts_with("unet/") || key.starts_with("vae_");
     if (ours) CHECK_MESSAGE(known.has(key), key << " is not accounted for");
