@@ -101,10 +101,26 @@ class KernelWriter {
     return 0;
   }
 
+  /// Sets the bases of all rows that begin at `first`, `stride` apart.
+  void set_bases(const char* first, const char* stride) {
+    if (rows_ > 3) line("lea rax, [{0} + 2*{0}]\nadd rax, {1}", stride, first);
+    if (rows_ > 5) line("lea r10, [rax + 2*{0}]", stride);
+    if (rows_ > 10) line("lea r11, [r10 + 4*{0}]\nadd r11, {0}", stride);
+  }
+
+  /// The results are written at the end: fetching their lines now hides that they may be far away.
+  void fetch_results() {
+    set_bases("r8", "r9");
+    for (int r = 0; r < rows_; ++r) {
+      std::string row = kRows[r].base == std::string("rdi") ? "r8" : kRows[r].base;
+      if (kRows[r].strides) row += fmt::format(" + {}*r9", kRows[r].strides);
+      for (int at = 0; at < vectors_ * floats_ * 4; at += 64) line("prefetcht0 [{} + {}]", row, at);
+    }
+  }
+
   void begin() {
-    if (rows_ > 3) line("lea rax, [rsi + 2*rsi]\nadd rax, rdi");
-    if (rows_ > 5) line("lea r10, [rax + 2*rsi]");
-    if (rows_ > 10) line("lea r11, [r10 + 4*rsi]\nadd r11, rsi");
+    fetch_results();
+    set_bases("rdi", "rsi");
     for (int i = 0; i < rows_ * vectors_ * copies_; ++i) zero(vector(i));
     if (type_ == PanelType::bf16) {
       if (wide_)

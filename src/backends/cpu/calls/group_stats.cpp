@@ -11,7 +11,7 @@
 namespace sinter {
 namespace {
 
-constexpr int64_t kRun = 16;  // pixels summed while a channel's sums stay in registers
+constexpr int64_t kMostRun = 16;  // pixels
 
 /// Count, mean and sum of squared distances from it; two of them join exactly (Chan, Golub and LeVeque 1983).
 struct Moments {
@@ -32,13 +32,14 @@ struct Plan {
 
 Plan make_plan(int64_t n, int64_t pixels, int64_t channels, int64_t groups, int threads) {
   Plan p;
-  // Pieces of about 256 KiB: some 20 microseconds each. f32 sums run over at most 1024 pixels.
-  int64_t most = std::clamp<int64_t>((256 << 10) / (channels * 4), 1, 1024);
+  // Pieces of about 1 MiB, some 50 microseconds each, as long as that leaves work for all threads; f32 sums run over at most
+  // 1024 pixels.
+  int64_t most = std::clamp<int64_t>((1 << 20) / (channels * 4), 1, 1024);
   p.chunk = std::clamp<int64_t>(divide_up(n * pixels, 8 * threads), 1, most);
   p.chunks = divide_up(pixels, p.chunk);
   p.moments_bytes = round_up(n * p.chunks * groups * int64_t(sizeof(Moments)), 64);
   p.row_floats = round_up(channels, 16);
-  p.worker_bytes = round_up((3 + kRun) * p.row_floats * 4, 4096) + 192;
+  p.worker_bytes = round_up((3 + kMostRun) * p.row_floats * 4, 4096) + 192;
   return p;
 }
 
@@ -70,8 +71,10 @@ class Run {
     convert_row(x, c_.type, shift, DType::f32, c_.channels);
     std::fill_n(sums, c_.channels, 0.f);
     std::fill_n(squares, c_.channels, 0.f);
-    for (int64_t i = 0; i < count; i += kRun) {
-      const int64_t run = std::min(kRun, count - i);
+    // As many pixels at a time as the prefetcher follows: about two pages.
+    const int64_t most = std::clamp<int64_t>(8192 / (c_.channels * 4), 4, kMostRun);
+    for (int64_t i = 0; i < count; i += most) {
+      const int64_t run = std::min(most, count - i);
       if (c_.type == DType::f32) {
         vector_.column_sums(
             {reinterpret_cast<const float*>(x) + i * c_.pixel_stride, c_.pixel_stride, run, c_.channels, shift, sums, squares});
@@ -82,14 +85,23 @@ class Run {
       vector_.column_sums({converted, p_.row_floats, run, c_.channels, shift, sums, squares});
     }
     const int64_t width = c_.channels / c_.groups;
-    for (int64_t group = 0; group < c_.groups; ++group) {
-      Moments all;
-      for (int64_t c = group * width; c < (group + 1) * width; ++c) {
-        double mean = double(sums[c]) / double(count), spread = double(squares[c]) - mean * double(sums[c]);
-        all.join({double(count), double(shift[c]) + mean, spread < 0 ? 0 : spread});  // NaN stays
-      }
-      moments(n, chunk)[group] = all;
+    for (int64_t group = 0; group < c_.groups; ++group)
+      moments(n, chunk)[group] =
+          joined(shift + group * width, sums + group * width, squares + group * width, width, double(count));
+  }
+
+  /// The channels of one group, that all have the same count.
+  static Moments joined(const float* shift, const float* sums, const float* squares, int64_t channels, double count) {
+    const double share = 1 / count;
+    double mean = 0, spread = 0;
+    for (int64_t c = 0; c < channels; ++c) mean += double(shift[c]) + double(sums[c]) * share;
+    mean /= double(channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      double offset = double(sums[c]) * share, distance = double(shift[c]) + offset - mean;
+      double own = double(squares[c]) - offset * double(sums[c]);
+      spread += (own < 0 ? 0 : own) + count * distance * distance;  // NaN stays
     }
+    return {count * double(channels), mean, spread};
   }
 
   void finish(int64_t n, int64_t group) const {
