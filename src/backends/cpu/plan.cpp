@@ -168,7 +168,9 @@ void Layout::lay_out(const CompiledGraph::Unit& unit, Engine& engine) {
     intervals.push_back({bytes ? aligned(bytes) : 0, t.first_step, t.last_step, &layout.temporaries[i]});
   }
   Sizes sizes{bindings_, unit};
-  std::function<int64_t(const CompiledGraph::Unit&)> callee_bytes = [&](const CompiledGraph::Unit& u) { return units_.at(&u).bytes; };
+  std::function<int64_t(const CompiledGraph::Unit&)> callee_bytes = [&](const CompiledGraph::Unit& u) {
+    return units_.at(&u).bytes;
+  };
   for (size_t i = 0; i < program.steps.size(); ++i) {
     int64_t bytes = std::visit(ScratchBytes{sizes, engine, callee_bytes}, program.steps[i]);
     intervals.push_back({bytes ? aligned(bytes) : 0, int32_t(i), int32_t(i), &layout.scratch[i]});
@@ -185,9 +187,11 @@ class Plan::Builder {
 
   void add(const CompiledGraph::Unit& unit, const std::string& prefix, char* base, std::vector<char*> parameters,
            std::vector<char*> results) {
-    Instance instance{unit, prefix, base, std::move(parameters), std::move(results), layout_.of(unit), {layout_.bindings(), unit}};
+    Instance instance{
+        unit, prefix, base, std::move(parameters), std::move(results), layout_.of(unit), {layout_.bindings(), unit}};
     for (size_t i = 0; i < unit.program.steps.size(); ++i) {
       instance.workspace = base + instance.layout.scratch[i];
+      instance.step = i;
       std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
     }
   }
@@ -201,15 +205,21 @@ class Plan::Builder {
     const UnitLayout& layout;
     Sizes sizes;
     char* workspace = nullptr;
+    size_t step = 0;
 
     char* address(BufferRef b, const BoundWeights& weights) const {
       auto i = size_t(b.index);
       switch (b.space) {
-        case BufferRef::parameter: return parameters[i];
-        case BufferRef::result: return results[i];
-        case BufferRef::temporary: return base + layout.temporaries[i];
-        case BufferRef::constant: return const_cast<char*>(reinterpret_cast<const char*>(unit.program.constants[i].data()));
-        case BufferRef::weight: return static_cast<char*>(const_cast<void*>(weight(int(i), weights)));
+        case BufferRef::parameter:
+          return parameters[i];
+        case BufferRef::result:
+          return results[i];
+        case BufferRef::temporary:
+          return base + layout.temporaries[i];
+        case BufferRef::constant:
+          return const_cast<char*>(reinterpret_cast<const char*>(unit.program.constants[i].data()));
+        case BufferRef::weight:
+          return static_cast<char*>(const_cast<void*>(weight(int(i), weights)));
       }
       return nullptr;
     }
@@ -223,7 +233,9 @@ class Plan::Builder {
     return in.address(place.buffer, weights_) + in.sizes(place.offset) * byte_size(type);
   }
 
-  void launch(const char* kind, std::function<void()> run) { plan_.launches_.push_back({kind, std::move(run)}); }
+  void launch(const Instance& in, const char* kind, std::function<void()> run) {
+    plan_.launches_.push_back({kind, std::move(run), &in.unit, in.step});
+  }
 
   TileKernel bind(const Instance& in, const KernelUse& use) const {
     const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
@@ -275,7 +287,7 @@ class Plan::Builder {
     int64_t width = round_up(divide_up(columns, column_pieces), 16);
     int64_t row_grain = std::max<int64_t>(1, kPiece / width);
     int64_t row_pieces = divide_up(rows, row_grain);
-    launch("kernel", [=, engine = &engine_]() mutable {
+    launch(in, "kernel", [=, engine = &engine_]() mutable {
       engine->pool().parallel_for(row_pieces * column_pieces, 1, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) {
           int64_t row = i / column_pieces * row_grain, column = i % column_pieces * width;
@@ -299,7 +311,7 @@ class Plan::Builder {
     }
     call.workspace = in.workspace;
     if (call.shape.m == 0) return;
-    launch("linear", [call, epilogue, engine = &engine_] { linear(call, engine->microkernels(), engine->pool()); });
+    launch(in, "linear", [call, epilogue, engine = &engine_] { linear(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const ConvStep& step) {
@@ -314,7 +326,7 @@ class Plan::Builder {
       call.out_stride = in.sizes(step.out_stride);
     }
     call.workspace = in.workspace;
-    launch("conv", [call, prologue, epilogue, engine = &engine_] { conv(call, engine->microkernels(), engine->pool()); });
+    launch(in, "conv", [call, prologue, epilogue, engine = &engine_] { conv(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const MatmulStep& step) {
@@ -330,7 +342,7 @@ class Plan::Builder {
     const char* b = address(in, step.b, step.b_type);
     DType a_type = step.a_type, b_type = step.b_type;
     if (batch * call.shape.m * call.shape.n == 0) return;
-    launch("linear", [=, engine = &engine_]() mutable {
+    launch(in, "linear", [=, engine = &engine_]() mutable {
       LinearCall one = call;
       for (int64_t i = 0; i < batch; ++i) {
         PackSource source{b + i * call.shape.n * call.shape.k * byte_size(b_type), b_type, 0, call.shape.n};
@@ -359,7 +371,7 @@ class Plan::Builder {
       call.bias_key_stride = int(in.sizes(step.bias_key_stride));
     }
     call.workspace = in.workspace;
-    launch("attention", [call, engine = &engine_] { attention(call, engine->microkernels(), engine->pool()); });
+    launch(in, "attention", [call, engine = &engine_] { attention(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const GroupStatsStep& step) {
@@ -371,7 +383,7 @@ class Plan::Builder {
     call.epsilon = step.epsilon;
     call.out = reinterpret_cast<float*>(address(in, step.out, DType::f32));
     call.workspace = in.workspace;
-    launch("group_stats", [call, engine = &engine_] { group_stats(call, engine->target().vector_floats, engine->pool()); });
+    launch(in, "group_stats", [call, engine = &engine_] { group_stats(call, engine->target().vector_floats, engine->pool()); });
   }
 
   void add_step(const Instance& in, const EmbeddingStep& step) {
@@ -380,7 +392,7 @@ class Plan::Builder {
     char* out = address(in, step.out, step.out_type);
     int64_t count = in.sizes(step.count), rows = in.sizes(step.rows), width = step.width;
     DType from = step.table_type, to = step.out_type;
-    launch("embedding", [=] {
+    launch(in, "embedding", [=] {
       for (int64_t i = 0; i < count; ++i) {
         int64_t row;
         std::memcpy(&row, indices + i * 8, 8);
@@ -433,7 +445,7 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
            shape_text(at->second.shape()));
     convert(at->second.data(), at->second.dtype(), inputs_[i], input.dtype(), at->second.count());
   }
-  for (const Launch& launch : launches_) {
+  for (Launch& launch : launches_) {
     engine.check_cancelled();
     if (!measuring_) {
       launch.run();
@@ -441,7 +453,7 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     }
     auto start = std::chrono::steady_clock::now();
     launch.run();
-    measured_[launch.kind] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    launch.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   std::vector<Tensor> results;
   for (size_t i = 0; i < outputs_.size(); ++i) {
@@ -451,6 +463,12 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     results.push_back(std::move(out));
   }
   return results;
+}
+
+std::map<std::string, double> Plan::measured() const {
+  std::map<std::string, double> sum;
+  for (const Launch& launch : launches_) sum[launch.kind] += launch.seconds;
+  return sum;
 }
 
 }  // namespace sinter::cpu
