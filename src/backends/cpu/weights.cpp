@@ -20,9 +20,12 @@ PanelLayout layout_of(const WeightSlot& slot, const std::vector<int64_t>& shape,
 
 BoundWeights::BoundWeights(const CompiledGraph& compiled) : engine_(compiled.engine()) {
   add(compiled.root(), "");
-  for (const auto& [key, entry] : entries_)
-    if (key.second.form != WeightSlot::plain)
-      packed_bytes_ += layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
+  for (auto& [key, entry] : entries_) {
+    if (key.second.form == WeightSlot::plain) continue;
+    entry.bytes = layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
+    entry.offset = packed_bytes_;
+    packed_bytes_ += entry.bytes;
+  }
 }
 
 void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefix) {
@@ -34,23 +37,28 @@ void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefi
   for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix);
 }
 
-Tensor BoundWeights::packed(const Tensor& tensor, const std::string& name, const WeightSlot& slot, const Type& type) {
-  std::vector<int64_t> shape = constant_shape(type);
+void BoundWeights::fill(Entry& entry, const Tensor& tensor, const std::string& name, const WeightSlot& slot) {
+  std::vector<int64_t> shape = constant_shape(entry.type);
   if (tensor.count() != element_count(std::span<const int64_t>(shape)))
-    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape), shape_text(tensor.shape()));
-  if (slot.form == WeightSlot::plain) return tensor.to(type.dtype).reshaped(shape);
+    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape),
+         shape_text(tensor.shape()));
+  if (slot.form == WeightSlot::plain) {
+    entry.data = tensor.to(entry.type.dtype).reshaped(shape);
+    return;
+  }
+  if (!packed_) packed_ = std::make_shared<Tensor>(DType::u8, std::vector<int64_t>{packed_bytes_});
   PanelLayout layout = layout_of(slot, shape, engine_.microkernels());
-  Tensor out(DType::u8, {layout.bytes() * slot.parts});
+  std::byte* place = packed_->data() + entry.offset;
   int64_t part_bytes = tensor.bytes() / slot.parts;
   for (int part = 0; part < slot.parts; ++part) {
     PackSource source{tensor.data() + part * part_bytes, tensor.dtype(), 0, layout.n};
-    void* to = out.data() + part * layout.bytes();
+    void* to = place + part * layout.bytes();
     if (slot.form == WeightSlot::matrix)
       pack_matrix(layout, source, to, engine_.pool());
     else
       pack_conv(layout, source, shape[1], int(shape[2]), int(shape[3]), to, engine_.pool());
   }
-  return out;
+  entry.data = Tensor(DType::u8, {entry.bytes}, place, packed_);
 }
 
 void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
@@ -65,7 +73,7 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
       if (!entry->second.data.empty()) continue;
       engine_.check_cancelled();
       if (tensor.empty()) tensor = source(name);
-      entry->second.data = packed(tensor, name, entry->first.second, entry->second.type);
+      fill(entry->second, tensor, name, entry->first.second);
       in_place = in_place || entry->first.second.form == WeightSlot::plain;
     }
     if (done && !tensor.empty() && !in_place) done(name);
@@ -74,8 +82,12 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
 }
 
 void BoundWeights::forget(const std::set<std::string>& names) {
-  for (auto& [key, entry] : entries_)
+  bool packed_left = false;
+  for (auto& [key, entry] : entries_) {
     if (names.contains(key.first)) entry.data = {};
+    packed_left = packed_left || (entry.bytes > 0 && !entry.data.empty());
+  }
+  if (!packed_left) packed_.reset();
 }
 
 const void* BoundWeights::get(const std::string& name, const WeightSlot& slot) const {

@@ -20,8 +20,8 @@ class BoundWeights {
 
   /// Bytes that load() will keep, not counting weights used where they lie in the file.
   int64_t packed_bytes() const { return packed_bytes_; }
-  /// Reads and packs everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more, and
-  /// may be empty. Errors name the weight.
+  /// Reads and packs everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more,
+  /// and may be empty. Errors name the weight.
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
             const std::function<void(double fraction)>& progress = {});
   /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
@@ -33,14 +33,16 @@ class BoundWeights {
   struct Entry {
     Type type;
     Tensor data;
+    int64_t bytes = 0, offset = 0;  // of a packed form, in packed_
   };
   using Key = std::pair<std::string, WeightSlot>;
   void add(const CompiledGraph::Unit& unit, const std::string& prefix);
-  Tensor packed(const Tensor& tensor, const std::string& name, const WeightSlot& slot, const Type& type);
+  void fill(Entry& entry, const Tensor& tensor, const std::string& name, const WeightSlot& slot);
 
   Engine& engine_;
   std::map<Key, Entry> entries_;  // slot.ordinal is 0 in keys
   int64_t packed_bytes_ = 0;
+  std::shared_ptr<Tensor> packed_;  // one block for all packed forms: huge pages are filled to the end
 };
 
 }  // namespace sinter::cpu
