@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <fstream>
 #include <optional>
 #include <set>
 
@@ -235,6 +236,14 @@ Bindings bind(const Model& model) {
   return bindings;
 }
 
+/// Bytes of memory that this process holds now.
+int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  int64_t all = 0, resident = 0;
+  file >> all >> resident;
+  return resident * 4096;
+}
+
 double megabytes(int64_t bytes) { return double(bytes) * 1e-6; }
 
 struct Group {
@@ -326,6 +335,7 @@ void bench(const std::string& name, const Options& options) {
   Layout layout(graph, bind(model));
   BoundWeights weights(graph);
   RandomWeights random(*model.graph);
+  int64_t before = resident_bytes();
   double begin = now();
   weights.load(std::cref(random));
   double packing = now() - begin;
@@ -338,6 +348,7 @@ void bench(const std::string& name, const Options& options) {
   begin = now();
   plan.run(model.inputs);
   double first = now() - begin;
+  int64_t held = resident_bytes() - before, planned = weights.packed_bytes() + layout.bytes();
   Times times;
   for (int i = 0; i < options.rounds; ++i) {
     times.run(plan);
@@ -347,6 +358,8 @@ void bench(const std::string& name, const Options& options) {
   fmt::print("  weights      {:.0f} MB packed from {:.0f} MB in {:.2f} s, {:.1f} GB/s\n", megabytes(weights.packed_bytes()),
              megabytes(random.bytes()), packing, double(random.bytes()) / packing * 1e-9);
   fmt::print("  arena        {:.0f} MB; the first run took {:.2f} s\n", megabytes(layout.bytes()), first);
+  fmt::print("  memory       {:.0f} MB planned, {:.0f} MB held after the first run: {:.3f}\n", megabytes(planned),
+             megabytes(held), double(held) / double(planned));
   std::fflush(stdout);
 }
 
