@@ -23,7 +23,7 @@ void expect_networks(const std::string& name, const Check& check) {
   for (const GoldenCase& c : report.cases)
     CHECK_MESSAGE(c.ok, c.name << ": error " << c.error << ", tolerance " << c.tolerance << " " << c.note);
   for (auto& [key, tensor] : file.tensors()) {
-    bool ours = key.starts_with("unet/") || key.starts_with("vae_");
+    bool ours = key.starts_with("unet/") || key.starts_with("denoise/") || key.starts_with("vae_");
     if (ours) CHECK_MESSAGE(known.has(key), key << " is not accounted for");
   }
 }
@@ -36,6 +36,7 @@ using namespace sinter::golden;
 TEST_CASE("Stable Diffusion 1's U-Net and autoencoder compute what the reference computes") {
   expect_networks("sd15_forward.safetensors", [](const ForwardCheck& check) {
     check_unet(check, "tiny_sd15.safetensors");
+    check_denoise(check, "tiny_sd15.safetensors");
     check_vae(check, "tiny_sd15.safetensors");
   });
 }
