@@ -34,6 +34,7 @@ void expect_networks(const std::string& name, const std::vector<std::string>& gr
 
 using namespace sinter::golden;
 using sinter::Component;
+using sinter::golden_folder;
 
 TEST_CASE("CLIP-L of Stable Diffusion 1 computes what the reference computes") {
   expect_networks("sd15_forward.safetensors", {"clip_l/"},
@@ -55,4 +56,17 @@ TEST_CASE("FLUX and its text encoders compute what the reference computes") {
                     check_t5(check, "tiny_t5xxl.safetensors");
                     check_flux(check, "tiny_flux_dev.safetensors");
                   });
+}
+
+TEST_CASE("weights changed by LoRA files, and a U-Net with them, are the reference's") {
+  auto directory = golden_folder();
+  if (!directory || !std::filesystem::exists(*directory / "lora_patched.safetensors")) {
+    MESSAGE("skipped: golden data lora_patched.safetensors not found");
+    return;
+  }
+  GoldenReport report;
+  check_lora(directory->string(), interpreter_runner(), report);
+  CHECK(report.cases.size() > 40);
+  for (const GoldenCase& c : report.cases)
+    CHECK_MESSAGE(c.ok, c.name << ": error " << c.error << ", tolerance " << c.tolerance << " " << c.note);
 }
