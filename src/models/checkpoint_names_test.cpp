@@ -72,6 +72,8 @@ TEST_CASE("what is known and not supported is named") {
   CHECK(contains(refused({"double_blocks.0.img_attn.norm.key_norm.scale", "distilled_guidance_layer.norms.0.scale"}),
                  "a Chroma checkpoint"));
   CHECK(contains(refused({"input_blocks.0.0.weight", "label_emb.0.0.weight", "input_blocks.1.1.norm.weight"}), "unCLIP"));
+  CHECK(contains(refused({"input_blocks.0.0.weight", "input_blocks.1.1.norm.weight"}), "a Stable Diffusion 2 checkpoint"));
+  CHECK(contains(refused({"input_blocks.0.0.weight"}), "neither 'input_blocks.1.1.norm.weight' (Stable Diffusion 1)"));
 }
 
 TEST_CASE("a file of something else says what was looked for and what was found") {
