@@ -60,7 +60,7 @@ int64_t detect_middle(const Weights& w) {
 // Blocks.
 
 int64_t heads_of(const UnetConfig& c, int64_t channels) {
-  int64_t heads = c.heads > 0 ? c.heads : channels / c.head_size;
+  int64_t heads = c.heads > 0 ? c.heads : c.head_size > 0 ? channels / c.head_size : 0;
   if (heads == 0 || channels % heads != 0)
     fail(Code::InvalidArgument, "U-Net: {} channels cannot be divided into {} heads", channels, heads);
   return heads;
@@ -189,6 +189,24 @@ Value up(const Scope& blocks, const UnetConfig& c, Value x, std::vector<Value> s
 }
 
 }  // namespace
+
+UnetConfig sd15_unet_config() {
+  UnetConfig c;
+  c.levels = {{320, {1, 1}, {1, 1, 1}}, {640, {1, 1}, {1, 1, 1}}, {1280, {1, 1}, {1, 1, 1}}, {1280, {0, 0}, {0, 0, 0}}};
+  return c;
+}
+
+UnetConfig sdxl_unet_config() {
+  UnetConfig c;
+  c.context_width = 2048;
+  c.vector_width = 2816;
+  c.heads = 0;
+  c.head_size = kHeadSize;
+  c.linear_projections = true;
+  c.levels = {{320, {0, 0}, {0, 0, 0}}, {640, {2, 2}, {2, 2, 2}}, {1280, {10, 10}, {10, 10, 10}}};
+  c.middle_depth = 10;
+  return c;
+}
 
 bool is_first_generation_unet(const Weights& w) {
   if (w.has("label_emb.0.0.weight")) return false;

@@ -32,6 +32,9 @@ struct UnetConfig {
   bool operator==(const UnetConfig&) const = default;
 };
 
+UnetConfig sd15_unet_config();
+UnetConfig sdxl_unet_config();
+
 /// Reads names and shapes. Head counts cannot be seen there: 8 heads as in Stable Diffusion 1, or heads of 64 channels as in
 /// later ones, unless `tiny_config` says otherwise. Code::Corrupt, Code::NotFound for weights that are no such network.
 UnetConfig detect_unet(const Weights& weights);

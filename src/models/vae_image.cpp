@@ -75,6 +75,10 @@ Value leave(Value x) { return cast(transpose(x, {0, 3, 1, 2}), DType::f32); }
 
 }  // namespace
 
+VaeConfig sd_vae_config() { return {.channels = {128, 256, 512, 512}, .quant_conv = true, .post_quant_conv = true}; }
+
+VaeConfig flux_vae_config() { return {.latent_channels = 16, .channels = {128, 256, 512, 512}}; }
+
 VaeConfig detect_vae(const Weights& w) {
   VaeConfig c;
   c.has_encoder = w.has("encoder.conv_in.weight");

@@ -21,6 +21,9 @@ struct VaeConfig {
   bool operator==(const VaeConfig&) const = default;
 };
 
+VaeConfig sd_vae_config();    ///< of SD1.5 and SDXL
+VaeConfig flux_vae_config();  ///< 16 latent channels, no convolutions between encoder and decoder
+
 /// Reads names and shapes of weights in single-file names without prefix. Code::Corrupt, Code::NotFound.
 VaeConfig detect_vae(const Weights& weights);
 
