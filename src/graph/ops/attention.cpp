@@ -136,6 +136,33 @@ const OpDef attention_op = {
     .infer = infer,
     .expand = expand,
     .reference = reference,
+    .samples =
+        [] {
+          return std::vector<Sample>{
+              {{floats({2, 3, 2, 4}), floats({2, 5, 2, 4}), floats({2, 5, 2, 4})},
+               [](Inputs v) { return attention(v[0], v[1], v[2], {0.5}); }},
+              {{floats({1, 4, 1, 3}), floats({1, 4, 1, 3}), floats({1, 4, 1, 3})},
+               [](Inputs v) {
+                 return attention(v[0], v[1], v[2], {0.7, true});
+               }},
+              {{floats({2, 3, 2, 4}), floats({2, 5, 2, 4}), floats({2, 5, 2, 4}), floats({2, 1, 1, 5})},
+               [](Inputs v) { return attention(v[0], v[1], v[2], {0.5}, v[3]); }},
+              {{floats({1, 3, 2, 9}), floats({1, 3, 2, 9}), floats({1, 3, 2, 9}), floats({2, 3, 3})}, [](Inputs v) {
+                 return attention(v[0], v[1], v[2], {1, true}, v[3]);
+               }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({2, 3, 2, 4}), floats({2, 5, 2, 4}), floats({2, 6, 2, 4})},
+                                       [](Inputs v) { return attention(v[0], v[1], v[2], {0.5}); },
+                                       "k and v must have one shape"},
+                                      {{floats({2, 3, 2, 4}), floats({2, 5, 1, 4}), floats({2, 5, 1, 4})},
+                                       [](Inputs v) { return attention(v[0], v[1], v[2], {0.5}); },
+                                       "q and k differ in axis 2, 2 and 1"},
+                                      {{floats({2, 3, 2, 4}), floats({2, 5, 2, 4}), floats({2, 5, 2, 4}), floats({3, 4})},
+                                       [](Inputs v) { return attention(v[0], v[1], v[2], {0.5}, v[3]); },
+                                       "does not broadcast to"}};
+        },
     .read_attrs = read_attrs<AttentionAttrs>,
 };
 

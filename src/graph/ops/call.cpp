@@ -28,18 +28,62 @@ Type result_type(const Node& n) {
   return outputs[size_t(index)].value->type;
 }
 
+std::shared_ptr<const Function> sample_function(DType dtype) {
+  auto function = std::make_shared<Function>();
+  function->name = "sample";
+  Graph& graph = function->graph;
+  Value x = graph.input("x", {dtype, {2, 3}}), w = graph.weight("w", {dtype, {4, 3}});
+  graph.output("y", linear(silu(x), w));
+  graph.output("z", reduce_sum(x * x, {0}));
+  return function;
+}
+
 }  // namespace
 
 const OpDef call_op = {
     .name = "call",
     .summary = "The first result of a function for these arguments and the weights under a prefix.",
     .infer = call_type,
+    .samples =
+        [] {
+          return std::vector<Sample>{
+              {{floats({2, 3})}, [](Inputs v) { return call(sample_function(v[0].dtype()), {v[0]}, "block.")[0]; }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({2, 3})},
+                                       [](Inputs v) {
+                                         return call(sample_function(DType::f32), {v[0], v[0]}, "")[0];
+                                       },
+                                       "takes 1 arguments, not 2"},
+                                      {{floats({2, 4})},
+                                       [](Inputs v) { return call(sample_function(DType::f32), {v[0]}, "")[0]; },
+                                       "must be f32[2, 3], not f32[2, 4]"}};
+        },
 };
 
 const OpDef result_op = {
     .name = "result",
     .summary = "A further result of a call.",
     .infer = result_type,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 3})}, [](Inputs v) {
+                                        return call(sample_function(v[0].dtype()), {v[0]}, "block.")[1] + reduce_sum(v[0], {-1});
+                                      }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({2, 3})},
+                                       [](Inputs v) { return v[0]->graph->add(result_op, {v[0]}, Attrs::of(IndexAttrs{1})); },
+                                       "must be a call"},
+                                      {{floats({2, 3})},
+                                       [](Inputs v) {
+                                         return v[0]->graph->add(result_op, {call(sample_function(DType::f32), {v[0]}, "")[0]},
+                                                                 Attrs::of(IndexAttrs{2}));
+                                       },
+                                       "results 1 to 1"}};
+        },
     .read_attrs = read_attrs<IndexAttrs>,
 };
 

@@ -15,6 +15,16 @@ const OpDef cast_op = {
       bool smooth = is_float(n.inputs[0].dtype()) && is_float(n.type.dtype);
       return {smooth ? cast(g, n.inputs[0].dtype()) : Value()};
     },
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 3})}, [](Inputs v) { return cast(v[0], DType::f16); }, -1, 1, false},
+                                     {{floats({4})},
+                                      [](Inputs v) { return cast(v[0], v[0].dtype() == DType::f64 ? DType::f32 : DType::f64); },
+                                      -1,
+                                      1,
+                                      false},
+                                     {{{DType::i32, {7}}}, [](Inputs v) { return cast(v[0], DType::f32); }, -9, 9, false}};
+        },
     .read_attrs = read_attrs<CastAttrs>,
 };
 

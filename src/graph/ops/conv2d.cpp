@@ -4,6 +4,8 @@
 namespace sinter {
 namespace {
 
+constexpr int64_t kLargestPadding = int64_t(1) << 31;
+
 Dim output_size(const Dim& size, int64_t before, int64_t after, const Dim& kernel, int64_t stride) {
   Dim room = size + Dim(before + after) - kernel;
   if (room.is_constant() && room.constant() < 0)
@@ -24,7 +26,8 @@ Type infer(const Node& n) {
     fail(Code::InvalidArgument, "x has {} channels, the weight expects {}", x.dim(3).text(), w.dim(1).text());
   if (a.stride < 1) fail(Code::InvalidArgument, "the stride must be at least 1, not {}", a.stride);
   for (int64_t padding : {a.top, a.left, a.bottom, a.right})
-    if (padding < 0) fail(Code::InvalidArgument, "the padding must not be negative, but is {}", padding);
+    if (padding < 0 || padding > kLargestPadding)
+      fail(Code::InvalidArgument, "the padding must not be negative nor above {}, but is {}", kLargestPadding, padding);
   return {x.dtype(),
           {x.dim(0), output_size(x.dim(1), a.top, a.bottom, w.dim(2), a.stride),
            output_size(x.dim(2), a.left, a.right, w.dim(3), a.stride), w.dim(0)}};
@@ -129,6 +132,45 @@ const OpDef conv2d_op = {
       Value wide = spread(g, n.attrs.as<ConvAttrs>().stride);
       return {gradient_by_input(n, wide), gradient_by_kernel(n, wide)};
     },
+    .samples =
+        [] {
+          return std::vector<Sample>{
+              {{floats({1, 5, 4, 3}), floats({2, 3, 3, 3})},
+               [](Inputs v) {
+                 return conv2d(v[0], v[1], {1, 1, 1, 1, 1});
+               }},
+              {{floats({2, 6, 7, 2}), floats({3, 2, 3, 3})},
+               [](Inputs v) {
+                 return conv2d(v[0], v[1], {2, 0, 1, 1, 0});
+               }},
+              {{floats({1, 3, 3, 4}), floats({5, 4, 1, 1})}, [](Inputs v) { return conv2d(v[0], v[1], {}); }},
+              {{floats({1, 8, 8, 2}), floats({3, 2, 4, 4})},
+               [](Inputs v) {
+                 return conv2d(v[0], v[1], {4, 0, 0, 0, 0});
+               }},
+              {{floats({1, 7, 5, 1}), floats({1, 1, 2, 3})}, [](Inputs v) {
+                 return conv2d(v[0], v[1], {3, 2, 0, 3, 1});
+               }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({1, 5, 5, 3}), floats({2, 4, 3, 3})},
+               [](Inputs v) { return conv2d(v[0], v[1], {}); },
+               "x has 3 channels, the weight expects 4"},
+              {{floats({1, 2, 5, 3}), floats({2, 3, 3, 3})},
+               [](Inputs v) { return conv2d(v[0], v[1], {}); },
+               "larger than the padded input"},
+              {{floats({1, 5, 5, 3}), floats({2, 3, 3, 3})},
+               [](Inputs v) { return conv2d(v[0], v[1], {0}); },
+               "stride must be at least 1"},
+              {{floats({1, 5, 5, 3}), floats({2, 3, 3, 3})},
+               [](Inputs v) {
+                 return conv2d(v[0], v[1], {1, -1});
+               },
+               "must not be negative"},
+              {{floats({5, 5, 3}), floats({2, 3, 3, 3})}, [](Inputs v) { return conv2d(v[0], v[1], {}); }, "x must have rank 4"}};
+        },
     .read_attrs = read_attrs<ConvAttrs>,
 };
 

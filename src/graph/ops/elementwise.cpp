@@ -156,11 +156,61 @@ std::vector<Value> gradient(const Node& n, Value output_gradient) {
   std::vector<Value> gradients;
   Emitted seen;
   for (const Expr& derivative : elementwise_op(*n.op).derivatives) {
-    bool zero = derivative->kind == Expr::Term::constant && derivative->value == 0;
-    gradients.push_back(zero ? Value() : output_gradient * emit(derivative, n, seen));
+    auto is = [&](double value) { return derivative->kind == Expr::Term::constant && derivative->value == value; };
+    gradients.push_back(is(0)    ? Value()
+                        : is(1)  ? output_gradient
+                        : is(-1) ? -output_gradient
+                                 : output_gradient * emit(derivative, n, seen));
   }
   return gradients;
 }
+
+std::vector<Sample> samples_of(std::string_view formula, int arguments) {
+  // Some functions need positive arguments, some have no slope.
+  bool positive = formula == "divide" || formula == "logarithm" || formula == "power" || formula == "reciprocal_root" ||
+                  formula == "square_root";
+  bool smooth = formula != "less_than" && formula != "floor";
+  std::vector<Sample> samples;
+  for (const Shape& shape : {Shape{2, 3}, Shape{}, Shape{3, 1, 701}}) {
+    Sample sample{std::vector<Type>(size_t(arguments), floats(shape)), {}, positive ? 0.5 : -3.0, 3.0, smooth};
+    sample.build = [formula](Inputs v) { return elementwise(formula, {v.begin(), v.end()}); };
+    samples.push_back(sample);
+  }
+  return samples;
+}
+
+std::vector<Refusal> refusals_of(std::string_view formula, int arguments) {
+  if (arguments == 1)
+    return {{{floats({2}), floats({2})},
+             [formula](Inputs v) {
+               return elementwise(formula, {v[0], v[1]});
+             },
+             "takes 1 inputs, not 2"}};
+  auto build = [formula, arguments](Inputs v) {
+    std::vector<Value> inputs{v[0], v[1]};
+    if (arguments == 3) inputs.push_back(v[1]);
+    return elementwise(formula, inputs);
+  };
+  return {{{floats({4, 3}), floats({2, 3})}, build, "the sizes 4 and 2 of axis -2 do not broadcast"},
+          {{floats({3}), {DType::f16, {3}}}, build, "one dtype, not f32 and f16"}};
+}
+
+// Functions without state, as the record wants them: one pair for each formula.
+struct Examples {
+  std::vector<Sample> (*samples)();
+  std::vector<Refusal> (*refusals)();
+};
+#define SINTER_EXAMPLES(name, count) {[] { return samples_of(#name, count); }, [] { return refusals_of(#name, count); }},
+#define SINTER_FORMULA1(name, ...) SINTER_EXAMPLES(name, 1)
+#define SINTER_FORMULA2(name, ...) SINTER_EXAMPLES(name, 2)
+#define SINTER_FORMULA3(name, ...) SINTER_EXAMPLES(name, 3)
+constexpr Examples kExamples[] = {
+#include "graph/formulas.list"
+};
+#undef SINTER_FORMULA1
+#undef SINTER_FORMULA2
+#undef SINTER_FORMULA3
+#undef SINTER_EXAMPLES
 
 std::vector<ElementwiseOp> make_ops() {
   std::vector<ElementwiseOp> ops;
@@ -171,6 +221,8 @@ std::vector<ElementwiseOp> make_ops() {
     op.infer = infer;
     op.reference = reference;
     op.gradient = gradient;
+    op.samples = kExamples[ops.size()].samples;
+    op.refusals = kExamples[ops.size()].refusals;
     op.formula = &formula;
     op.steps = flatten(formula);
     for (int i = 0; i < formula.arguments; ++i) op.derivatives.push_back(derivative(formula.body, i));

@@ -48,6 +48,20 @@ const OpDef embedding_op = {
     .infer = infer,
     .reference = reference,
     .gradient = gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{
+              {{floats({5, 3}), {DType::i64, {2, 4}}}, [](Inputs v) { return embedding(v[0], v[1]); }, 0, 4.99},
+              {{floats({5, 2}), {DType::i64, {}}}, [](Inputs v) { return embedding(v[0], v[1]); }, 0, 4.99}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({5, 3}), {DType::i32, {2}}},
+               [](Inputs v) { return embedding(v[0], v[1]); },
+               "indices must be i64, not i32"},
+              {{floats({5}), {DType::i64, {2}}}, [](Inputs v) { return embedding(v[0], v[1]); }, "the table must have rank 2"}};
+        },
 };
 
 Value embedding(Value table, Value indices) { return table->graph->add(embedding_op, {table, indices}); }

@@ -45,6 +45,15 @@ const OpDef input_op = {
     .summary = "A value given at each run, by name.",
     .infer = declared_type,
     .gradient = no_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 3})}, [](Inputs v) { return v[0]; }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({1})}, [](Inputs v) { return v[0]->graph->input("bad", floats({-1})); }, "negative size"}};
+        },
     .read_attrs = read_attrs<NameAttrs>,
 };
 
@@ -53,6 +62,18 @@ const OpDef weight_op = {
     .summary = "A parameter of the model, by name.",
     .infer = declared_type,
     .gradient = no_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 3})}, [](Inputs v) { return v[0] * v[0]->graph->weight("w", v[0]->type); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({1})},
+                                       [](Inputs v) {
+                                         return v[0]->graph->weight("bad", floats({2, -1}));
+                                       },
+                                       "negative size"}};
+        },
     .read_attrs = read_attrs<NameAttrs>,
 };
 
@@ -62,6 +83,22 @@ const OpDef constant_op = {
     .infer = constant_type,
     .reference = [](const Node& n, std::span<const Tensor>, const Bindings&) { return n.attrs.as<ConstantAttrs>().value; },
     .gradient = no_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{
+              {{floats({3})},
+               [](Inputs v) {
+                 return v[0] * cast(constant(*v[0]->graph, Tensor::of({3}, std::vector<float>{1, -2, 0.5f})), v[0].dtype());
+               }},
+              {{floats({2, 2})}, [](Inputs v) { return v[0] + 3.0; }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({1})},
+               [](Inputs v) { return v[0]->graph->add(constant_op, {v[0]}, Attrs::of(ConstantAttrs{Tensor(DType::f32, {1})})); },
+               "takes 0 inputs"}};
+        },
 };
 
 const OpDef iota_op = {
@@ -70,6 +107,24 @@ const OpDef iota_op = {
     .infer = iota_type,
     .reference = iota_reference,
     .gradient = no_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 5})},
+                                      [](Inputs v) {
+                                        return v[0] + iota(*v[0]->graph, {2, 5}, -1, v[0].dtype());
+                                      }},
+                                     {{floats({3, 1, 2})}, [](Inputs v) {
+                                        return v[0] * iota(*v[0]->graph, {3, 1, 2}, 0, v[0].dtype());
+                                      }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({1})},
+                                       [](Inputs v) {
+                                         return iota(*v[0]->graph, {2, 5}, 2, DType::f32);
+                                       },
+                                       "axis 2 does not exist"}};
+        },
     .read_attrs = read_attrs<IotaAttrs>,
 };
 

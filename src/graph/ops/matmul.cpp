@@ -105,6 +105,22 @@ const OpDef matmul_op = {
     .gradient = [](const Node& n, Value g) -> std::vector<Value> {
       return {matmul(g, swap_last(n.inputs[1])), matmul(swap_last(n.inputs[0]), g)};
     },
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 5}), floats({5, 4})}, [](Inputs v) { return matmul(v[0], v[1]); }},
+                                     {{floats({2, 3, 1, 7}), floats({2, 3, 7, 9})}, [](Inputs v) { return matmul(v[0], v[1]); }},
+                                     {{floats({9, 300}), floats({300, 17})}, [](Inputs v) { return matmul(v[0], v[1]); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({3, 5}), floats({4, 5})}, [](Inputs v) { return matmul(v[0], v[1]); }, "the inner sizes differ, 5 and 4"},
+              {{floats({2, 3, 5}), floats({3, 5, 4})},
+               [](Inputs v) { return matmul(v[0], v[1]); },
+               "the leading sizes differ, 2 and 3"},
+              {{floats({3, 5}), floats({5})}, [](Inputs v) { return matmul(v[0], v[1]); }, "one rank"},
+              {{{DType::i32, {2, 2}}, {DType::i32, {2, 2}}}, [](Inputs v) { return matmul(v[0], v[1]); }, "floating type"}};
+        },
 };
 
 const OpDef linear_op = {
@@ -113,6 +129,18 @@ const OpDef linear_op = {
     .infer = linear_type,
     .expand = linear_expand,
     .reference = linear_reference,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 5}), floats({4, 5})}, [](Inputs v) { return linear(v[0], v[1]); }},
+                                     {{floats({2, 3, 7}), floats({1, 7})}, [](Inputs v) { return linear(v[0], v[1]); }},
+                                     {{floats({6}), floats({5, 6})}, [](Inputs v) { return linear(v[0], v[1]); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({3, 5}), floats({5, 4})}, [](Inputs v) { return linear(v[0], v[1]); }, "5 in x and 4 in the weight"},
+              {{floats({3, 5}), floats({1, 4, 5})}, [](Inputs v) { return linear(v[0], v[1]); }, "the weight must have rank 2"}};
+        },
 };
 
 Value matmul(Value a, Value b) { return a->graph->add(matmul_op, {a, b}); }

@@ -86,6 +86,24 @@ const OpDef reshape_op = {
     .reference = [](const Node& n, std::span<const Tensor> in,
                     const Bindings& bindings) { return in[0].reshaped(sizes(n.type.shape, bindings)); },
     .gradient = [](const Node& n, Value g) -> std::vector<Value> { return {reshape(g, n.inputs[0].shape())}; },
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 3, 5})},
+                                      [](Inputs v) {
+                                        return reshape(v[0], {5, 6});
+                                      }},
+                                     {{floats({1, 1})}, [](Inputs v) { return reshape(v[0], {}); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({2, 3})}, [](Inputs v) { return reshape(v[0], {7}); }, "7 elements, the input has 6"},
+              {{floats({2, 3})},
+               [](Inputs v) {
+                 return reshape(v[0], {-2, -3});
+               },
+               "negative size"}};
+        },
     .read_attrs = read_attrs<ShapeAttrs>,
 };
 
@@ -95,6 +113,38 @@ const OpDef transpose_op = {
     .infer = transpose_type,
     .reference = transpose_reference,
     .gradient = transpose_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 3})},
+                                      [](Inputs v) {
+                                        return transpose(v[0], {1, 0});
+                                      }},
+                                     {{floats({2, 3, 5, 4})},
+                                      [](Inputs v) {
+                                        return transpose(v[0], {0, 2, -1, 1});
+                                      }},
+                                     {{{DType::i16, {3, 4, 2}}},
+                                      [](Inputs v) {
+                                        return transpose(v[0], {2, 1, 0});
+                                      },
+                                      -9,
+                                      9,
+                                      false}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({2, 3})},
+                                       [](Inputs v) {
+                                         return transpose(v[0], {0, 0});
+                                       },
+                                       "each of 2 axes once"},
+                                      {{floats({2, 3})}, [](Inputs v) { return transpose(v[0], {0}); }, "each of 2 axes once"},
+                                      {{floats({2, 3})},
+                                       [](Inputs v) {
+                                         return transpose(v[0], {2, 0});
+                                       },
+                                       "axis 2 does not exist"}};
+        },
     .read_attrs = read_attrs<OrderAttrs>,
 };
 
@@ -104,6 +154,26 @@ const OpDef broadcast_op = {
     .infer = broadcast_type,
     .reference = broadcast_reference,
     .gradient = broadcast_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 1})},
+                                      [](Inputs v) {
+                                        return broadcast(v[0], {2, 3, 5});
+                                      }},
+                                     {{floats({})}, [](Inputs v) { return broadcast(v[0], {4}); }},
+                                     {{floats({1, 7, 1, 2})}, [](Inputs v) {
+                                        return broadcast(v[0], {3, 7, 5, 2});
+                                      }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({3, 2})},
+                                       [](Inputs v) {
+                                         return broadcast(v[0], {3, 4});
+                                       },
+                                       "only axes of 1 repeat"},
+                                      {{floats({3, 1})}, [](Inputs v) { return broadcast(v[0], {3}); }, "fewer axes"}};
+        },
     .read_attrs = read_attrs<ShapeAttrs>,
 };
 

@@ -71,6 +71,16 @@ const OpDef softmax_op = {
     .summary = "exp(x) over its sum along the last axis.",
     .infer = row_type,
     .expand = softmax_expand,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 5})}, [](Inputs v) { return softmax(v[0]); }, -5, 5},
+                                     {{floats({7})}, [](Inputs v) { return softmax(v[0]); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{{DType::i32, {3}}}, [](Inputs v) { return softmax(v[0]); }, "floating type"},
+                                      {{floats({})}, [](Inputs v) { return softmax(v[0]); }, "at least one axis"}};
+        },
 };
 
 const OpDef layer_norm_op = {
@@ -78,6 +88,15 @@ const OpDef layer_norm_op = {
     .summary = "Each row moved to mean 0 and scaled to variance 1.",
     .infer = row_type,
     .expand = layer_norm_expand,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 6})}, [](Inputs v) { return layer_norm(v[0], 1e-5); }},
+                                     {{floats({2, 2, 9})}, [](Inputs v) { return layer_norm(v[0], 0.1); }, -30, 30}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{{DType::i32, {3}}}, [](Inputs v) { return layer_norm(v[0], 1e-5); }, "floating type"}};
+        },
     .read_attrs = read_attrs<NormAttrs>,
 };
 
@@ -86,6 +105,15 @@ const OpDef rms_norm_op = {
     .summary = "Each row divided by its root mean square.",
     .infer = row_type,
     .expand = rms_norm_expand,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 6})}, [](Inputs v) { return rms_norm(v[0], 1e-5); }},
+                                     {{floats({2, 2, 9})}, [](Inputs v) { return rms_norm(v[0], 0.1); }, -30, 30}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{{DType::i32, {3}}}, [](Inputs v) { return rms_norm(v[0], 1e-5); }, "floating type"}};
+        },
     .read_attrs = read_attrs<NormAttrs>,
 };
 
@@ -94,6 +122,22 @@ const OpDef group_norm_op = {
     .summary = "Slices of channels moved to mean 0 and scaled to variance 1, then scaled and shifted by channel.",
     .infer = group_norm_type,
     .expand = group_norm_expand,
+    .samples =
+        [] {
+          return std::vector<Sample>{
+              {{floats({2, 3, 2, 6}), floats({6}), floats({6})}, [](Inputs v) { return group_norm(v[0], v[1], v[2], 3, 1e-5); }},
+              {{floats({1, 5, 4}), floats({4}), floats({4})}, [](Inputs v) { return group_norm(v[0], v[1], v[2], 4, 0.01); }},
+              {{floats({3, 8}), floats({8}), floats({8})}, [](Inputs v) { return group_norm(v[0], v[1], v[2], 1, 1e-5); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({2, 3, 6}), floats({6}), floats({6})},
+                                       [](Inputs v) { return group_norm(v[0], v[1], v[2], 4, 1e-5); },
+                                       "6 channels do not divide into 4 groups"},
+                                      {{floats({2, 3, 6}), floats({6}), floats({3})},
+                                       [](Inputs v) { return group_norm(v[0], v[1], v[2], 2, 1e-5); },
+                                       "scale and shift must be [6], not [3]"}};
+        },
     .read_attrs = read_attrs<GroupNormAttrs>,
 };
 

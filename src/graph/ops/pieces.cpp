@@ -99,6 +99,24 @@ const OpDef slice_op = {
     .infer = slice_type,
     .reference = slice_reference,
     .gradient = slice_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({5, 3})}, [](Inputs v) { return slice(v[0], 0, 1, 3); }},
+                                     {{floats({2, 7, 3})}, [](Inputs v) { return slice(v[0], -2, 0, 6); }},
+                                     {{floats({2, 7})}, [](Inputs v) { return slice(v[0], 1, 6, 1); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({5, 3})}, [](Inputs v) { return slice(v[0], 0, 3, 3); }, "do not lie in axis 0 of size 5"},
+              {{floats({5, 3})}, [](Inputs v) { return slice(v[0], 0, -1, 3); }, "do not lie"},
+              {{floats({5, 3})}, [](Inputs v) { return slice(v[0], 2, 0, 1); }, "axis 2 does not exist"},
+              {{floats({5})},
+               [](Inputs v) {
+                 return split(v[0], {2, 2}, 0)[0];
+               },
+               "make 4, not 5"}};
+        },
     .read_attrs = read_attrs<SliceAttrs>,
 };
 
@@ -108,6 +126,34 @@ const OpDef concat_op = {
     .infer = concat_type,
     .reference = concat_reference,
     .gradient = concat_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({2, 3}), floats({2, 1}), floats({2, 4})},
+                                      [](Inputs v) {
+                                        return concat({v[0], v[1], v[2]}, 1);
+                                      }},
+                                     {{floats({2, 3, 2}), floats({1, 3, 2})}, [](Inputs v) {
+                                        return concat({v[0], v[1], v[0]}, -3);
+                                      }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({2, 3}), floats({3, 3})},
+                                       [](Inputs v) {
+                                         return concat({v[0], v[1]}, 1);
+                                       },
+                                       "differ in axis 1 only"},
+                                      {{floats({2, 3}), floats({2})},
+                                       [](Inputs v) {
+                                         return concat({v[0], v[1]}, 0);
+                                       },
+                                       "differ in axis 0 only"},
+                                      {{floats({2}), {DType::f16, {2}}},
+                                       [](Inputs v) {
+                                         return concat({v[0], v[1]}, 0);
+                                       },
+                                       "one dtype"}};
+        },
     .read_attrs = read_attrs<AxisAttrs>,
 };
 

@@ -106,6 +106,28 @@ const OpDef reduce_sum_op = {
     .infer = reduced_type,
     .reference = sum_reference,
     .gradient = [](const Node& n, Value g) -> std::vector<Value> { return {broadcast(g, n.inputs[0].shape())}; },
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 5})}, [](Inputs v) { return reduce_sum(v[0], {-1}); }},
+                                     {{floats({2, 3, 4, 5})},
+                                      [](Inputs v) {
+                                        return reduce_sum(v[0], {3, 1});
+                                      }},
+                                     {{floats({4, 3})},
+                                      [](Inputs v) {
+                                        return reduce_sum(v[0], {0, 1});
+                                      }},
+                                     {{{DType::i32, {3, 4}}}, [](Inputs v) { return reduce_sum(v[0], {0}); }, -9, 9, false}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({3, 5})}, [](Inputs v) { return reduce_sum(v[0], {2}); }, "axis 2 does not exist"},
+                                      {{floats({3, 5})},
+                                       [](Inputs v) {
+                                         return reduce_sum(v[0], {1, 1});
+                                       },
+                                       "ascending"}};
+        },
     .read_attrs = read_attrs<AxesAttrs>,
 };
 
@@ -115,6 +137,28 @@ const OpDef reduce_max_op = {
     .infer = reduced_type,
     .reference = max_reference,
     .gradient = max_gradient,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3, 5})}, [](Inputs v) { return reduce_max(v[0], {-1}); }},
+                                     {{floats({2, 3, 4, 5})},
+                                      [](Inputs v) {
+                                        return reduce_max(v[0], {3, 1});
+                                      }},
+                                     {{floats({4, 3})},
+                                      [](Inputs v) {
+                                        return reduce_max(v[0], {0, 1});
+                                      }},
+                                     {{{DType::i32, {3, 4}}}, [](Inputs v) { return reduce_max(v[0], {0}); }, -9, 9, false}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{{{floats({3, 5})}, [](Inputs v) { return reduce_max(v[0], {2}); }, "axis 2 does not exist"},
+                                      {{floats({3, 5})},
+                                       [](Inputs v) {
+                                         return reduce_max(v[0], {1, 1});
+                                       },
+                                       "ascending"}};
+        },
     .read_attrs = read_attrs<AxesAttrs>,
 };
 

@@ -74,6 +74,18 @@ const OpDef resize_nearest_op = {
     .gradient = [](const Node& n, Value g) -> std::vector<Value> {
       return {gather_axis(gather_axis(g, 1, n.inputs[0].dim(1)), 2, n.inputs[0].dim(2))};
     },
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({1, 2, 3, 2})}, [](Inputs v) { return resize_nearest(v[0], 4, 6); }},
+                                     {{floats({2, 3, 5, 1})}, [](Inputs v) { return resize_nearest(v[0], 5, 3); }},
+                                     {{floats({1, 4, 4, 3})}, [](Inputs v) { return resize_nearest(v[0], 2, 7); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({2, 3, 5})}, [](Inputs v) { return resize_nearest(v[0], 5, 3); }, "x must have rank 4"},
+              {{floats({1, 0, 5, 1})}, [](Inputs v) { return resize_nearest(v[0], 5, 3); }, "without pixels"}};
+        },
     .read_attrs = read_attrs<ResizeAttrs>,
 };
 

@@ -18,6 +18,10 @@ void expect_sizes(const Shape& shape);
 /// "f32[2, 3], f32[3]": for messages.
 std::string types_text(std::span<const Value> values);
 
+// For samples and refusals.
+using Inputs = std::span<const Value>;
+inline Type floats(Shape shape) { return {DType::f32, std::move(shape)}; }
+
 /// A size as a scalar, known or not.
 Value size_value(Graph& graph, const Dim& dim, DType dtype);
 

@@ -34,6 +34,18 @@ const OpDef timestep_embedding_op = {
     .summary = "Cosines and sines of a time at geometrically spaced frequencies.",
     .infer = infer,
     .expand = expand,
+    .samples =
+        [] {
+          return std::vector<Sample>{{{floats({3})}, [](Inputs v) { return timestep_embedding(v[0], 8); }, 0, 20},
+                                     {{floats({1})}, [](Inputs v) { return timestep_embedding(v[0], 2, 100); }}};
+        },
+    .refusals =
+        [] {
+          return std::vector<Refusal>{
+              {{floats({3})}, [](Inputs v) { return timestep_embedding(v[0], 7); }, "must be even"},
+              {{floats({3, 1})}, [](Inputs v) { return timestep_embedding(v[0], 8); }, "t must have rank 1"},
+              {{floats({3})}, [](Inputs v) { return timestep_embedding(v[0], 8, 0); }, "must be positive"}};
+        },
     .read_attrs = read_attrs<TimestepAttrs>,
 };
 
