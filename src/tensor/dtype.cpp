@@ -53,6 +53,7 @@ uint32_t f32_to_small(float value, int exponent_bits, int mantissa_bits, bool ie
   if (std::isnan(value)) return sign | nan;
   uint32_t infinity = ieee ? top << mantissa_bits : nan;
   if (std::isinf(value)) return sign | infinity;
+  if (value == 0) return sign;  // frexp gives 0 no exponent that says how small it is
   int bias = (1 << (exponent_bits - 1)) - 1;
   int exponent;
   std::frexp(value, &exponent);

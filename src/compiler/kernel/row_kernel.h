@@ -50,13 +50,14 @@ struct KernelStep {
 
 /// A fused group of pointwise, movement and row-reduction ops: for each row of an iteration space of `rank` outer dims and one dim
 /// of columns, evaluate the body for every column. A reduction is complete before what depends on it is evaluated; what comes
-/// before it is evaluated again from its loads, which are in cache by then. A kernel without reductions may run on part of
-/// the columns. Stores come last; a step that depends on no load of dense columns is computed once a row.
+/// before it is evaluated again from its loads, which are in cache by then. Where a kernel runs on part of the columns,
+/// reductions still cover the whole row, and what depends on them is stored for that part. Stores come last; a step that does not
+/// depend on the column is computed once a row, and only such a step may be stored to an operand with one element a row.
 ///
 /// Everything that is a number at run time comes through `params`, so that one kernel serves all sizes:
 ///   params[0] columns; params[1 + d] size of outer dim d, outermost first;
 ///   then for each operand in turn, from operand_params(i): stride[d] in elements for each outer dim (flat: only stride[0] is
-///   read), the column stride, and for `scaled` numerator[d], denominator[d] for each outer dim.
+///   read), the column stride, and for `scaled` numerator[0], denominator[0], numerator[1], denominator[1], and so on.
 struct RowKernel {
   int rank = 1;
   std::vector<KernelOperand> operands;

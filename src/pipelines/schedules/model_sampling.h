@@ -1,16 +1,10 @@
 #pragma once
 #include <vector>
 
+#include "models/prediction.h"
 #include "tensor/tensor.h"
 
 namespace sinter {
-
-/// What the network's output means.
-enum class Prediction {
-  Epsilon,   ///< the noise in x = latent + sigma*noise
-  Velocity,  ///< v of Salimans and Ho 2022
-  Flow,      ///< noise - latent, with x = (1-sigma)*latent + sigma*noise
-};
 
 /// How a model was trained to be sampled: its table of noise levels, what time means to the network, and how input and output are
 /// scaled around it. Latents are in the model's units. sigmas_golden.cpp compares all of it with the reference.

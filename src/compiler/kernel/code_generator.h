@@ -10,11 +10,11 @@ namespace sinter {
 
 /// What code is generated for. Two equal targets can share object code.
 struct CpuTarget {
-  std::string cpu;       ///< LLVM's name, for example "znver4"
-  std::string features;  ///< LLVM's feature string, for example "+avx2,+fma,+f16c"
-  int vector_floats = 8;  ///< floats in one vector register: 4, 8 or 16
+  std::string cpu;        ///< LLVM's name, for example "x86-64-v4"
+  std::string features;   ///< LLVM's feature string, for example "+avx2,+fma,+f16c"
+  int vector_floats = 8;  ///< floats in one vector register: 8 (AVX2, FMA, F16C) or 16 (AVX-512 F, BW, DQ and VL)
   bool f16c = false;      ///< converts f16 in hardware
-  bool bf16_dot = false;  ///< AVX512-BF16 dot products
+  bool bf16_dot = false;  ///< AVX512-BF16: dot products and conversion to bf16
   bool operator==(const CpuTarget&) const = default;
   std::string text() const;
 };

@@ -1,0 +1,19 @@
+#pragma once
+#include "backends/cpu/program.h"
+
+namespace sinter::cpu {
+
+struct LowerOptions {
+  bool fuse = true;       ///< false: one kernel for each op (the eager backend)
+  bool bf16_dot = false;  ///< the target multiplies bf16 pairs
+};
+
+/// Cuts a graph into steps: which values live in memory, which ops become one row kernel, which kernels become prologues and
+/// epilogues of calls. The graph is one that legalise() made; weights and calls are numbered as it lists them. The code of the
+/// kernels is not generated here.
+Program lower(const Graph& graph, const LowerOptions& options);
+
+/// The graph in ops that lower() knows: composites without a call of their own expanded, reductions over the last axis only.
+void legalise(const Graph& from, Graph& to);
+
+}  // namespace sinter::cpu

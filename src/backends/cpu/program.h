@@ -1,0 +1,146 @@
+#pragma once
+#include <optional>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "compiler/kernel/microkernels.h"
+#include "compiler/kernel/row_kernel.h"
+#include "compiler/view.h"
+
+namespace sinter::cpu {
+
+/// One operand of a kernel in use: where it is and the numbers that its params take.
+struct OperandUse {
+  BufferRef buffer;
+  bool tile = false;  ///< a tile of the call around it; no buffer
+  Dim offset = 0;     ///< elements
+  std::vector<Dim> strides;  ///< for each outer dim
+  Dim column_stride = 0;
+  std::vector<View::Scale> scales;  ///< for RowAccess::scaled
+};
+
+struct KernelUse {
+  int32_t kernel = 0;  ///< index into Program::kernels
+  Dim columns = 1;
+  std::vector<Dim> outer;
+  std::vector<OperandUse> operands;
+};
+
+/// Elements of a buffer from an offset on.
+struct Place {
+  BufferRef buffer;
+  Dim offset = 0;
+};
+
+struct RowStep {
+  KernelUse use;
+};
+
+/// linear: see calls/linear.h. Without an epilogue the result goes to `out` as f32 rows.
+struct LinearStep {
+  Dim m;
+  int64_t n = 0, k = 0;  ///< n of one part
+  int32_t parts = 1;
+  DType a_type = DType::f32;
+  Place a;
+  Dim a_stride = 0;
+  int32_t weight = 0;  ///< slot
+  std::optional<KernelUse> epilogue;
+  Place out;
+  Dim out_stride = 0;
+};
+
+/// conv: see calls/conv.h.
+struct ConvStep {
+  Dim n, h, w;
+  int64_t c = 0, out_c = 0, kernel_h = 1, kernel_w = 1, stride = 1, top = 0, left = 0, bottom = 0, right = 0;
+  DType in_type = DType::f32;
+  std::optional<KernelUse> prologue;
+  Place in;  ///< without a prologue
+  Dim pixel_stride = 0;
+  int32_t weight = 0;
+  std::optional<KernelUse> epilogue;
+  Place out;
+  Dim out_stride = 0;
+};
+
+/// A product of two computed matrices: out[b, m, n] = a[b, m, :] . b[b, n, :], all dense.
+struct MatmulStep {
+  Dim batch, m, n, k;
+  DType a_type = DType::f32, b_type = DType::f32;
+  bool shared_b = false;  ///< one b for the whole batch
+  Place a, b, out;
+};
+
+struct HeadPlace {
+  Place at;
+  Dim b, t, h;  ///< strides in elements
+};
+struct AttentionStep {
+  Dim b, heads, queries, keys, d;
+  double scale = 1;
+  bool causal = false, biased = false;
+  DType in = DType::f32, out_type = DType::f32;
+  HeadPlace q, k, v, bias, out;
+  Dim bias_key_stride = 0;
+};
+
+struct GroupStatsStep {
+  Dim n, pixels;
+  int64_t channels = 0, groups = 1;
+  double epsilon = 1e-5;
+  DType type = DType::f32;
+  Place x, gamma, beta, out;  ///< gamma and beta: f32, [channels]
+  Dim pixel_stride = 0;
+};
+
+struct EmbeddingStep {
+  Dim count;
+  Dim rows;
+  int64_t width = 0;
+  DType table_type = DType::f32, out_type = DType::f32;
+  Place table, indices, out;
+};
+
+/// The program of the `callee`-th call of the graph (in topological order).
+struct CallStep {
+  int32_t callee = 0;
+  std::vector<BufferRef> arguments, results;
+};
+
+using Step =
+    std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep>;
+
+/// A form in which a program wants one of its graph's own weights.
+struct WeightSlot {
+  int32_t ordinal = 0;  ///< in own_weights(graph)
+  enum Form : uint8_t { plain, matrix, convolution } form = plain;
+  PanelType panels = PanelType::f32;  ///< of packed forms
+  int32_t parts = 1;                  ///< of a matrix: each packed by itself
+  auto operator<=>(const WeightSlot&) const = default;
+};
+
+struct Temporary {
+  Dim bytes;
+  int32_t first_step = 0, last_step = 0;  ///< between which it is in use
+};
+
+/// What compiling one block for a CPU gives: a list of steps over buffers with symbolic sizes, and machine code.
+struct Program {
+  std::vector<Step> steps;
+  std::vector<WeightSlot> weights;
+  std::vector<Tensor> constants;
+  std::vector<Temporary> temporaries;
+  std::vector<RowKernel> kernels;
+  std::vector<std::byte> code;  ///< ELF object with one function for each kernel; empty if there is none
+};
+
+std::string kernel_symbol(size_t kernel);
+
+/// The bytes that the cache keeps. Symbols are written as numbers in order of first appearance in the graph's inputs, so that a
+/// program serves every graph of equal structure; `graph` gives the names back.
+std::vector<std::byte> to_bytes(const Program& program, const Graph& graph);
+Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph);
+
+}  // namespace sinter::cpu

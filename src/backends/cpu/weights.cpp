@@ -1,0 +1,89 @@
+#include "backends/cpu/weights.h"
+
+#include "backends/cpu/calls/pack.h"
+
+namespace sinter::cpu {
+namespace {
+
+std::vector<int64_t> constant_shape(const Type& type) {
+  std::vector<int64_t> shape;
+  for (const Dim& dim : type.shape) shape.push_back(dim.constant());
+  return shape;
+}
+
+PanelLayout layout_of(const WeightSlot& slot, const std::vector<int64_t>& shape, const Microkernels& kernels) {
+  if (slot.form == WeightSlot::matrix) return panel_layout(slot.panels, shape[0] / slot.parts, shape[1], 1, kernels);
+  return conv_layout(slot.panels, shape[0], shape[1], int(shape[2]), int(shape[3]), kernels);
+}
+
+}  // namespace
+
+BoundWeights::BoundWeights(const CompiledGraph& compiled) : engine_(compiled.engine()) {
+  add(compiled.root(), "");
+  for (const auto& [key, entry] : entries_)
+    if (key.second.form != WeightSlot::plain)
+      packed_bytes_ += layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
+}
+
+void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefix) {
+  for (WeightSlot slot : unit.program.weights) {
+    const WeightUse& use = unit.weights[size_t(slot.ordinal)];
+    slot.ordinal = 0;
+    entries_.try_emplace({prefix + use.name, slot}, Entry{use.type, {}});
+  }
+  for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix);
+}
+
+Tensor BoundWeights::packed(const Tensor& tensor, const std::string& name, const WeightSlot& slot, const Type& type) {
+  std::vector<int64_t> shape = constant_shape(type);
+  if (tensor.count() != element_count(std::span<const int64_t>(shape)))
+    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape), shape_text(tensor.shape()));
+  if (slot.form == WeightSlot::plain) return tensor.to(type.dtype).reshaped(shape);
+  PanelLayout layout = layout_of(slot, shape, engine_.microkernels());
+  Tensor out(DType::u8, {layout.bytes() * slot.parts});
+  int64_t part_bytes = tensor.bytes() / slot.parts;
+  for (int part = 0; part < slot.parts; ++part) {
+    PackSource source{tensor.data() + part * part_bytes, tensor.dtype(), 0, layout.n};
+    void* to = out.data() + part * layout.bytes();
+    if (slot.form == WeightSlot::matrix)
+      pack_matrix(layout, source, to, engine_.pool());
+    else
+      pack_conv(layout, source, shape[1], int(shape[2]), int(shape[3]), to, engine_.pool());
+  }
+  return out;
+}
+
+void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
+                        const std::function<void(double)>& progress) {
+  size_t at = 0;
+  for (auto entry = entries_.begin(); entry != entries_.end();) {
+    // All forms of one weight from one reading.
+    const std::string& name = entry->first.first;
+    Tensor tensor;
+    bool in_place = false;
+    for (; entry != entries_.end() && entry->first.first == name; ++entry, ++at) {
+      if (!entry->second.data.empty()) continue;
+      engine_.check_cancelled();
+      if (tensor.empty()) tensor = source(name);
+      entry->second.data = packed(tensor, name, entry->first.second, entry->second.type);
+      in_place = in_place || entry->first.second.form == WeightSlot::plain;
+    }
+    if (done && !tensor.empty() && !in_place) done(name);
+    if (progress) progress(double(at) / double(entries_.size()));
+  }
+}
+
+void BoundWeights::forget(const std::set<std::string>& names) {
+  for (auto& [key, entry] : entries_)
+    if (names.contains(key.first)) entry.data = {};
+}
+
+const void* BoundWeights::get(const std::string& name, const WeightSlot& slot) const {
+  WeightSlot key = slot;
+  key.ordinal = 0;
+  const Entry& entry = entries_.at({name, key});
+  if (entry.data.empty()) fail(Code::Internal, "the weight '{}' is not loaded", name);
+  return entry.data.data();
+}
+
+}  // namespace sinter::cpu

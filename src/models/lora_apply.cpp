@@ -1,0 +1,184 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "models/lora.h"
+#include "models/low_rank.h"
+
+namespace sinter {
+namespace {
+
+Tensor as_f32(const Tensor& t) { return t.to(DType::f32); }
+
+/// a . b; with a core t [i, j, k, l]: sum over i, j of a[i, row] t[i, j, k, l] b[j, column] as [row, column k l].
+Tensor product(const Tensor& a, const Tensor& b, const Tensor& t, ThreadPool& pool) {
+  Tensor left = as_f32(a), right = as_f32(b);
+  if (t.empty()) {
+    Tensor out(DType::f32, {left.dim(0), right.dim(1)});
+    add_product(out.f32().data(), left.f32().data(), right.f32().data(), left.dim(0), left.dim(1), right.dim(1), 1, pool);
+    return out;
+  }
+  Tensor core = as_f32(t);
+  const int64_t I = core.dim(0), J = core.dim(1), window = core.dim(2) * core.dim(3), rows = left.dim(1), columns = right.dim(1);
+  // First over j: [i, column, window], then over i as a plain product with the transpose of a.
+  Tensor inner(DType::f32, {I, columns * window});
+  for (int64_t i = 0; i < I; ++i)
+    for (int64_t j = 0; j < J; ++j)
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t w = 0; w < window; ++w)
+          inner.f32()[size_t((i * columns + c) * window + w)] +=
+              core.f32()[size_t((i * J + j) * window + w)] * right.f32()[size_t(j * columns + c)];
+  Tensor turned(DType::f32, {rows, I});
+  for (int64_t i = 0; i < I; ++i)
+    for (int64_t r = 0; r < rows; ++r) turned.f32()[size_t(r * I + i)] = left.f32()[size_t(i * rows + r)];
+  Tensor out(DType::f32, {rows, columns * window});
+  add_product(out.f32().data(), turned.f32().data(), inner.f32().data(), rows, I, columns * window, 1, pool);
+  return out;
+}
+
+/// down [i, column] and mid [o, i, window] as one convolution [o, column, window].
+Tensor joined(const Tensor& down, const Tensor& mid) {
+  Tensor d = as_f32(down), m = as_f32(mid);
+  const int64_t I = m.dim(1), window = m.dim(2) * m.dim(3), columns = d.count() / I;
+  Tensor out(DType::f32, {m.dim(0), columns * window});
+  for (int64_t o = 0; o < m.dim(0); ++o)
+    for (int64_t i = 0; i < I; ++i)
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t w = 0; w < window; ++w)
+          out.f32()[size_t((o * columns + c) * window + w)] +=
+              d.f32()[size_t(i * columns + c)] * m.f32()[size_t((o * I + i) * window + w)];
+  return out;
+}
+
+/// Rows of a weight that a patch changes.
+struct Target {
+  float* values;
+  int64_t rows, columns;
+  int64_t window;  ///< elements of a row for each input channel: 9 for a 3x3 convolution
+  ThreadPool& pool;
+  int64_t count() const { return rows * columns; }
+};
+
+void add_change(const LowRankChange& c, const Target& t, float factor) {
+  Tensor up = as_f32(c.up), down = c.mid.empty() ? as_f32(c.down) : joined(c.down, c.mid);
+  add_product(t.values, up.f32().data(), down.f32().data(), t.rows, up.count() / t.rows, t.columns, factor, t.pool);
+}
+
+void add_change(const HadamardChange& c, const Target& t, float factor) {
+  Tensor first = product(c.w1_a, c.w1_b, c.t1, t.pool), second = product(c.w2_a, c.w2_b, c.t2, t.pool);
+  const float *a = first.f32().data(), *b = second.f32().data();
+  for (int64_t i = 0; i < t.count(); ++i) t.values[i] += factor * (a[i] * b[i]);
+}
+
+void add_change(const KroneckerChange& c, const Target& t, float factor) {
+  Tensor first = c.w1.empty() ? product(c.w1_a, c.w1_b, {}, t.pool) : as_f32(c.w1);
+  Tensor second = c.w2.empty() ? product(c.w2_a, c.w2_b, c.t2, t.pool) : as_f32(c.w2);
+  const int64_t rows2 = second.dim(0), columns1 = first.dim(1), columns2 = second.count() / rows2;
+  const float *a = first.f32().data(), *b = second.f32().data();
+  for (int64_t row = 0; row < t.rows; ++row)
+    for (int64_t block = 0; block < columns1; ++block) {
+      float left = a[row / rows2 * columns1 + block];
+      const float* right = b + row % rows2 * columns2;
+      float* out = t.values + row * t.columns + block * columns2;
+      for (int64_t i = 0; i < columns2; ++i) out[i] += factor * (left * right[i]);
+    }
+}
+
+void add_change(const Difference& c, const Target& t, float factor) {
+  Tensor value = as_f32(c.value);
+  for (int64_t i = 0; i < t.count(); ++i) t.values[i] += factor * value.f32()[size_t(i)];
+}
+
+void add_change(const Replacement& c, const Target& t, float) {
+  Tensor value = as_f32(c.value);
+  std::ranges::copy(value.f32(), t.values);
+}
+
+float root_sum(double sum) { return float(std::sqrt(sum)) + std::numeric_limits<float>::epsilon(); }
+
+/// DoRA (Liu et al. 2024): the changed weight, brought to the learned magnitudes. By row the magnitude that is divided out is the
+/// original weight's, by input channel the changed one's: so the reference does, and files are trained against both.
+void decompose(const LoraPatch& patch, const Target& t, float strength) {
+  std::vector<float> changed(t.values, t.values + t.count());
+  std::visit(
+      [&](const auto& change) {
+        add_change(change, Target{changed.data(), t.rows, t.columns, t.window, t.pool}, float(patch.scale));
+      },
+      patch.change);
+  Tensor scale = as_f32(patch.dora_scale);
+  bool by_row = scale.dim(0) == t.rows;
+  int64_t channels = t.columns / t.window;
+  std::vector<double> sums(size_t(by_row ? t.rows : channels));
+  auto group = [&](int64_t i) { return size_t(by_row ? i / t.columns : i % t.columns / t.window); };
+  for (int64_t i = 0; i < t.count(); ++i) {
+    double value = by_row ? t.values[i] : changed[size_t(i)];
+    sums[group(i)] += value * value;
+  }
+  for (int64_t i = 0; i < t.count(); ++i) {
+    float& c = changed[size_t(i)];
+    c *= scale.f32()[group(i)] / root_sum(sums[group(i)]);
+    t.values[i] = strength == 1 ? c : t.values[i] + strength * (c - t.values[i]);
+  }
+}
+
+void apply_patch(const LoraPatch& patch, double strength, Tensor& weight, ThreadPool& pool) {
+  const LoraPlace& place = patch.place;
+  int64_t columns = place.columns();
+  int64_t window = 1;
+  for (size_t i = 2; i < place.shape.size(); ++i) window *= place.shape[i];
+  float* begin = weight.f32().data() + place.begin * columns;
+  Target target{begin, place.rows, columns, window, pool};
+  auto swap_halves = [&] {
+    if (place.halves_swapped) std::rotate(begin, begin + place.rows / 2 * columns, begin + place.rows * columns);
+  };
+  swap_halves();
+  if (!patch.dora_scale.empty())
+    decompose(patch, target, float(strength));
+  else
+    std::visit([&](const auto& change) { add_change(change, target, float(strength * patch.scale)); }, patch.change);
+  swap_halves();
+}
+
+}  // namespace
+
+int64_t LoraPlace::columns() const {
+  int64_t columns = 1;
+  for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];
+  return columns;
+}
+
+LoraStack::LoraStack(std::vector<AppliedLora> loras) : loras_(std::move(loras)) {
+  for (const AppliedLora& lora : loras_)
+    for (const LoraPatch& patch : lora.file->patches) {
+      bool model = patch.place.component == Component::Denoiser;
+      double strength = model ? lora.model_strength : lora.text_strength;
+      if (strength != 0) patches_[{patch.place.component, patch.place.weight}].push_back({&patch, strength});
+    }
+}
+
+bool LoraStack::changes(Component component, const std::string& weight) const { return patches_.contains({component, weight}); }
+
+Tensor LoraStack::apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool) const {
+  Tensor result = original.to(DType::f32);
+  auto found = patches_.find({component, weight});
+  if (found == patches_.end()) return result;
+  if (original.dtype() == DType::f32) result = result.clone();
+  for (const Applied& applied : found->second) {
+    int64_t rows = result.rank() > 0 ? result.dim(0) : 1;
+    if (rows != applied.patch->place.shape[0] || result.count() != rows * applied.patch->place.columns())
+      fail(Code::InvalidArgument, "{} has the shape {}, but the LoRA was read for {}", weight, shape_text(result.shape()),
+           shape_text(applied.patch->place.shape));
+    apply_patch(*applied.patch, applied.strength, result, pool);
+  }
+  return result;
+}
+
+Digest LoraStack::identity() const {
+  Hasher hasher;
+  for (const AppliedLora& lora : loras_)
+    if (lora.model_strength != 0 || lora.text_strength != 0)
+      hasher.add(lora.file->identity).add(lora.model_strength).add(lora.text_strength);
+  return hasher.digest();
+}
+
+}  // namespace sinter

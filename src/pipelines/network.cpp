@@ -1,0 +1,169 @@
+#include "pipelines/network.h"
+
+#include <algorithm>
+
+#include "graph/interpreter.h"
+#include "graph/ops.h"
+
+namespace sinter {
+
+Backend parse_backend(const std::string& text) {
+  if (text == "native" || text == "inductor") return Backend::Native;
+  if (text == "eager") return Backend::Eager;
+  if (text == "reference") return Backend::Reference;
+  fail(Code::InvalidArgument, "there is no backend '{}'; there are native (inductor), eager and reference", text);
+}
+
+std::string_view name(Backend backend) {
+  constexpr std::string_view kNames[] = {"native", "eager", "reference"};
+  return kNames[int(backend)];
+}
+
+Session::Session(SessionOptions options, CacheOptions cache)
+    : options_(options), cache_(std::move(cache)), engine_(cache_, options.threads) {}
+
+Bindings sizes_of(const Graph& graph, const std::map<std::string, Tensor>& inputs) {
+  Bindings bindings;
+  for (Value input : graph.inputs()) {
+    const auto& name = input->attrs.as<NameAttrs>().name;
+    if (auto at = inputs.find(name); at != inputs.end()) bind_shape(input.shape(), at->second.shape(), name, bindings);
+  }
+  return bindings;
+}
+
+struct Network::Compiled {
+  std::unique_ptr<Graph> specialised;  // when not dynamic
+  Bindings sizes;                      // that it was specialised for
+  std::unique_ptr<cpu::CompiledGraph> graph;
+  std::unique_ptr<cpu::BoundWeights> weights;
+  bool loaded = false;
+
+  struct Bound {
+    Bindings bindings;
+    std::unique_ptr<cpu::Layout> layout;
+    std::unique_ptr<cpu::Plan> plan;
+  };
+  std::vector<Bound> bound;  // least recently used first
+
+  Bound& bind(const Bindings& bindings) {
+    constexpr size_t kKept = 8;
+    auto at = std::find_if(bound.begin(), bound.end(), [&](const Bound& b) { return b.bindings == bindings; });
+    if (at == bound.end()) {
+      if (bound.size() == kKept) bound.erase(bound.begin());
+      bound.push_back({bindings, std::make_unique<cpu::Layout>(*graph, bindings), nullptr});
+    } else {
+      std::rotate(at, at + 1, bound.end());
+    }
+    return bound.back();
+  }
+};
+
+Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, cpu::WeightReader weights,
+                 std::function<void(const std::string&)> done_with_weight)
+    : session_(session), label_(std::move(label)), graph_(std::move(graph)), weights_(std::move(weights)), done_(std::move(done_with_weight)) {}
+
+Network::~Network() = default;
+
+cpu::CompileReport Network::foresee(const Bindings& bindings) {
+  if (session_.options().backend == Backend::Reference) return {};
+  cpu::CompileOptions options{session_.options().backend == Backend::Native};
+  if (session_.options().dynamic) return cpu::CompiledGraph::foresee(session_.engine(), *graph_, options);
+  Graph specialised;
+  copy_graph(*graph_, specialised, bindings);
+  return cpu::CompiledGraph::foresee(session_.engine(), specialised, options);
+}
+
+Network::Compiled& Network::compiled_for(const Bindings& bindings) {
+  bool dynamic = session_.options().dynamic;
+  for (auto& c : compiled_)
+    if (dynamic || c->sizes == bindings) return *c;
+  auto made = std::make_unique<Compiled>();
+  const Graph* graph = graph_.get();
+  if (!dynamic) {
+    made->sizes = bindings;
+    made->specialised = std::make_unique<Graph>();
+    copy_graph(*graph_, *made->specialised, bindings);
+    graph = made->specialised.get();
+  }
+  cpu::CompileOptions options{session_.options().backend == Backend::Native};
+  made->graph = std::make_unique<cpu::CompiledGraph>(session_.engine(), *graph, options, session_.compiled());
+  made->weights = std::make_unique<cpu::BoundWeights>(*made->graph);
+  if (!dynamic && !compiled_.empty()) compiled_.clear();  // weights are packed once, for the sizes at hand
+  compiled_.push_back(std::move(made));
+  return *compiled_.back();
+}
+
+void Network::compile(const Bindings& bindings) {
+  if (session_.options().backend == Backend::Reference) return;
+  compiled_for(bindings);
+}
+
+int64_t Network::weight_bytes(const Bindings& bindings) {
+  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->packed_bytes();
+}
+
+int64_t Network::arena_bytes(const Bindings& bindings) {
+  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).bind(bindings).layout->bytes();
+}
+
+void Network::load_weights(const std::function<void(double)>& progress) {
+  for (auto& c : compiled_) {
+    c->weights->load(weights_, done_, progress);
+    c->loaded = true;
+  }
+}
+
+void Network::unload_weights() {
+  std::set<std::string> names;
+  for (const WeightUse& use : weights_of(*graph_)) names.insert(use.name);
+  weights_changed(names);
+}
+
+void Network::weights_changed(const std::set<std::string>& names) {
+  for (auto& c : compiled_) {
+    c->weights->forget(names);
+    c->loaded = false;
+    for (auto& b : c->bound) b.plan.reset();
+  }
+}
+
+std::vector<Tensor> Network::run(const std::map<std::string, Tensor>& inputs) {
+  return in_context("running " + label_, [&] {
+    Bindings bindings = sizes_of(*graph_, inputs);
+    if (session_.options().backend == Backend::Reference) return interpret_run(inputs, bindings);
+    Compiled& c = compiled_for(bindings);
+    if (!c.loaded) load_weights();
+    Compiled::Bound& bound = c.bind(bindings);
+    if (!bound.plan) bound.plan = std::make_unique<cpu::Plan>(*c.graph, *bound.layout, *c.weights, session_.arena());
+    bound.plan->measure(measuring_);
+    return bound.plan->run(inputs);
+  });
+}
+
+std::vector<Tensor> Network::interpret_run(const std::map<std::string, Tensor>& inputs, const Bindings& bindings) {
+  std::map<std::string, Type> types;
+  for (const WeightUse& use : weights_of(*graph_)) types[use.name] = use.type;
+  auto read = [&](const std::string& name) {
+    const Type& type = types.at(name);
+    std::vector<int64_t> shape;
+    for (const Dim& dim : type.shape) shape.push_back(dim.constant());
+    return weights_(name).to(type.dtype).reshaped(shape);
+  };
+  std::map<std::string, Tensor> typed;
+  for (Value input : graph_->inputs()) {
+    const auto& name = input->attrs.as<NameAttrs>().name;
+    if (auto at = inputs.find(name); at != inputs.end()) typed[name] = at->second.to(input.dtype());
+  }
+  return interpret(*graph_, typed, read, bindings);
+}
+
+std::map<std::string, double> Network::measured() const {
+  std::map<std::string, double> sum;
+  for (const auto& c : compiled_)
+    for (const auto& b : c->bound)
+      if (b.plan)
+        for (const auto& [kind, seconds] : b.plan->measured()) sum[kind] += seconds;
+  return sum;
+}
+
+}  // namespace sinter

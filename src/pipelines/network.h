@@ -1,0 +1,93 @@
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/plan.h"
+#include "graph/graph.h"
+
+namespace sinter {
+
+/// Which of the backends runs a graph: compiled and fused, compiled op by op, or interpreted.
+enum class Backend { Native, Eager, Reference };
+/// "native" (or "inductor"), "eager", "reference". Code::InvalidArgument lists them.
+Backend parse_backend(const std::string& text);
+std::string_view name(Backend backend);
+
+struct SessionOptions {
+  Backend backend = Backend::Native;
+  bool dynamic = true;  ///< false: programs are compiled for the sizes of each run
+  int threads = 0;      ///< 0: one a core
+};
+
+/// What all networks of one process share: threads, buffers, the cache, and the counts that are reported.
+class Session {
+ public:
+  explicit Session(SessionOptions options, CacheOptions cache = CacheOptions::from_environment());
+
+  const SessionOptions& options() const { return options_; }
+  Cache& cache() { return cache_; }
+  cpu::Engine& engine() { return engine_; }
+  cpu::Arena& arena() { return arena_; }
+  cpu::CompileReport& compiled() { return compiled_; }
+  const cpu::CompileReport& compiled() const { return compiled_; }
+
+ private:
+  SessionOptions options_;
+  Cache cache_;
+  cpu::Engine engine_;
+  cpu::Arena arena_;
+  cpu::CompileReport compiled_;
+};
+
+
+/// A graph on the session's backend: compiled at first use, weights loaded once, one plan for each set of sizes (the last few are
+/// kept).
+class Network {
+ public:
+  Network(Session& session, std::string label, std::unique_ptr<Graph> graph, cpu::WeightReader weights,
+          std::function<void(const std::string&)> done_with_weight = {});
+  ~Network();
+  Network(Network&&) = delete;
+
+  const Graph& graph() const { return *graph_; }
+  /// What compiling for these sizes would take, without compiling.
+  cpu::CompileReport foresee(const Bindings& bindings);
+  /// Compiles or finds the programs for these sizes.
+  void compile(const Bindings& bindings);
+  /// Bytes of packed weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans nothing.
+  int64_t weight_bytes(const Bindings& bindings);
+  int64_t arena_bytes(const Bindings& bindings);
+  void load_weights(const std::function<void(double fraction)>& progress = {});
+  /// Gives the memory of all weights back.
+  void unload_weights();
+  /// These weights have other values now.
+  void weights_changed(const std::set<std::string>& names);
+
+  /// The outputs in the order of the graph's; symbols are bound by the shapes of the inputs.
+  std::vector<Tensor> run(const std::map<std::string, Tensor>& inputs);
+  /// Seconds by kind of step since measure(true).
+  void measure(bool on) { measuring_ = on; }
+  std::map<std::string, double> measured() const;
+
+ private:
+  struct Compiled;
+  Compiled& compiled_for(const Bindings& bindings);
+  std::vector<Tensor> interpret_run(const std::map<std::string, Tensor>& inputs, const Bindings& bindings);
+
+  Session& session_;
+  std::string label_;
+  std::unique_ptr<Graph> graph_;
+  cpu::WeightReader weights_;
+  std::function<void(const std::string&)> done_;
+  std::vector<std::unique_ptr<Compiled>> compiled_;  // one if dynamic, else one for each set of sizes
+  bool measuring_ = false;
+};
+
+/// The sizes that these inputs give to the symbols of a graph.
+Bindings sizes_of(const Graph& graph, const std::map<std::string, Tensor>& inputs);
+
+}  // namespace sinter
