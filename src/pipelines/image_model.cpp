@@ -16,6 +16,7 @@ namespace {
 
 const Dim kBatch = Dim::symbol("batch"), kHeight = Dim::symbol("height"), kWidth = Dim::symbol("width");
 const Dim kText = Dim::symbol("text");
+const Dim kPictureHeight = Dim::symbol("picture_height"), kPictureWidth = Dim::symbol("picture_width");
 
 bool is_flux(const Family& family) { return family.prediction == Prediction::Flow; }
 bool is_sdxl(const Family& family) { return &family == &sdxl_family; }
@@ -175,8 +176,7 @@ void ImageModel::build_vae() {
   vae_decoder_ = make_network(Component::Vae, "the decoder", std::move(decoder));
   if (!config.has_encoder) return;
   auto encoder = std::make_unique<Graph>();
-  // In pixels: multiples of 8, so that every level halves exactly.
-  build_vae_encoder(*encoder, config, kBatch, kHeight * Dim(8), kWidth * Dim(8), build_options(weights));
+  build_vae_encoder(*encoder, config, kBatch, kPictureHeight, kPictureWidth, build_options(weights));
   vae_encoder_ = make_network(Component::Vae, "the encoder", std::move(encoder));
 }
 
@@ -380,7 +380,8 @@ std::vector<std::pair<Network*, Bindings>> ImageModel::stages(int64_t batch, int
   std::vector<std::pair<Network*, Bindings>> list;
   for (auto& encoder : encoders_) list.push_back({encoder->network.get(), {{id(kBatch), 2}, {id(kText), 256}}});
   Bindings picture{{id(kBatch), batch}, {id(kHeight), height / 8}, {id(kWidth), width / 8}};
-  if (from_image && vae_encoder_) list.push_back({vae_encoder_.get(), picture});
+  Bindings pixels{{id(kBatch), batch}, {id(kPictureHeight), height}, {id(kPictureWidth), width}};
+  if (from_image && vae_encoder_) list.push_back({vae_encoder_.get(), pixels});
   Bindings step = picture;
   step[id(kBatch)] = batch * (guided ? 2 : 1);
   step[id(kText)] = is_flux(family()) ? 256 : 77;

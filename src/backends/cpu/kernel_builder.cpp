@@ -34,8 +34,7 @@ class Builder {
     Operand target;
     target.written = true;
     target.tile = !out;
-    target.view = out ? *out : dense_view(kTile, root_->type);
-    if (target.view.shape.empty()) target.view.shape = {1}, target.view.strides = {Dim(0)};
+    target.view = in_space(out ? *out : dense_view(kTile, root_->type));  // the one column of reduced rows is not their width
     int operand = add_operand(std::move(target));
     step({KernelStep::store, {}, value, -1, -1, operand, 0});
     return finish();

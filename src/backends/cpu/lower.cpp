@@ -233,7 +233,7 @@ class Lowering {
     // Users first: the parts of a concat are written in their places.
     for (size_t i = order_.size(); i-- > 0;) {
       const Node* n = order_[i].node();
-      if (!resident_.contains(n)) continue;
+      if (!resident_.contains(n) || is_leaf(*n)) continue;
       if (!homes_.contains(n)) homes_[n] = new_home(n);
       if (n->op == &concat_op) place_parts(n);
     }
@@ -269,7 +269,7 @@ class Lowering {
     bool placed = resident_.contains(n) || n->op == &input_op || n->op == &result_op || n->op == &constant_op;
     if (auto at = homes_.find(n); placed && at != homes_.end()) return at->second;
     if (n->op == &weight_op) return dense_view({BufferRef::weight, slot(n, WeightSlot::plain)}, n->type);
-    if (n->op == &constant_op && !is_scalar_constant(*n)) {
+    if (n->op == &constant_op && (!is_scalar_constant(*n) || in_memory_.contains(n))) {
       program_.constants.push_back(n->attrs.as<ConstantAttrs>().value);
       return homes_[n] = dense_view({BufferRef::constant, int(program_.constants.size()) - 1}, n->type);
     }
@@ -299,7 +299,7 @@ class Lowering {
       homes_[n] = dense_view({BufferRef::temporary, call_results_.at(call)[size_t(n->attrs.as<IndexAttrs>().index)]}, n->type);
       return;
     }
-    if (!resident_.contains(n)) return;
+    if (!resident_.contains(n) || is_leaf(*n)) return;
     if (n->op == &linear_op) return emit_linear(n, n);
     if (n->op == &conv2d_op) return emit_conv(n, n);
     if (n->op == &matmul_op) return emit_matmul(n);
