@@ -31,10 +31,10 @@ std::string suggestion(const std::string& word, std::span<const std::string> can
   constexpr size_t kLongestWord = 64;  // nobody mistypes a name into something longer
   if (word.size() > kLongestWord) return "";
   const std::string* best = nullptr;
-  size_t least = std::max<size_t>(1, word.size() / 3) + 1;
+  size_t least = std::min(word.size(), std::max<size_t>(2, word.size() / 3) + 1);  // nothing in common is no slip
   for (const std::string& candidate : candidates)
     if (size_t distance = edit_distance(word, candidate); distance < least) least = distance, best = &candidate;
-  return best ? fmt::format("; did you mean \"{}\"?", *best) : "";
+  return best ? fmt::format(" (did you mean \"{}\"?)", *best) : "";
 }
 
 }  // namespace sinter
