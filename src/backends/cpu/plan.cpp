@@ -199,6 +199,7 @@ class Plan::Builder {
         unit, prefix, base, std::move(parameters), std::move(results), layout_.of(unit), {layout_.bindings(), unit}};
     for (size_t i = 0; i < unit.program.steps.size(); ++i) {
       instance.workspace = base + instance.layout.scratch[i];
+      instance.step = i;
       std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
     }
   }
@@ -212,6 +213,7 @@ class Plan::Builder {
     const UnitLayout& layout;
     Sizes sizes;
     char* workspace = nullptr;
+    size_t step = 0;
 
     char* address(BufferRef b, const BoundWeights& weights) const {
       auto i = size_t(b.index);
@@ -239,7 +241,9 @@ class Plan::Builder {
     return in.address(place.buffer, weights_) + in.sizes(place.offset) * byte_size(type);
   }
 
-  void launch(const char* kind, std::function<void()> run) { plan_.launches_.push_back({kind, std::move(run)}); }
+  void launch(const Instance& in, const char* kind, std::function<void()> run) {
+    plan_.launches_.push_back({kind, std::move(run), &in.unit, in.step});
+  }
 
   TileKernel bind(const Instance& in, const KernelUse& use) const {
     const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
@@ -291,7 +295,7 @@ class Plan::Builder {
     int64_t width = round_up(divide_up(columns, column_pieces), 16);
     int64_t row_grain = std::max<int64_t>(1, kPiece / width);
     int64_t row_pieces = divide_up(rows, row_grain);
-    launch("kernel", [=, engine = &engine_]() mutable {
+    launch(in, "kernel", [=, engine = &engine_]() mutable {
       engine->pool().parallel_for(row_pieces * column_pieces, 1, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) {
           int64_t row = i / column_pieces * row_grain, column = i % column_pieces * width;
@@ -315,7 +319,7 @@ class Plan::Builder {
     }
     call.workspace = in.workspace;
     if (call.shape.m == 0) return;
-    launch("linear", [call, epilogue, engine = &engine_] { linear(call, engine->microkernels(), engine->pool()); });
+    launch(in, "linear", [call, epilogue, engine = &engine_] { linear(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const ConvStep& step) {
@@ -334,13 +338,13 @@ class Plan::Builder {
       call.weights = in.workspace;
       call.workspace = in.workspace + aligned(layout.bytes());
       PackSource source{address(in, step.filter, step.filter_type), step.filter_type, 0, call.shape.out_c};
-      launch("conv", [=, to = in.workspace, engine = &engine_] {
+      launch(in, "conv", [=, to = in.workspace, engine = &engine_] {
         pack_conv(layout, source, call.shape.c, call.shape.kernel_h, call.shape.kernel_w, to, engine->pool());
       });
     } else {
       call.weights = in.weight(step.weight, weights_);
     }
-    launch("conv", [call, prologue, epilogue, engine = &engine_] { conv(call, engine->microkernels(), engine->pool()); });
+    launch(in, "conv", [call, prologue, epilogue, engine = &engine_] { conv(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const MatmulStep& step) {
@@ -356,7 +360,7 @@ class Plan::Builder {
     const char* b = address(in, step.b, step.b_type);
     DType a_type = step.a_type, b_type = step.b_type;
     if (batch * call.shape.m * call.shape.n == 0) return;
-    launch("linear", [=, engine = &engine_]() mutable {
+    launch(in, "linear", [=, engine = &engine_]() mutable {
       LinearCall one = call;
       for (int64_t i = 0; i < batch; ++i) {
         PackSource source{b + i * call.shape.n * call.shape.k * byte_size(b_type), b_type, 0, call.shape.n};
@@ -385,7 +389,7 @@ class Plan::Builder {
       call.bias_key_stride = int(in.sizes(step.bias_key_stride));
     }
     call.workspace = in.workspace;
-    launch("attention", [call, engine = &engine_] { attention(call, engine->microkernels(), engine->pool()); });
+    launch(in, "attention", [call, engine = &engine_] { attention(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const GroupStatsStep& step) {
@@ -397,7 +401,7 @@ class Plan::Builder {
     call.epsilon = step.epsilon;
     call.out = reinterpret_cast<float*>(address(in, step.out, DType::f32));
     call.workspace = in.workspace;
-    launch("group_stats", [call, engine = &engine_] { group_stats(call, engine->target().vector_floats, engine->pool()); });
+    launch(in, "group_stats", [call, engine = &engine_] { group_stats(call, engine->target().vector_floats, engine->pool()); });
   }
 
   void add_step(const Instance& in, const EmbeddingStep& step) {
@@ -406,7 +410,7 @@ class Plan::Builder {
     char* out = address(in, step.out, step.out_type);
     int64_t count = in.sizes(step.count), rows = in.sizes(step.rows), width = step.width;
     DType from = step.table_type, to = step.out_type;
-    launch("embedding", [=] {
+    launch(in, "embedding", [=] {
       for (int64_t i = 0; i < count; ++i) {
         int64_t row;
         std::memcpy(&row, indices + i * 8, 8);
@@ -459,7 +463,7 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
            shape_text(at->second.shape()));
     convert(at->second.data(), at->second.dtype(), inputs_[i], input.dtype(), at->second.count());
   }
-  for (const Launch& launch : launches_) {
+  for (Launch& launch : launches_) {
     engine.check_cancelled();
     if (!measuring_) {
       launch.run();
@@ -467,7 +471,7 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     }
     auto start = std::chrono::steady_clock::now();
     launch.run();
-    measured_[launch.kind] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    launch.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   std::vector<Tensor> results;
   for (size_t i = 0; i < outputs_.size(); ++i) {
@@ -477,6 +481,12 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     results.push_back(std::move(out));
   }
   return results;
+}
+
+std::map<std::string, double> Plan::measured() const {
+  std::map<std::string, double> sum;
+  for (const Launch& launch : launches_) sum[launch.kind] += launch.seconds;
+  return sum;
 }
 
 }  // namespace sinter::cpu
