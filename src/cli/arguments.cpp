@@ -64,6 +64,18 @@ void Options::parse_arguments(Arguments arguments) {
   }
 }
 
+CLI::Validator in_range(double low, double high) {
+  bool open_ended = high == std::numeric_limits<double>::infinity();
+  std::string words = open_ended ? fmt::format("{} or more", low) : fmt::format("from {} to {}", low, high);
+  return CLI::Validator(
+      [=](const std::string& word) {
+        double value = 0;
+        bool fits = CLI::detail::lexical_cast(word, value) && value >= low && value <= high;
+        return fits ? std::string() : fmt::format("{} is out of range: {}", word, words);
+      },
+      open_ended ? fmt::format(">={}", low) : fmt::format("{}..{}", low, high));
+}
+
 CLI::Validator one_of(std::vector<std::string> words) {
   std::string list = fmt::format("{}", fmt::join(words, "|"));
   return CLI::Validator(

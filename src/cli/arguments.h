@@ -1,5 +1,6 @@
 #pragma once
 #include <CLI/CLI.hpp>
+#include <limits>
 
 #include "cli/verb.h"
 
@@ -17,5 +18,8 @@ class Options : public CLI::App {
 
 /// Accepts one of these words; the error lists them.
 CLI::Validator one_of(std::vector<std::string> words);
+
+/// Accepts numbers from `low` to `high`; the error says both. Either may be infinite.
+CLI::Validator in_range(double low, double high = std::numeric_limits<double>::infinity());
 
 }  // namespace sinter

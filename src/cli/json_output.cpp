@@ -6,7 +6,7 @@
 
 namespace sinter {
 
-void print_json(const nlohmann::json& object) {
+void print_json(const nlohmann::ordered_json& object) {
   print(object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
