@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "text/synthetic_vocabulary.h"
+#include "text/vocabulary.h"
 
 using namespace sinter;
 
