@@ -8,8 +8,8 @@
 
 namespace sinter::cpu {
 
-/// Address space in which plans that do not run at the same time put their buffers, one over the other. Memory is taken when it is
-/// touched, in huge pages.
+/// Address space in which plans that do not run at the same time put their buffers, one over the other. Memory is taken when it
+/// is touched, in huge pages.
 class Arena {
  public:
   Arena();

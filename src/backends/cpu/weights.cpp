@@ -37,7 +37,8 @@ void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefi
 Tensor BoundWeights::packed(const Tensor& tensor, const std::string& name, const WeightSlot& slot, const Type& type) {
   std::vector<int64_t> shape = constant_shape(type);
   if (tensor.count() != element_count(std::span<const int64_t>(shape)))
-    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape), shape_text(tensor.shape()));
+    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape),
+         shape_text(tensor.shape()));
   if (slot.form == WeightSlot::plain) return tensor.to(type.dtype).reshaped(shape);
   PanelLayout layout = layout_of(slot, shape, engine_.microkernels());
   Tensor out(DType::u8, {layout.bytes() * slot.parts});
