@@ -624,53 +624,16 @@ class Lowering {
   int callees_ = 0;
 };
 
-/// Calls `visit` on every buffer that a step touches.
-struct BufferVisitor {
-  std::function<void(BufferRef)> visit;
-  void operator()(const KernelUse& use) const {
-    for (const OperandUse& o : use.operands)
-      if (!o.tile) visit(o.buffer);
-  }
-  void operator()(const std::optional<KernelUse>& use) const {
-    if (use) (*this)(*use);
-  }
-  void operator()(const RowStep& s) const { (*this)(s.use); }
-  void operator()(const LinearStep& s) const {
-    visit(s.a.buffer), (*this)(s.epilogue);
-    if (!s.epilogue) visit(s.out.buffer);
-  }
-  void operator()(const ConvStep& s) const {
-    (*this)(s.prologue), (*this)(s.epilogue);
-    if (!s.prologue) visit(s.in.buffer);
-    if (s.computed) visit(s.filter.buffer);
-    if (!s.epilogue) visit(s.out.buffer);
-  }
-  void operator()(const MatmulStep& s) const { visit(s.a.buffer), visit(s.b.buffer), visit(s.out.buffer); }
-  void operator()(const AttentionStep& s) const {
-    for (const HeadPlace* p : {&s.q, &s.k, &s.v, &s.out}) visit(p->at.buffer);
-    if (s.biased) visit(s.bias.at.buffer);
-  }
-  void operator()(const GroupStatsStep& s) const {
-    for (const Place* p : {&s.x, &s.gamma, &s.beta, &s.out}) visit(p->buffer);
-  }
-  void operator()(const EmbeddingStep& s) const { visit(s.table.buffer), visit(s.indices.buffer), visit(s.out.buffer); }
-  void operator()(const CallStep& s) const {
-    for (BufferRef b : s.arguments) visit(b);
-    for (BufferRef b : s.results) visit(b);
-  }
-};
-
 void Lowering::find_lifetimes() {
   std::vector<bool> used(program_.temporaries.size(), false);
   for (size_t i = 0; i < program_.steps.size(); ++i) {
-    BufferVisitor visitor{[&](BufferRef b) {
+    for_each_buffer(program_.steps[i], [&](BufferRef b) {
       if (b.space != BufferRef::temporary) return;
       Temporary& t = program_.temporaries[size_t(b.index)];
       if (!used[size_t(b.index)]) t.first_step = int(i);
       used[size_t(b.index)] = true;
       t.last_step = int(i);
-    }};
-    std::visit(visitor, program_.steps[i]);
+    });
   }
   for (size_t i = 0; i < used.size(); ++i)
     if (!used[i]) program_.temporaries[i].bytes = 0;
