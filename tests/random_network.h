@@ -224,14 +224,14 @@ class RandomNetwork {
     for (Value v : values)
       if (v.rank() == 3 && is_float(v.dtype()) && v.dim(0) == x.dim(0) && v.dim(2).is_constant() && pick(0, 1)) other = v;
     auto head = [&](const char* name, Value v) {
-      return reshape(linear_layer(s / name, v, heads * width, false), {v.dim(0), v.dim(1), heads, width});
+      return reshape(linear_layer(s / name, bounded(v), heads * width, false), {v.dim(0), v.dim(1), heads, width});
     };
     Value q = head("q", x), k = head("k", other), v = head("v", other);
     bool causal = other == x && pick(0, 1);
     Value bias;
     if (pick(0, 2) == 0) bias = reshape(mean(k, {2, 3}), {x.dim(0), 1, 1, other.dim(1)});
     if (bias && bias.dtype() != DType::f32) bias = {};
-    Value y = attention(q, k, v, {0.3, causal}, bias);
+    Value y = attention(q, k, v, {0.1, causal}, bias);
     return linear_layer(s / "out", reshape(y, {x.dim(0), x.dim(1), heads * width}), x.dim(2));
   }
 

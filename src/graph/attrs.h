@@ -20,6 +20,8 @@ struct Function;
 class SymbolNumbering {
  public:
   void add(Hasher& h, const Dim& dim);
+  /// What was numbered, rounded quotients too, by symbol.
+  const std::map<SymbolId, uint32_t>& numbers() const { return numbers_; }
 
  private:
   void number_new_symbols(Hasher& h, const Dim& dim);

@@ -90,8 +90,12 @@ std::vector<Value> topological_order(const Graph& graph) {
 }
 
 Digest structure_digest(const Graph& graph) {
-  Hasher h;
   SymbolNumbering numbering;
+  return structure_digest(graph, numbering);
+}
+
+Digest structure_digest(const Graph& graph, SymbolNumbering& numbering) {
+  Hasher h;
   // Parameters count by position, used or not: a caller passes them by position.
   h.add(uint64_t(graph.inputs().size()));
   std::unordered_map<const Node*, uint32_t> numbers;

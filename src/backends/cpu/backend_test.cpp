@@ -80,6 +80,8 @@ void compare_with_interpreter(const TestCase& test, double tolerance) {
     }
 }
 
+Value scalar_row(Graph& graph, double value) { return broadcast(scalar(graph, value, DType::f32), {2}); }
+
 /// SINTER_SEED runs one random case by itself.
 template <class Body>
 void for_each_seed(uint32_t count, Body body) {
@@ -104,6 +106,25 @@ TEST_CASE("every op's samples give on native and eager what the interpreter give
         compare_with_interpreter(c.test, tolerance(dtype));
       }
     }
+}
+
+TEST_CASE("a resized axis may become the columns of a kernel, a matrix or an argument") {
+  Dim b = Dim::symbol("backend_b"), h = Dim::symbol("backend_h"), w = Dim::symbol("backend_w");
+  Graph graph;
+  Value x = graph.input("x", {DType::f32, {b, h, w, 2}}), r = resize_nearest(x, h + 1, ceil_div(w, 2));
+  Value turned = transpose(r, {1, 3, 0, 2});
+  auto function = std::make_shared<Function>();
+  function->graph.output("y", silu(function->graph.input("p", turned->type)));
+  graph.output("copied", turned);
+  graph.output("reduced", reduce_sum(silu(r), {0, 2}));
+  graph.output("product", matmul(turned, transpose(r, {1, 3, 2, 0})));
+  graph.output("called", call(function, {turned}, "")[0]);
+  graph.output("batch of a sum", group_norm(transpose(r, {1, 0, 2, 3}), scalar_row(graph, 1), scalar_row(graph, 0), 2, 0.5));
+  TestCase test{&graph, {{"x", Tensor(DType::f32, {3, 8, 6, 2})}}, {}, {}};
+  std::mt19937 random(3);
+  for (float& value : test.inputs.at("x").f32()) value = float(random()) / 4294967296.f;
+  bind_shape(x.shape(), test.inputs.at("x").shape(), "x", test.bindings);
+  compare_with_interpreter(test, tolerance(DType::f32));
 }
 
 TEST_CASE("random networks of unknown sizes give on native and eager what the interpreter gives") {

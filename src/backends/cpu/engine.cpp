@@ -11,7 +11,7 @@ namespace sinter::cpu {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cpu-3";
+constexpr std::string_view kCompilerVersion = "cpu-4";
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -93,8 +93,8 @@ CompileFacts Engine::microkernels_facts() const {
 
 const Microkernels& Engine::microkernels() {
   if (!microkernels_) {
-    Blob object = cache_.find_or_compile(microkernels_key(), microkernels_facts(),
-                                         [&] { return code_generator().microkernels(target_); });
+    Blob object =
+        cache_.find_or_compile(microkernels_key(), microkernels_facts(), [&] { return code_generator().microkernels(target_); });
     code_.emplace(object);
     microkernels_ = load_microkernels(*code_, target_, host_cpu());
   }

@@ -323,7 +323,14 @@ class Lowering {
     direct.home = [&](const Node* at) { return at == in.node() ? std::optional<View>(from) : std::nullopt; };
     program_.steps.push_back(RowStep{add_kernel(build_kernel(same.node(), direct, to))});
   }
-  void copy(const Node* n, const View& to) { copy(view_of(n, residents()), to); }
+  void copy(const Node* n, const View& to) { copy(copyable(n), to); }
+
+  /// A view that a kernel can read.
+  View copyable(const Node* n) {
+    View view = view_of(n, residents());
+    if (view.scaled_columns()) throw NeedsMemory{n};
+    return view;
+  }
 
   /// A dense copy of a view in a temporary.
   View copied(const View& from, DType dtype) {
@@ -341,6 +348,9 @@ class Lowering {
   }
 
   static Place place(const View& view) { return {view.buffer, view.offset}; }
+
+  /// Of all axes but the last.
+  static Dim rows_count(const Shape& shape) { return element_count({shape.begin(), shape.end() - 1}); }
 
   /// The rows of an operand of a product; throws NeedsMemory where they are no rows.
   std::pair<View, Dim> rows_of(Value v) {
@@ -394,7 +404,7 @@ class Lowering {
     step.n = columns.constant();
     step.parts = int32_t(n_total / step.n);
     if (step.parts > TileKernelCall::kTiles) throw NeedsMemory{n};
-    step.m = exact_div(element_count(n->inputs[0].shape()), Dim(step.k)).value();
+    step.m = rows_count(n->inputs[0].shape());
     step.weight = slot(weight, WeightSlot::matrix, panels_for(weight, a.dtype, true), step.parts);
     step.epilogue = epilogue(n, root, step.n, step.parts);
     set_result(step, root);
@@ -442,6 +452,7 @@ class Lowering {
     // b[.., k, n] is wanted as [.., n, k]: a transposed copy, made once.
     Value b = n->inputs[1];
     View view = view_of(b.node(), residents());
+    if (view.scaled()) throw NeedsMemory{b.node()};
     std::swap(view.shape[view.shape.size() - 1], view.shape[view.shape.size() - 2]);
     std::swap(view.strides[view.strides.size() - 1], view.strides[view.strides.size() - 2]);
     View turned = copied(view, b.dtype());
@@ -457,7 +468,7 @@ class Lowering {
     size_t rank = a.shape.size();
     step.k = a.shape.back();
     step.n = b.shape[b.shape.size() - 2];
-    step.m = shared_b ? exact_div(element_count(a.shape), step.k).value() : a.shape[rank - 2];
+    step.m = shared_b ? rows_count(a.shape) : a.shape[rank - 2];
     step.batch = shared_b ? Dim(1) : element_count({a.shape.begin(), a.shape.end() - 2});
     step.shared_b = shared_b;
     step.a_type = a.dtype, step.b_type = b.dtype;
@@ -497,7 +508,7 @@ class Lowering {
     step.in = q.dtype();
     if (n->inputs.size() > 3) {
       Value bias = n->inputs[3];
-      View view = view_of(bias.node(), residents());
+      View view = copyable(bias.node());
       if (view.dtype != DType::f32) view = copied(view, DType::f32);
       if (view.scaled()) throw NeedsMemory{bias.node()};
       // Broadcast by stride 0 along axes of size 1.
@@ -524,7 +535,7 @@ class Lowering {
     Value v = n->inputs[0];
     step.n = v.dim(0);
     step.channels = v.dim(-1).constant();
-    step.pixels = exact_div(exact_div(element_count(v.shape()), step.n).value(), Dim(step.channels)).value();
+    step.pixels = element_count({v.shape().begin() + 1, v.shape().end() - 1});
     step.groups = a.groups, step.epsilon = a.epsilon, step.type = x.dtype, step.x = place(x), step.pixel_stride = stride;
     Value in[2] = {n->inputs[1], n->inputs[2]};
     Place places[2];
@@ -573,7 +584,7 @@ class Lowering {
     CallStep step;
     step.callee = callees_++;
     for (Value input : n->inputs) {
-      View view = view_of(input.node(), residents());
+      View view = copyable(input.node());
       // A callee reads its parameters from the beginning of a buffer, dense.
       if (!is_dense(view) || !(view.offset == Dim(0)) || view.dtype != input.dtype()) {
         view = copied(view, input.dtype());
@@ -613,53 +624,16 @@ class Lowering {
   int callees_ = 0;
 };
 
-/// Calls `visit` on every buffer that a step touches.
-struct BufferVisitor {
-  std::function<void(BufferRef)> visit;
-  void operator()(const KernelUse& use) const {
-    for (const OperandUse& o : use.operands)
-      if (!o.tile) visit(o.buffer);
-  }
-  void operator()(const std::optional<KernelUse>& use) const {
-    if (use) (*this)(*use);
-  }
-  void operator()(const RowStep& s) const { (*this)(s.use); }
-  void operator()(const LinearStep& s) const {
-    visit(s.a.buffer), (*this)(s.epilogue);
-    if (!s.epilogue) visit(s.out.buffer);
-  }
-  void operator()(const ConvStep& s) const {
-    (*this)(s.prologue), (*this)(s.epilogue);
-    if (!s.prologue) visit(s.in.buffer);
-    if (s.computed) visit(s.filter.buffer);
-    if (!s.epilogue) visit(s.out.buffer);
-  }
-  void operator()(const MatmulStep& s) const { visit(s.a.buffer), visit(s.b.buffer), visit(s.out.buffer); }
-  void operator()(const AttentionStep& s) const {
-    for (const HeadPlace* p : {&s.q, &s.k, &s.v, &s.out}) visit(p->at.buffer);
-    if (s.biased) visit(s.bias.at.buffer);
-  }
-  void operator()(const GroupStatsStep& s) const {
-    for (const Place* p : {&s.x, &s.gamma, &s.beta, &s.out}) visit(p->buffer);
-  }
-  void operator()(const EmbeddingStep& s) const { visit(s.table.buffer), visit(s.indices.buffer), visit(s.out.buffer); }
-  void operator()(const CallStep& s) const {
-    for (BufferRef b : s.arguments) visit(b);
-    for (BufferRef b : s.results) visit(b);
-  }
-};
-
 void Lowering::find_lifetimes() {
   std::vector<bool> used(program_.temporaries.size(), false);
   for (size_t i = 0; i < program_.steps.size(); ++i) {
-    BufferVisitor visitor{[&](BufferRef b) {
+    for_each_buffer(program_.steps[i], [&](BufferRef b) {
       if (b.space != BufferRef::temporary) return;
       Temporary& t = program_.temporaries[size_t(b.index)];
       if (!used[size_t(b.index)]) t.first_step = int(i);
       used[size_t(b.index)] = true;
       t.last_step = int(i);
-    }};
-    std::visit(visitor, program_.steps[i]);
+    });
   }
   for (size_t i = 0; i < used.size(); ++i)
     if (!used[i]) program_.temporaries[i].bytes = 0;

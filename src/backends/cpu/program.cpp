@@ -7,11 +7,15 @@
 namespace sinter::cpu {
 namespace {
 
-/// The free symbols of a graph in order of first appearance in its inputs.
+/// The free symbols of a graph in the order of their numbers in its digest.
 std::vector<SymbolId> symbols_of(const Graph& graph) {
+  SymbolNumbering numbering;
+  structure_digest(graph, numbering);
+  std::map<uint32_t, SymbolId> by_number;
+  for (auto [id, number] : numbering.numbers())
+    if (symbol_info(id).divisor == 0) by_number[number] = id;
   std::vector<SymbolId> symbols;
-  for (Value input : graph.inputs())
-    for (const Dim& dim : input.shape()) dim.collect_symbols(symbols);
+  for (auto [number, id] : by_number) symbols.push_back(id);
   return symbols;
 }
 
@@ -91,6 +95,7 @@ class Reader {
     for (size_t i = 0; i < terms; ++i) {
       Dim product = in_.get<int64_t>();
       size_t symbols = in_.get_count();
+      if (symbols > kMostFactors) fail(Code::Corrupt, "a size is a product of {} factors", symbols);
       for (size_t s = 0; s < symbols; ++s) product = product * read_symbol();
       sum = sum + product;
     }
@@ -114,13 +119,13 @@ class Reader {
   }
   template <class T>
   void read(std::vector<T>& values) {
-    values.resize(in_.get_count());
-    for (T& value : values) read(value);
+    values.clear();
+    for (size_t count = in_.get_count(); count > 0; --count) read(values.emplace_back());  // a wrong count soon runs out of bytes
   }
   template <class T>
   void read(std::optional<T>& value) {
     value.reset();
-    if (in_.get<bool>()) read(value.emplace());
+    if (in_.get<uint8_t>()) read(value.emplace());
   }
   void read(Step& step) { read_alternative<0>(step, in_.get<uint8_t>()); }
   template <class T>
@@ -140,17 +145,21 @@ class Reader {
   Dim read_symbol() {
     auto divisor = in_.get<int64_t>();
     if (divisor) {
+      if (divisor < 0) fail(Code::Corrupt, "a size is divided by {}", divisor);
+      if (++depth_ > kMostFactors) fail(Code::Corrupt, "a size is a quotient of {} quotients", depth_);
       Dim numerator;
       read(numerator);
-      if (divisor < 0) fail(Code::Corrupt, "a size is divided by {}", divisor);
+      --depth_;
       return floor_div(numerator, divisor);
     }
     auto number = in_.get<uint32_t>();
     if (number >= symbols_.size()) fail(Code::Corrupt, "a size names symbol {} of {}", number, symbols_.size());
     return Dim::from_terms({{{symbols_[number]}, 1}});
   }
+  static constexpr size_t kMostFactors = 64;
   ByteReader in_;
   std::vector<SymbolId> symbols_;
+  size_t depth_ = 0;
 };
 
 // One description of each struct serves both directions.
@@ -198,6 +207,7 @@ Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph)
   Program program;
   reader.read(program);
   if (!reader.at_end()) fail(Code::Corrupt, "a program is followed by something else");
+  validate(program, graph);
   return program;
 }
 

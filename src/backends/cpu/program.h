@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <optional>
 #include <span>
 #include <variant>
@@ -140,8 +141,15 @@ struct Program {
 
 std::string kernel_symbol(size_t kernel);
 
-/// The bytes that the cache keeps. Symbols are written as numbers in order of first appearance in the graph's inputs, so that a
-/// program serves every graph of equal structure; `graph` gives the names back.
+/// Calls `visit` on every buffer that a step touches, tiles aside.
+void for_each_buffer(const Step& step, const std::function<void(BufferRef)>& visit);
+
+/// Checks that every number in a program refers to something: buffers, kernels and their params, weights, calls, lifetimes. Fails
+/// with Code::Corrupt. Says nothing about offsets and strides, which are the compiler's word.
+void validate(const Program& program, const Graph& graph);
+
+/// The bytes that the cache keeps. Symbols are written as numbers that structure_digest gives them, so that a program serves
+/// every graph of equal structure; `graph` gives the names back. What is read is valid, or Code::Corrupt.
 std::vector<std::byte> to_bytes(const Program& program, const Graph& graph);
 Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph);
 

@@ -20,8 +20,8 @@ class BoundWeights {
 
   /// Bytes that load() will keep, not counting weights used where they lie in the file.
   int64_t packed_bytes() const { return packed_bytes_; }
-  /// Reads and packs everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more, and
-  /// may be empty. Errors name the weight.
+  /// Reads and packs everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more,
+  /// and may be empty. Errors name the weight.
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
             const std::function<void(double fraction)>& progress = {});
   /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
