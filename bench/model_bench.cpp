@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <fstream>
 #include <optional>
 #include <set>
 
@@ -31,45 +32,44 @@ struct Options {
   bool list_steps = false;
 };
 
-/// f16 weights of any shape, cut out of one block of random numbers; norms begin at one.
+/// Weights of any shape: all are views of one block of random numbers, as if mapped from a file; those of norms are one.
 class RandomWeights {
  public:
   explicit RandomWeights(const Graph& graph) {
-    for (const WeightUse& use : weights_of(graph)) types_[use.name] = use.type;
+    int64_t most = 0;
+    for (const WeightUse& use : weights_of(graph)) {
+      std::vector<int64_t> shape;
+      for (const Dim& dim : use.type.shape) shape.push_back(dim.constant());
+      most = std::max(most, element_count(std::span<const int64_t>(shape)));
+      bytes_ += element_count(std::span<const int64_t>(shape)) * byte_size(use.type.dtype);
+      uses_[use.name] = {use.type.dtype, std::move(shape)};
+    }
+    Tensor random(DType::f32, {most});
     uint32_t state = 1;
-    for (int64_t i = 0; i < block_.count(); ++i) {
+    for (float& x : random.f32()) {
       state = state * 1664525 + 1013904223;
-      block_.f32()[size_t(i)] = float(int32_t(state)) * 0x1p-31f * 0.04f;
+      x = float(int32_t(state)) * 0x1p-31f * 0.04f;
     }
-    for (auto type : {DType::f16, DType::bf16, DType::f32}) blocks_[type] = block_.to(type);
+    Tensor ones(DType::f32, {1 << 16});
+    std::fill(ones.f32().begin(), ones.f32().end(), 1.0f);
+    for (const auto& [weight, use] : uses_)
+      if (!random_.contains(use.type)) random_[use.type] = random.to(use.type), ones_[use.type] = ones.to(use.type);
   }
-  Tensor operator()(const std::string& name) {
-    double begin = now();
-    const Type& type = types_.at(name);
-    std::vector<int64_t> shape;
-    for (const Dim& dim : type.shape) shape.push_back(dim.constant());
-    Tensor out(type.dtype, shape);
-    if (shape.size() == 1 && name.ends_with("weight")) {
-      Tensor ones(DType::f32, shape);
-      std::fill(ones.f32().begin(), ones.f32().end(), 1.0f);
-      out = ones.to(type.dtype);
-    } else {
-      const Tensor& block = blocks_.at(type.dtype);
-      for (int64_t at = 0; at < out.bytes(); at += block.bytes())
-        std::memcpy(out.data() + at, block.data(), size_t(std::min(block.bytes(), out.bytes() - at)));
-    }
-    seconds_ += now() - begin;
-    bytes_ += out.bytes();
-    return out;
+  Tensor operator()(const std::string& name) const {
+    const Use& use = uses_.at(name);
+    bool norm = use.shape.size() == 1 && name.ends_with("weight");
+    const Tensor& from = norm ? ones_.at(use.type) : random_.at(use.type);
+    return from.rows(0, element_count(std::span<const int64_t>(use.shape))).reshaped(use.shape);
   }
-  double seconds() const { return seconds_; }
   int64_t bytes() const { return bytes_; }
 
  private:
-  std::map<std::string, Type> types_;
-  Tensor block_{DType::f32, {(1 << 20) + 7}};
-  std::map<DType, Tensor> blocks_;
-  double seconds_ = 0;
+  struct Use {
+    DType type = DType::f32;
+    std::vector<int64_t> shape;
+  };
+  std::map<std::string, Use> uses_;
+  std::map<DType, Tensor> random_, ones_;
   int64_t bytes_ = 0;
 };
 
@@ -236,6 +236,14 @@ Bindings bind(const Model& model) {
   return bindings;
 }
 
+/// Bytes of memory that this process holds now.
+int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  int64_t all = 0, resident = 0;
+  file >> all >> resident;
+  return resident * 4096;
+}
+
 double megabytes(int64_t bytes) { return double(bytes) * 1e-6; }
 
 struct Group {
@@ -327,9 +335,10 @@ void bench(const std::string& name, const Options& options) {
   Layout layout(graph, bind(model));
   BoundWeights weights(graph);
   RandomWeights random(*model.graph);
+  int64_t before = resident_bytes();
   double begin = now();
-  weights.load(std::ref(random));
-  double packing = now() - begin - random.seconds();
+  weights.load(std::cref(random));
+  double packing = now() - begin;
   Arena arena;
   Plan plan(graph, layout, weights, arena);
   Floor floor(options.dtype, engine.pool().threads());
@@ -339,6 +348,7 @@ void bench(const std::string& name, const Options& options) {
   begin = now();
   plan.run(model.inputs);
   double first = now() - begin;
+  int64_t held = resident_bytes() - before, planned = weights.packed_bytes() + layout.bytes();
   Times times;
   for (int i = 0; i < options.rounds; ++i) {
     times.run(plan);
@@ -348,6 +358,8 @@ void bench(const std::string& name, const Options& options) {
   fmt::print("  weights      {:.0f} MB packed from {:.0f} MB in {:.2f} s, {:.1f} GB/s\n", megabytes(weights.packed_bytes()),
              megabytes(random.bytes()), packing, double(random.bytes()) / packing * 1e-9);
   fmt::print("  arena        {:.0f} MB; the first run took {:.2f} s\n", megabytes(layout.bytes()), first);
+  fmt::print("  memory       {:.0f} MB planned, {:.0f} MB held after the first run: {:.3f}\n", megabytes(planned),
+             megabytes(held), double(held) / double(planned));
   std::fflush(stdout);
 }
 

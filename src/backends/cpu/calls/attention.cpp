@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "backends/cpu/calls/panels.h"
 #include "backends/cpu/calls/rows.h"
@@ -12,41 +11,46 @@
 namespace sinter {
 namespace {
 
-constexpr int kMaxBlocks = 32;  // of query rows in one piece
 constexpr int64_t kMaxD = 1024;
 constexpr float kLog2E = 1.44269504f;  // scores are kept in base 2
+constexpr int64_t kTokenGroup = 32;    // tokens whose keys and values are prepared as one piece
 
-/// Keys and values are packed once for each (batch entry, head): keys as the panels of a matrix [keys, d], values as those of its
-/// transpose [d, keys]. A piece is a block of queries of one head.
+/// Everything is computed transposed, with queries across: scores[key][query] = K . Q^T and out[d][query] = V^T . scores. Queries
+/// are the panels of both products, so softmax crosses no lanes, its result is the second product's panel as it stands, and
+/// neither d nor the number of keys is padded. Keys are kept as rows and values as rows of the transpose, once for each (batch
+/// entry, head).
 struct Plan {
-  PanelLayout keys, values;
-  int64_t key_block, d_block;                               // keys whose scores are held; d that is summed over at a time
-  int64_t rows, row_pieces;                                 // queries of a piece; pieces of a head
-  int64_t heads;                                            // of all batch entries
-  int64_t q_stride, score_stride, out_stride, out_columns;  // floats
+  int columns;                          // queries of a panel
+  int64_t panels;                       // of a piece
+  int64_t row_pieces, heads;            // pieces of a head; heads of all batch entries
+  int64_t key_block;                    // keys whose scores are held, in the nearest cache
+  int64_t d_block;                      // d that is summed over at a time
+  int64_t k_stride, v_stride, v_block;  // floats; values lie block after block of keys
+  int64_t head_floats;                  // of keys and values of one head
+  int64_t panel_floats;                 // of a panel: q and out, maximum and sum
   int64_t shared_bytes, worker_bytes;
 };
 
 Plan make_plan(const AttentionShape& s, int threads, const Microkernels& kernels) {
   Plan p;
-  p.keys = panel_layout(PanelType::f32, s.keys, s.d, 1, kernels);
-  p.values = panel_layout(PanelType::f32, s.d, s.keys, 1, kernels);
+  p.columns = kernels.panel_columns();
   p.heads = s.b * s.heads;
-  // Large heads: the values that go with a block of keys should stay in the second cache with the queries.
-  p.key_block = std::min<int64_t>(round_up(s.keys, p.keys.columns), s.d > 256 ? 128 : 256);
+  const int64_t blocks = std::max<int64_t>(1, divide_up(s.keys, s.d > 256 ? 128 : 256));
+  p.key_block = round_up(divide_up(s.keys, blocks), 8);
   p.d_block = even_part(s.d, 256);
-  int64_t most = std::min<int64_t>(kMaxBlocks, kernels.vector_floats == 16 ? 8 : 16) * kernels.max_rows;
+  const int64_t panels = divide_up(s.queries, p.columns), most = std::max<int64_t>(1, 128 / p.columns);
   int64_t wanted = divide_up(12 * threads, p.heads);  // pieces of a head that keep all threads busy to the end
-  int64_t rows = std::clamp<int64_t>(divide_up(s.queries, wanted), threads == 1 ? most : 2 * kernels.max_rows, most);
-  p.row_pieces = std::max<int64_t>(1, divide_up(s.queries, rows));
-  p.rows = divide_up(s.queries, p.row_pieces);
-  p.q_stride = scratch_row_bytes(s.d * 4) / 4;
-  p.score_stride = p.key_block + 16;
-  p.out_columns = (p.values.panels() - 1) * p.values.columns + p.values.panel_columns(p.values.panels() - 1);
-  p.out_stride = scratch_row_bytes(p.out_columns * 4) / 4;
-  p.shared_bytes = p.heads * (p.keys.bytes() + p.values.bytes());
-  p.worker_bytes = round_up(p.rows * (p.q_stride + p.score_stride + p.out_stride + 2) * 4, 4096) + 192;
-  p.worker_bytes = std::max(p.worker_bytes, round_up(p.keys.columns * s.d * 4, 4096));  // rows on their way into panels
+  p.panels = std::clamp<int64_t>(divide_up(panels, wanted), threads == 1 ? most : 1, most);
+  p.row_pieces = std::max<int64_t>(1, divide_up(panels, p.panels));
+  p.panels = divide_up(panels, p.row_pieces);
+  p.k_stride = scratch_row_bytes(s.d * 4) / 4;
+  p.v_stride = scratch_row_bytes(p.key_block * 4) / 4;
+  p.v_block = s.d * p.v_stride;
+  p.head_floats = round_up(s.keys, kTokenGroup) * p.k_stride + divide_up(std::max<int64_t>(s.keys, 1), p.key_block) * p.v_block;
+  p.panel_floats = (2 * s.d + 2) * p.columns;
+  p.shared_bytes = p.heads * p.head_floats * 4;
+  const int64_t staging = std::max<int64_t>(kTokenGroup, p.columns) * p.k_stride;
+  p.worker_bytes = round_up((p.panels * p.panel_floats + std::max(p.key_block * p.columns, staging)) * 4, 4096) + 192;
   return p;
 }
 
@@ -61,12 +65,12 @@ class Run {
 
   void operator()(ThreadPool& pool) {
     // All heads of the same tokens one after the other: they lie side by side in memory.
-    const int64_t blocks = p_.keys.panels(), heads = s_.heads;
-    pool.parallel_for(s_.b * blocks * heads, heads, [&](int64_t begin, int64_t end, int worker) {
-      for (int64_t i = begin; i < end; ++i) pack(i / heads / blocks * heads + i % heads, i / heads % blocks, worker);
+    const int64_t groups = divide_up(s_.keys, kTokenGroup), heads = s_.heads;
+    pool.parallel_for(s_.b * groups * heads, heads, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t i = begin; i < end; ++i) prepare(i / heads / groups * heads + i % heads, i / heads % groups, worker);
     });
     // The same for queries, if the keys of all heads fit the cache; else one head's queries after the other.
-    const bool few_keys = heads * (p_.keys.bytes() + p_.values.bytes()) <= kernels_.l2_bytes / 2;
+    const bool few_keys = heads * p_.head_floats * 4 <= kernels_.l2_bytes / 2;
     const int64_t inner = few_keys ? heads : 1, pieces = p_.row_pieces;
     const int64_t grain = few_keys && s_.b * pieces >= 6 * pool.threads() ? heads : 1;
     pool.parallel_for(p_.heads * pieces, grain, [&](int64_t begin, int64_t end, int worker) {
@@ -78,76 +82,95 @@ class Run {
   }
 
  private:
-  float* keys(int64_t head) const {
-    return reinterpret_cast<float*>(static_cast<char*>(c_.workspace) + head * (p_.keys.bytes() + p_.values.bytes()));
-  }
-  float* values(int64_t head) const { return keys(head) + p_.keys.bytes() / 4; }
+  float* keys(int64_t head) const { return static_cast<float*>(c_.workspace) + head * p_.head_floats; }
+  float* values(int64_t head) const { return keys(head) + round_up(s_.keys, kTokenGroup) * p_.k_stride; }
   float* scratch(int worker) const {
     return reinterpret_cast<float*>(static_cast<char*>(c_.workspace) + p_.shared_bytes + worker * p_.worker_bytes);
   }
+  float* staging(int worker) const { return scratch(worker) + p_.panels * p_.panel_floats; }
   const char* row(const void* base, const HeadStrides& strides, int64_t head, int64_t t) const {
     int64_t element = head / s_.heads * strides.b + head % s_.heads * strides.h + t * strides.t;
     return static_cast<const char*>(base) + element * byte_size(s_.in);
   }
 
-  /// One panel of keys, and the values of the same keys.
-  void pack(int64_t head, int64_t panel, int worker) const {
-    const int64_t first = panel * p_.keys.columns, count = std::min<int64_t>(p_.keys.columns, s_.keys - first), d = s_.d;
-    const int columns = p_.keys.panel_columns(panel);
-    float* rows = scratch(worker);
-    float* to = keys(head) + p_.keys.panel_offset(panel) / 4;
-    for (int64_t i = 0; i < columns; ++i) {
-      if (i < count)
-        convert_row(row(c_.k, c_.k_strides, head, first + i), s_.in, rows + i * d, DType::f32, d);
-      else
-        std::fill_n(rows + i * d, d, 0.f);
-    }
-    for (int64_t i = 0; i < columns; i += 8)
-      for (int64_t j = 0; j < d; ++j)
-        for (int64_t r = 0; r < 8; ++r) to[j * columns + i + r] = rows[(i + r) * d + j];
-    for (int64_t i = 0; i < count; ++i) {
-      convert_row(row(c_.v, c_.v_strides, head, first + i), s_.in, rows, DType::f32, d);
-      for (int64_t q = 0; q < p_.values.panels(); ++q) {
-        const int64_t wide = p_.values.panel_columns(q), used = std::min<int64_t>(wide, d - q * p_.values.columns);
-        float* place = values(head) + p_.values.panel_offset(q) / 4 + (first + i) * wide;
-        std::memcpy(place, rows + q * p_.values.columns, size_t(used) * 4);
-        std::fill_n(place + used, wide - used, 0.f);
+  /// Rows of keys, and the values of the same tokens, transposed.
+  void prepare(int64_t head, int64_t group, int worker) const {
+    const int64_t end = std::min(s_.keys, (group + 1) * kTokenGroup);
+    float* rows = staging(worker);
+    for (int64_t t = group * kTokenGroup; t < end;) {
+      const int64_t block = t / p_.key_block, in_block = t % p_.key_block, count = std::min(end - t, p_.key_block - in_block);
+      for (int64_t i = 0; i < count; ++i) {
+        convert_row(row(c_.k, c_.k_strides, head, t + i), s_.in, keys(head) + (t + i) * p_.k_stride, DType::f32, s_.d);
+        convert_row(row(c_.v, c_.v_strides, head, t + i), s_.in, rows + i * p_.k_stride, DType::f32, s_.d);
       }
+      vector_.transpose(rows, p_.k_stride, values(head) + block * p_.v_block + in_block, p_.v_stride, count, s_.d);
+      t += count;
     }
   }
 
-  struct Scratch {
-    float *q, *scores, *out, *maximum, *sum;
+  struct Panel {
+    int64_t first;  // query
+    int columns, used;
+    float *q, *out, *maximum, *sum;
   };
 
+  Panel panel(int64_t index, int worker, int64_t of_piece) const {
+    Panel p;
+    p.first = index * p_.columns;
+    p.used = int(std::min<int64_t>(p_.columns, s_.queries - p.first));
+    p.columns = p.used <= p_.columns / 2 ? p_.columns / 2 : p_.columns;
+    p.q = scratch(worker) + of_piece * p_.panel_floats;
+    p.out = p.q + s_.d * p_.columns;
+    p.maximum = p.out + s_.d * p_.columns;
+    p.sum = p.maximum + p_.columns;
+    return p;
+  }
+
   void piece(int64_t head, int64_t index, int worker) const {
-    const int64_t first = index * p_.rows, rows = std::min(p_.rows, s_.queries - first);
-    if (rows <= 0) return;
-    Scratch m;
-    m.q = scratch(worker);
-    m.scores = m.q + p_.rows * p_.q_stride;
-    m.out = m.scores + p_.rows * p_.score_stride;
-    m.maximum = m.out + p_.rows * p_.out_stride;
-    m.sum = m.maximum + p_.rows;
-    for (int64_t i = 0; i < rows; ++i) {
-      float* q = m.q + i * p_.q_stride;
-      const char* from = row(c_.q, c_.q_strides, head, first + i);
-      if (s_.in != DType::f32) convert_row(from, s_.in, q, DType::f32, s_.d);
-      vector_.scale(s_.in == DType::f32 ? reinterpret_cast<const float*>(from) : q, s_.scale * kLog2E, q, s_.d);
-      std::fill_n(m.out + i * p_.out_stride, p_.out_columns, 0.f);
+    const int64_t first = index * p_.panels, last = std::min(first + p_.panels, divide_up(s_.queries, p_.columns));
+    for (int64_t i = first; i < last; ++i) begin(head, panel(i, worker, i - first), staging(worker));
+    for (int64_t key = 0; key < s_.keys; key += p_.key_block)
+      for (int64_t i = first; i < last; ++i) add_keys(head, panel(i, worker, i - first), staging(worker), key);
+    for (int64_t i = first; i < last; ++i) write(head, panel(i, worker, i - first), staging(worker));
+  }
+
+  void begin(int64_t head, const Panel& p, float* rows) const {
+    for (int64_t i = 0; i < p.columns; ++i) {
+      if (i < p.used)
+        convert_row(row(c_.q, c_.q_strides, head, p.first + i), s_.in, rows + i * p_.k_stride, DType::f32, s_.d);
+      else
+        std::fill_n(rows + i * p_.k_stride, s_.d, 0.f);
     }
-    std::fill_n(m.maximum, rows, -INFINITY);
-    std::fill_n(m.sum, rows, 0.f);
-    const int64_t keys_seen = s_.causal ? std::min(s_.keys, first + rows) : s_.keys;
-    for (int64_t key = 0; key < keys_seen; key += p_.key_block) {
-      const int64_t count = std::min(p_.key_block, keys_seen - key);
-      score(head, m, rows, key, count);
-      if (c_.bias) add_bias(head, m, first, rows, key, count);
-      vector_.softmax({m.scores, p_.score_stride, rows, count, s_.causal ? first - key + 1 : count, s_.causal ? 1 : 0, m.maximum,
-                       m.sum, m.out, p_.out_stride, p_.out_columns});
-      add_values(head, m, rows, key, count);
-    }
-    for (int64_t i = 0; i < rows; ++i) write(head, first + i, m.out + i * p_.out_stride, m.sum[i]);
+    vector_.transpose(rows, p_.k_stride, p.q, p.columns, p.columns, s_.d);
+    vector_.scale(p.q, s_.scale * kLog2E, p.q, s_.d * p.columns);
+    std::fill_n(p.out, s_.d * p.columns, 0.f);
+    std::fill_n(p.maximum, p.columns, -INFINITY);
+    std::fill_n(p.sum, p.columns, 0.f);
+  }
+
+  /// The queries of a panel see the block of keys that begins at `key`.
+  void add_keys(int64_t head, const Panel& p, float* scores, int64_t key) const {
+    int64_t count = std::min(p_.key_block, s_.keys - key);
+    if (s_.causal) count = std::min(count, p.first + p.used - key);
+    if (count <= 0) return;
+    const int vectors = p.columns / kernels_.vector_floats;
+    const int64_t row_bytes = p.columns * 4;
+    const float* k = keys(head) + key * p_.k_stride;
+    for (int64_t d = 0; d < s_.d; d += p_.d_block)
+      for_each_block(count, [&](int64_t r, int n) {
+        kernels_.get(PanelType::f32, vectors, n)(k + r * p_.k_stride + d, p_.k_stride * 4, p.q + d * p.columns,
+                                                 std::min(p_.d_block, s_.d - d), scores + r * p.columns, row_bytes, d > 0);
+      });
+    if (c_.bias) add_bias(head, p, scores, key, count);
+    // Query i sees keys up to i.
+    for (int64_t i = s_.causal ? std::max<int64_t>(0, p.first + 1 - key) : count; i < count; ++i)
+      std::fill_n(scores + i * p.columns, std::min<int64_t>(key + i - p.first, p.columns), -INFINITY);
+    vector_.softmax({scores, count, p.columns, p.maximum, p.sum, p.out, s_.d});
+    const float* v = values(head) + key / p_.key_block * p_.v_block;
+    for_each_block(s_.d, [&](int64_t r, int n) {
+      kernels_.get(PanelType::f32, vectors, n)(v + r * p_.v_stride, p_.v_stride * 4, scores, count, p.out + r * p.columns,
+                                               row_bytes, 1);
+    });
   }
 
   template <class Body>
@@ -156,52 +179,26 @@ class Run {
     for (int64_t i = 0; i < count; ++i) body(rows * i / count, int(rows * (i + 1) / count - rows * i / count));
   }
 
-  void score(int64_t head, const Scratch& m, int64_t rows, int64_t key, int64_t count) const {
-    for (int64_t panel = key / p_.keys.columns; panel * p_.keys.columns < key + count; ++panel) {
-      const int columns = p_.keys.panel_columns(panel);
-      const float* b = keys(head) + p_.keys.panel_offset(panel) / 4;
-      float* scores = m.scores + panel * p_.keys.columns - key;
-      for (int64_t d = 0; d < s_.d; d += p_.d_block)
-        for_each_block(rows, [&](int64_t r, int n) {
-          kernels_.get(PanelType::f32, columns / kernels_.vector_floats, n)(
-              m.q + r * p_.q_stride + d, p_.q_stride * 4, b + d * columns, std::min(p_.d_block, s_.d - d),
-              scores + r * p_.score_stride, p_.score_stride * 4, d > 0);
-        });
-    }
-  }
-
-  void add_values(int64_t head, const Scratch& m, int64_t rows, int64_t key, int64_t count) const {
-    for (int64_t panel = 0; panel < p_.values.panels(); ++panel) {
-      const int columns = p_.values.panel_columns(panel);
-      const float* b = values(head) + p_.values.panel_offset(panel) / 4 + key * columns;
-      for_each_block(rows, [&](int64_t r, int n) {
-        kernels_.get(PanelType::f32, columns / kernels_.vector_floats, n)(
-            m.scores + r * p_.score_stride, p_.score_stride * 4, b, count, m.out + r * p_.out_stride + panel * p_.values.columns,
-            p_.out_stride * 4, 1);
-      });
-    }
-  }
-
-  void add_bias(int64_t head, const Scratch& m, int64_t first, int64_t rows, int64_t key, int64_t count) const {
+  void add_bias(int64_t head, const Panel& p, float* scores, int64_t key, int64_t count) const {
     const HeadStrides& strides = c_.bias_strides;
-    for (int64_t i = 0; i < rows; ++i) {
-      const float* bias = c_.bias + head / s_.heads * strides.b + head % s_.heads * strides.h + (first + i) * strides.t +
+    for (int64_t i = 0; i < p.used; ++i) {
+      const float* bias = c_.bias + head / s_.heads * strides.b + head % s_.heads * strides.h + (p.first + i) * strides.t +
                           key * c_.bias_key_stride;
-      float* scores = m.scores + i * p_.score_stride;
-      if (c_.bias_key_stride == 0) {
-        for (int64_t j = 0; j < count; ++j) scores[j] += *bias * kLog2E;
-      } else {
-        for (int64_t j = 0; j < count; ++j) scores[j] += bias[j] * kLog2E;
-      }
+      for (int64_t j = 0; j < count; ++j) scores[j * p.columns + i] += bias[j * c_.bias_key_stride] * kLog2E;
     }
   }
 
-  void write(int64_t head, int64_t query, float* out, float sum) const {
-    const float scale = sum == 0 ? 0 : 1 / sum;
-    int64_t element = head / s_.heads * c_.out_strides.b + head % s_.heads * c_.out_strides.h + query * c_.out_strides.t;
-    char* to = static_cast<char*>(c_.out) + element * byte_size(s_.out);
-    vector_.scale(out, scale, s_.out == DType::f32 ? reinterpret_cast<float*>(to) : out, s_.d);
-    if (s_.out != DType::f32) convert_row(out, DType::f32, to, s_.out, s_.d);
+  void write(int64_t head, const Panel& p, float* rows) const {
+    vector_.transpose(p.out, p.columns, rows, p_.k_stride, s_.d, p.used);
+    for (int64_t i = 0; i < p.used; ++i) {
+      const float scale = p.sum[i] == 0 ? 0 : 1 / p.sum[i];
+      int64_t element =
+          head / s_.heads * c_.out_strides.b + head % s_.heads * c_.out_strides.h + (p.first + i) * c_.out_strides.t;
+      char* to = static_cast<char*>(c_.out) + element * byte_size(s_.out);
+      float* from = rows + i * p_.k_stride;
+      vector_.scale(from, scale, s_.out == DType::f32 ? reinterpret_cast<float*>(to) : from, s_.d);
+      if (s_.out != DType::f32) convert_row(from, DType::f32, to, s_.out, s_.d);
+    }
   }
 
   const AttentionCall& c_;

@@ -1,5 +1,7 @@
 #include "backends/cpu/calls/vector_kernels.h"
 
+#include <immintrin.h>
+
 #include <cstring>
 
 // Products may be contracted with additions; nothing else is relaxed.
@@ -30,8 +32,8 @@ namespace avx512 {
 }  // namespace
 
 const VectorKernels& vector_kernels(int vector_floats) {
-  static constexpr VectorKernels narrow{avx2::softmax, avx2::column_sums, avx2::scale, avx2::exp2};
-  static constexpr VectorKernels wide{avx512::softmax, avx512::column_sums, avx512::scale, avx512::exp2};
+  static constexpr VectorKernels narrow{avx2::softmax, avx2::column_sums, avx2::transpose, avx2::scale, avx2::exp2};
+  static constexpr VectorKernels wide{avx512::softmax, avx512::column_sums, avx512::transpose, avx512::scale, avx512::exp2};
   return vector_floats == 16 ? wide : narrow;
 }
 
