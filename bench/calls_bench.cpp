@@ -23,59 +23,12 @@
 #include "backends/cpu/calls/group_stats.h"
 #include "backends/cpu/calls/linear.h"
 #include "backends/cpu/calls/pack.h"
-#ifdef SINTER_HAVE_ONEDNN
-#include <dnnl.hpp>
-extern "C" void omp_set_num_threads(int);
-#endif
+#include "bench_tools.h"
+#include "onednn.h"
 
 using namespace sinter;
 
 namespace {
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-/// The best of at least two runs and at most `budget` seconds.
-double best_time(const std::function<void()>& body, double budget = 0.4) {
-  body();
-  double best = 1e30, end = now() + budget;
-  for (int i = 0; i < 2 || (i < 200 && now() < end); ++i) {
-    double begin = now();
-    body();
-    best = std::min(best, now() - begin);
-  }
-  return best;
-}
-
-/// Zero-filled memory in large pages where the system gives them.
-class Memory {
- public:
-  explicit Memory(int64_t bytes) : bytes_(round_up(std::max<int64_t>(bytes, 64), 2 << 20)) {
-    data_ = static_cast<char*>(std::aligned_alloc(2 << 20, size_t(bytes_)));
-    madvise(data_, size_t(bytes_), MADV_HUGEPAGE);
-    std::memset(data_, 0, size_t(bytes_));
-  }
-  ~Memory() { std::free(data_); }
-  Memory(const Memory&) = delete;
-  template <class T = float>
-  T* as() const {
-    return reinterpret_cast<T*>(data_);
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  int64_t bytes_;
-  char* data_;
-};
-
-std::unique_ptr<Memory> random_floats(int64_t count) {
-  auto out = std::make_unique<Memory>(count * 4);
-  uint32_t state = 1;
-  for (int64_t i = 0; i < count; ++i) {
-    state = state * 1664525 + 1013904223;
-    out->as()[i] = float(int32_t(state)) * 0x1p-31f;
-  }
-  return out;
-}
 
 struct Bench {
   CpuTarget target = host_target();
@@ -88,72 +41,6 @@ struct Bench {
   explicit Bench(int threads) : pool(threads) {}
   bool wanted(const std::string& name) const { return name.find(filter) != std::string::npos; }
 };
-
-#ifdef SINTER_HAVE_ONEDNN
-const dnnl::engine& engine() {
-  static dnnl::engine e(dnnl::engine::kind::cpu, 0);
-  return e;
-}
-
-dnnl::memory::dims plain_strides(const dnnl::memory::dims& dims) {
-  dnnl::memory::dims out(dims.size(), 1);
-  for (size_t i = dims.size() - 1; i > 0; --i) out[i - 1] = out[i] * dims[i];
-  return out;
-}
-
-/// Runs a primitive whose tensors have the layouts it asked for, filled with small numbers.
-double onednn_time(const dnnl::primitive& primitive, std::vector<std::pair<int, dnnl::memory::desc>> arguments) {
-  std::vector<std::unique_ptr<Memory>> memory;
-  std::unordered_map<int, dnnl::memory> bound;
-  for (auto& [argument, desc] : arguments) {
-    memory.push_back(std::make_unique<Memory>(int64_t(desc.get_size())));
-    bool half = desc.data_type() == dnnl::memory::data_type::bf16;
-    if (half)
-      std::fill_n(memory.back()->as<uint16_t>(), memory.back()->bytes() / 2, uint16_t(0x3c00));
-    else
-      std::fill_n(memory.back()->as(), memory.back()->bytes() / 4, 0.01f);
-    bound.emplace(argument, dnnl::memory(desc, engine(), memory.back()->as<char>()));
-  }
-  dnnl::stream stream(engine());
-  return best_time([&] {
-    primitive.execute(stream, bound);
-    stream.wait();
-  });
-}
-
-double onednn_linear(int64_t m, int64_t n, int64_t k, dnnl::memory::data_type type) {
-  using D = dnnl::memory::desc;
-  dnnl::memory::dims a{m, k}, b{k, n}, c{m, n};
-  D any_b(b, type, dnnl::memory::format_tag::any);
-  D plain_a(a, type, plain_strides(a)), plain_c(c, dnnl::memory::data_type::f32, plain_strides(c));
-  dnnl::matmul::primitive_desc pd(dnnl::matmul::desc(plain_a, any_b, plain_c), engine());
-  // The inner product primitive sometimes has a better kernel for the same work.
-  dnnl::memory::dims w{n, k};
-  dnnl::inner_product_forward::primitive_desc ip(
-      dnnl::inner_product_forward::desc(dnnl::prop_kind::forward_inference, plain_a, D(w, type, dnnl::memory::format_tag::any),
-                                        plain_c),
-      engine());
-  double first = onednn_time(
-      dnnl::matmul(pd), {{DNNL_ARG_SRC, pd.src_desc()}, {DNNL_ARG_WEIGHTS, pd.weights_desc()}, {DNNL_ARG_DST, pd.dst_desc()}});
-  double second =
-      onednn_time(dnnl::inner_product_forward(ip),
-                  {{DNNL_ARG_SRC, ip.src_desc()}, {DNNL_ARG_WEIGHTS, ip.weights_desc()}, {DNNL_ARG_DST, ip.dst_desc()}});
-  return std::min(first, second);
-}
-
-double onednn_conv(const ConvShape& s, dnnl::memory::data_type type) {
-  using D = dnnl::memory::desc;
-  auto any = dnnl::memory::format_tag::any;
-  D src({s.n, s.c, s.h, s.w}, type, any), weights({s.out_c, s.c, s.kernel_h, s.kernel_w}, type, any);
-  D dst({s.n, s.out_c, s.out_h(), s.out_w()}, dnnl::memory::data_type::f32, any);
-  dnnl::convolution_forward::primitive_desc pd(
-      dnnl::convolution_forward::desc(dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, src, weights, dst,
-                                      {s.stride, s.stride}, {s.pad_top, s.pad_left}, {s.pad_bottom, s.pad_right}),
-      engine());
-  return onednn_time(dnnl::convolution_forward(pd),
-                     {{DNNL_ARG_SRC, pd.src_desc()}, {DNNL_ARG_WEIGHTS, pd.weights_desc()}, {DNNL_ARG_DST, pd.dst_desc()}});
-}
-#endif
 
 struct Columns {
   std::optional<double> f32, f16, bf16_dot, peer, peer_bf16;  // seconds
@@ -427,6 +314,7 @@ int main(int argc, char** argv) {
   if (level && std::string(level) == "avx2") setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
   Bench b(argc > 1 ? std::atoi(argv[1]) : 0);
   if (argc > 2) b.filter = argv[2];
+  own_clock() = b.pool.threads() == 1;
   double compile = now();
   code_generator().microkernels(b.target);
   compile = now() - compile;

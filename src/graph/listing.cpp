@@ -18,6 +18,16 @@ std::string number_text(const Node& n) {
   return fmt::format("{}", value.to(DType::f32).f32()[0]);  // the shortest text for the shorter type
 }
 
+/// How a weight or a single number is written where it is used, broadcast or cast as it may be; empty for anything else.
+std::string inline_text(const Node& n) {
+  if (n.op == &weight_op) return "weight \"" + n.attrs.as<NameAttrs>().name + "\"";
+  if (is_number(n)) return number_text(n);
+  if (n.op == &broadcast_op) return inline_text(*n.inputs[0]);
+  if (n.op != &cast_op) return "";
+  std::string inner = inline_text(*n.inputs[0]);
+  return inner.empty() ? "" : std::string(name(n.type.dtype)) + "(" + inner + ")";
+}
+
 std::string attribute_list(const Node& n) {
   std::string out;
   for (auto& [field, text] : n.attrs.texts()) {
@@ -65,7 +75,7 @@ class Lister {
       return false;
     };
     for (Value value : order) {
-      if ((value->op == &weight_op || is_number(*value)) && !is_output(value)) continue;
+      if (!inline_text(*value).empty() && !is_output(value)) continue;
       numbers[value.node()] = int(section.items.size());
       section.items.push_back(item(*value, numbers));
     }
@@ -81,12 +91,8 @@ class Lister {
     item.kind = n.op == &input_op ? Listing::Kind::input : n.op == &call_op ? Listing::Kind::call : Listing::Kind::op;
     for (Value input : n.inputs) {
       auto at = numbers.find(input.node());
-      if (at != numbers.end())
-        item.arguments.push_back({at->second, {}});
-      else if (input->op == &weight_op)
-        item.arguments.push_back({-1, "weight \"" + input->attrs.as<NameAttrs>().name + "\""});
-      else
-        item.arguments.push_back({-1, number_text(*input)});
+      item.arguments.push_back(at != numbers.end() ? Listing::Argument{at->second, {}}
+                                                   : Listing::Argument{-1, inline_text(*input)});
     }
     item.attributes = attribute_list(n);
     item.type = n.type.text();

@@ -16,6 +16,7 @@ constexpr double kLineHeight = 14, kLetterWidth = 6.7, kPadding = 8, kGapX = 18,
 struct Place {
   std::vector<std::string> lines;
   const char* fill = "";
+  std::string tooltip;
   int layer = 0;
   double width = 2, height = 0, x = 0, y = 0;  // x of the centre, y of the top
   std::vector<int> from;                       // places above
@@ -39,8 +40,21 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
+/// Sizes of unknown quantities can be long; the whole text is in the box's tooltip.
+std::string shortened(const std::string& line) {
+  constexpr size_t kLongest = 48;
+  if (line.size() <= kLongest) return line;
+  size_t end = kLongest - 3;
+  while (end > 0 && (uint8_t(line[end]) & 0xc0) == 0x80) --end;  // between characters
+  return line.substr(0, end) + "...";
+}
+
 Place box(std::vector<std::string> lines, const char* fill) {
-  Place place{std::move(lines), fill};
+  Place place{{}, fill};
+  for (const std::string& line : lines) {
+    place.lines.push_back(shortened(line));
+    place.tooltip += (place.tooltip.empty() ? "" : "\n") + line;
+  }
   size_t longest = 0;
   for (const std::string& line : place.lines) longest = std::max(longest, line.size());
   place.width = double(longest) * kLetterWidth + 2 * kPadding;
@@ -57,6 +71,7 @@ class Drawing {
       int at = add(box({name}, "#dff0d8"));
       connect(item, at);
     }
+    lower_sources();
     split_long_arrows();
     fill_layers();
     for (int sweep = 0; sweep < 4; ++sweep) order_by_neighbours(sweep % 2 == 0);
@@ -95,6 +110,18 @@ class Drawing {
     int at = add(box(std::move(lines), fill));
     for (const auto& argument : item.arguments)
       if (argument.item >= 0) connect(argument.item, at);
+  }
+
+  /// What comes from nothing stands right above its first user.
+  void lower_sources() {
+    std::vector<int> first_user(places_.size(), 0);
+    for (size_t i = places_.size(); i-- > 0;)
+      for (int from : places_[i].from) {
+        int& first = first_user[size_t(from)];
+        first = first == 0 ? places_[i].layer : std::min(first, places_[i].layer);
+      }
+    for (size_t i = 0; i < places_.size(); ++i)
+      if (places_[i].from.empty() && first_user[i] > 0) places_[i].layer = first_user[i] - 1;
   }
 
   /// An arrow over several layers passes through a place in each, which keeps it out of the boxes there. Arrows from one box
@@ -194,8 +221,9 @@ class Drawing {
 
   static std::string box_svg(const Place& place, double left, double top) {
     double x = left + place.x - place.width / 2, y = top + place.y;
-    std::string out = fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"4\" fill=\"{}\"/>\n",
-                                  x, y, place.width, place.height, place.fill);
+    std::string out = fmt::format(
+        "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"4\" fill=\"{}\"><title>{}</title></rect>\n", x,
+        y, place.width, place.height, place.fill, escaped(place.tooltip));
     for (size_t i = 0; i < place.lines.size(); ++i)
       out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\"{}>{}</text>\n", left + place.x, y + double(i + 1) * kLineHeight - 1,
                          i == 0 ? " font-weight=\"bold\"" : "", escaped(place.lines[i]));

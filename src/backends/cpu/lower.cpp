@@ -13,9 +13,7 @@
 namespace sinter::cpu {
 namespace {
 
-bool is_scalar_constant(const Node& n) {
-  return n.op == &constant_op && n.attrs.as<ConstantAttrs>().value.count() == 1;
-}
+bool is_scalar_constant(const Node& n) { return n.op == &constant_op && n.attrs.as<ConstantAttrs>().value.count() == 1; }
 bool is_leaf(const Node& n) { return n.op == &input_op || n.op == &weight_op || n.op == &constant_op; }
 bool is_reduction(const Node& n) { return n.op == &reduce_sum_op || n.op == &reduce_max_op; }
 
@@ -58,7 +56,8 @@ class Lowering {
       } catch (const NeedsMemory& need) {
         bool fresh = need.dense ? dense_.insert(need.node).second : in_memory_.insert(need.node).second;
         if (!fresh)
-          fail(Code::Internal, "lowering cannot place node {} ({}) {}", need.node->id, need.node->op->name, need.node->type.text());
+          fail(Code::Internal, "lowering cannot place node {} ({}) {}", need.node->id, need.node->op->name,
+               need.node->type.text());
       }
     }
   }
@@ -314,18 +313,24 @@ class Lowering {
     program_.steps.push_back(RowStep{add_kernel(build_kernel(n, residents(), homes_.at(n)))});
   }
 
-  void copy(const Node* n, const View& to) {
+  /// Elements of one view into those of another of the same shape, converted to its type.
+  void copy(const View& from, const View& to) {
     // A copy is a kernel whose root is a movement that moves nothing.
-    Residents r = residents();
-    View from = view_of(n, r);
     Graph scratch;
-    Value in = scratch.input("x", n->type);
-    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{n->type.shape}));
+    Value in = scratch.input("x", {from.dtype, from.shape});
+    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{from.shape}));
     Residents direct;
-    direct.home = [&](const Node* at) -> std::optional<View> {
-      return at == in.node() ? std::optional<View>(from) : std::nullopt;
-    };
+    direct.home = [&](const Node* at) { return at == in.node() ? std::optional<View>(from) : std::nullopt; };
     program_.steps.push_back(RowStep{add_kernel(build_kernel(same.node(), direct, to))});
+  }
+  void copy(const Node* n, const View& to) { copy(view_of(n, residents()), to); }
+
+  /// A dense copy of a view in a temporary.
+  View copied(const View& from, DType dtype) {
+    Type type{dtype, from.shape};
+    View to = dense_view({BufferRef::temporary, temporary(element_count(type.shape) * Dim(byte_size(dtype)))}, type);
+    copy(from, to);
+    return to;
   }
 
   void emit_output(int i) {
@@ -398,13 +403,12 @@ class Lowering {
 
   void emit_conv(const Node* n, const Node* root) {
     const Node* weight = weight_of(n->inputs[1]);
-    if (!weight) fail(Code::Unsupported, "the CPU backend convolves with weights only, not with a computed {}", n->inputs[1]->type.text());
     const auto& a = n->attrs.as<ConvAttrs>();
     Value x = n->inputs[0];
     ConvStep step;
     step.n = x.dim(0), step.h = x.dim(1), step.w = x.dim(2), step.c = x.dim(3).constant();
-    step.out_c = weight->type.shape[0].constant();
-    step.kernel_h = weight->type.shape[2].constant(), step.kernel_w = weight->type.shape[3].constant();
+    const Shape& window = n->inputs[1].shape();
+    step.out_c = window[0].constant(), step.kernel_h = window[2].constant(), step.kernel_w = window[3].constant();
     step.stride = a.stride, step.top = a.top, step.left = a.left, step.bottom = a.bottom, step.right = a.right;
     step.in_type = x.dtype();
     if (prologue_.contains(n)) {
@@ -415,7 +419,14 @@ class Lowering {
       step.in_type = view.dtype;
       step.pixel_stride = stride;
     }
-    step.weight = slot(weight, WeightSlot::convolution, panels_for(weight, step.in_type, step.c % 2 == 0));
+    if (weight) {
+      step.weight = slot(weight, WeightSlot::convolution, panels_for(weight, step.in_type, step.c % 2 == 0));
+    } else {
+      View filter = dense_operand(n->inputs[1]);
+      step.computed = true;
+      step.filter_type = filter.dtype;
+      step.filter = place(filter);
+    }
     step.epilogue = epilogue(n, root, step.out_c, 1);
     set_result(step, root);
     program_.steps.push_back(std::move(step));
@@ -433,20 +444,13 @@ class Lowering {
     View view = view_of(b.node(), residents());
     std::swap(view.shape[view.shape.size() - 1], view.shape[view.shape.size() - 2]);
     std::swap(view.strides[view.strides.size() - 1], view.strides[view.strides.size() - 2]);
-    int index = temporary(element_count(b.shape()) * Dim(byte_size(b.dtype())));
-    View turned = dense_view({BufferRef::temporary, index}, {b.dtype(), view.shape});
-    Graph scratch;
-    Value in = scratch.input("x", {b.dtype(), view.shape});
-    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{view.shape}));
-    Residents direct;
-    direct.home = [&](const Node* at) -> std::optional<View> {
-      return at == in.node() ? std::optional<View>(view) : std::nullopt;
-    };
-    program_.steps.push_back(RowStep{add_kernel(build_kernel(same.node(), direct, turned))});
+    View turned = copied(view, b.dtype());
     add_product(dense_operand(n->inputs[0]), turned, n, false);
   }
 
-  void emit_product(Value a, Value b, const Node* n, bool shared_b) { add_product(dense_operand(a), dense_operand(b), n, shared_b); }
+  void emit_product(Value a, Value b, const Node* n, bool shared_b) {
+    add_product(dense_operand(a), dense_operand(b), n, shared_b);
+  }
 
   void add_product(const View& a, const View& b, const Node* n, bool shared_b) {
     MatmulStep step;
@@ -469,18 +473,12 @@ class Lowering {
     View result = dense_view({BufferRef::temporary, index}, {DType::f32, n->type.shape});
     step.out = place(result);
     program_.steps.push_back(std::move(step));
-    Graph scratch;
-    Value in = scratch.input("x", {DType::f32, n->type.shape});
-    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{n->type.shape}));
-    Residents direct;
-    direct.home = [&](const Node* at) -> std::optional<View> {
-      return at == in.node() ? std::optional<View>(result) : std::nullopt;
-    };
-    program_.steps.push_back(RowStep{add_kernel(build_kernel(same.node(), direct, out))});
+    copy(result, out);
   }
 
   HeadPlace heads(const View& view, const Node* node) {
-    if (view.scaled() || !(view.strides[3] == Dim(1) || view.shape[3] == Dim(1))) throw NeedsMemory{node, resident_.contains(node)};
+    if (view.scaled() || !(view.strides[3] == Dim(1) || view.shape[3] == Dim(1)))
+      throw NeedsMemory{node, resident_.contains(node)};
     return {place(view), view.strides[0], view.strides[1], view.strides[2]};
   }
 
@@ -500,7 +498,7 @@ class Lowering {
     if (n->inputs.size() > 3) {
       Value bias = n->inputs[3];
       View view = view_of(bias.node(), residents());
-      if (view.dtype != DType::f32) fail(Code::Unsupported, "attention on the CPU takes a bias in f32, not {}", name(view.dtype));
+      if (view.dtype != DType::f32) view = copied(view, DType::f32);
       if (view.scaled()) throw NeedsMemory{bias.node()};
       // Broadcast by stride 0 along axes of size 1.
       size_t missing = 4 - view.shape.size();
@@ -578,10 +576,7 @@ class Lowering {
       View view = view_of(input.node(), residents());
       // A callee reads its parameters from the beginning of a buffer, dense.
       if (!is_dense(view) || !(view.offset == Dim(0)) || view.dtype != input.dtype()) {
-        int index = temporary(element_count(input.shape()) * Dim(byte_size(input.dtype())));
-        View packed = dense_view({BufferRef::temporary, index}, input->type);
-        copy(input.node(), packed);
-        view = packed;
+        view = copied(view, input.dtype());
       }
       step.arguments.push_back(view.buffer);
     }
@@ -589,8 +584,9 @@ class Lowering {
     results.clear();
     for (size_t i = 0; i < function.graph.outputs().size(); ++i) {
       const Type& type = function.graph.outputs()[i].value->type;
-      View view = i == 0 ? homes_.at(n)
-                         : dense_view({BufferRef::temporary, temporary(element_count(type.shape) * Dim(byte_size(type.dtype)))}, type);
+      View view =
+          i == 0 ? homes_.at(n)
+                 : dense_view({BufferRef::temporary, temporary(element_count(type.shape) * Dim(byte_size(type.dtype)))}, type);
       results.push_back(view.buffer.index);
       step.results.push_back(view.buffer);
     }
@@ -611,7 +607,7 @@ class Lowering {
   std::unordered_map<const Node*, std::set<const Node*>> roots_;
   std::unordered_map<const Node*, View> homes_;
   std::unordered_map<const Node*, const Node*> fused_, fused_call_;  // call -> root, root -> call
-  std::unordered_set<const Node*> prologue_;                          // convolutions
+  std::unordered_set<const Node*> prologue_;                         // convolutions
   std::map<WeightSlot, int> slots_;
   std::unordered_map<const Node*, std::vector<int>> call_results_;
   int callees_ = 0;
@@ -635,6 +631,7 @@ struct BufferVisitor {
   void operator()(const ConvStep& s) const {
     (*this)(s.prologue), (*this)(s.epilogue);
     if (!s.prologue) visit(s.in.buffer);
+    if (s.computed) visit(s.filter.buffer);
     if (!s.epilogue) visit(s.out.buffer);
   }
   void operator()(const MatmulStep& s) const { visit(s.a.buffer), visit(s.b.buffer), visit(s.out.buffer); }

@@ -40,7 +40,7 @@ struct Sizes {
     shape.n = (*this)(s.n), shape.h = (*this)(s.h), shape.w = (*this)(s.w), shape.c = s.c, shape.out_c = s.out_c;
     shape.kernel_h = int(s.kernel_h), shape.kernel_w = int(s.kernel_w), shape.stride = int(s.stride);
     shape.pad_top = int(s.top), shape.pad_left = int(s.left), shape.pad_bottom = int(s.bottom), shape.pad_right = int(s.right);
-    shape.weights = unit.program.weights[size_t(s.weight)].panels;
+    shape.weights = s.computed ? panel_type(s.filter_type) : unit.program.weights[size_t(s.weight)].panels;
     shape.in = s.in_type, shape.pixel_stride = (*this)(s.pixel_stride);
     shape.prologue = s.prologue.has_value(), shape.epilogue = s.epilogue.has_value();
     return shape;
@@ -59,6 +59,10 @@ struct Sizes {
   }
 };
 
+PanelLayout filter_layout(const ConvShape& s, const Microkernels& kernels) {
+  return conv_layout(s.weights, s.out_c, s.c, s.kernel_h, s.kernel_w, kernels);
+}
+
 /// Bytes that a step needs only while it runs; for a call those of the callee.
 struct ScratchBytes {
   const Sizes& sizes;
@@ -70,7 +74,11 @@ struct ScratchBytes {
   int64_t operator()(const LinearStep& s) const {
     return linear_workspace_bytes(sizes.linear(s), threads(), engine.microkernels());
   }
-  int64_t operator()(const ConvStep& s) const { return conv_workspace_bytes(sizes.conv(s), threads(), engine.microkernels()); }
+  int64_t operator()(const ConvStep& s) const {
+    ConvShape shape = sizes.conv(s);
+    int64_t packed = s.computed ? aligned(filter_layout(shape, engine.microkernels()).bytes()) : 0;
+    return packed + conv_workspace_bytes(shape, threads(), engine.microkernels());
+  }
   int64_t operator()(const MatmulStep& s) const {
     LinearShape shape = sizes.matmul(s);
     int64_t packed = panel_layout(PanelType::f32, shape.n, shape.k, 1, engine.microkernels()).bytes();
@@ -168,7 +176,9 @@ void Layout::lay_out(const CompiledGraph::Unit& unit, Engine& engine) {
     intervals.push_back({bytes ? aligned(bytes) : 0, t.first_step, t.last_step, &layout.temporaries[i]});
   }
   Sizes sizes{bindings_, unit};
-  std::function<int64_t(const CompiledGraph::Unit&)> callee_bytes = [&](const CompiledGraph::Unit& u) { return units_.at(&u).bytes; };
+  std::function<int64_t(const CompiledGraph::Unit&)> callee_bytes = [&](const CompiledGraph::Unit& u) {
+    return units_.at(&u).bytes;
+  };
   for (size_t i = 0; i < program.steps.size(); ++i) {
     int64_t bytes = std::visit(ScratchBytes{sizes, engine, callee_bytes}, program.steps[i]);
     intervals.push_back({bytes ? aligned(bytes) : 0, int32_t(i), int32_t(i), &layout.scratch[i]});
@@ -185,9 +195,11 @@ class Plan::Builder {
 
   void add(const CompiledGraph::Unit& unit, const std::string& prefix, char* base, std::vector<char*> parameters,
            std::vector<char*> results) {
-    Instance instance{unit, prefix, base, std::move(parameters), std::move(results), layout_.of(unit), {layout_.bindings(), unit}};
+    Instance instance{
+        unit, prefix, base, std::move(parameters), std::move(results), layout_.of(unit), {layout_.bindings(), unit}};
     for (size_t i = 0; i < unit.program.steps.size(); ++i) {
       instance.workspace = base + instance.layout.scratch[i];
+      instance.step = i;
       std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
     }
   }
@@ -201,15 +213,21 @@ class Plan::Builder {
     const UnitLayout& layout;
     Sizes sizes;
     char* workspace = nullptr;
+    size_t step = 0;
 
     char* address(BufferRef b, const BoundWeights& weights) const {
       auto i = size_t(b.index);
       switch (b.space) {
-        case BufferRef::parameter: return parameters[i];
-        case BufferRef::result: return results[i];
-        case BufferRef::temporary: return base + layout.temporaries[i];
-        case BufferRef::constant: return const_cast<char*>(reinterpret_cast<const char*>(unit.program.constants[i].data()));
-        case BufferRef::weight: return static_cast<char*>(const_cast<void*>(weight(int(i), weights)));
+        case BufferRef::parameter:
+          return parameters[i];
+        case BufferRef::result:
+          return results[i];
+        case BufferRef::temporary:
+          return base + layout.temporaries[i];
+        case BufferRef::constant:
+          return const_cast<char*>(reinterpret_cast<const char*>(unit.program.constants[i].data()));
+        case BufferRef::weight:
+          return static_cast<char*>(const_cast<void*>(weight(int(i), weights)));
       }
       return nullptr;
     }
@@ -223,7 +241,9 @@ class Plan::Builder {
     return in.address(place.buffer, weights_) + in.sizes(place.offset) * byte_size(type);
   }
 
-  void launch(const char* kind, std::function<void()> run) { plan_.launches_.push_back({kind, std::move(run)}); }
+  void launch(const Instance& in, const char* kind, std::function<void()> run) {
+    plan_.launches_.push_back({kind, std::move(run), &in.unit, in.step});
+  }
 
   TileKernel bind(const Instance& in, const KernelUse& use) const {
     const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
@@ -275,7 +295,7 @@ class Plan::Builder {
     int64_t width = round_up(divide_up(columns, column_pieces), 16);
     int64_t row_grain = std::max<int64_t>(1, kPiece / width);
     int64_t row_pieces = divide_up(rows, row_grain);
-    launch("kernel", [=, engine = &engine_]() mutable {
+    launch(in, "kernel", [=, engine = &engine_]() mutable {
       engine->pool().parallel_for(row_pieces * column_pieces, 1, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) {
           int64_t row = i / column_pieces * row_grain, column = i % column_pieces * width;
@@ -299,7 +319,7 @@ class Plan::Builder {
     }
     call.workspace = in.workspace;
     if (call.shape.m == 0) return;
-    launch("linear", [call, epilogue, engine = &engine_] { linear(call, engine->microkernels(), engine->pool()); });
+    launch(in, "linear", [call, epilogue, engine = &engine_] { linear(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const ConvStep& step) {
@@ -307,14 +327,24 @@ class Plan::Builder {
     call.shape = in.sizes.conv(step);
     auto prologue = bind(in, step.prologue), epilogue = bind(in, step.epilogue);
     if (!prologue) call.in = address(in, step.in, step.in_type);
-    call.weights = in.weight(step.weight, weights_);
     call.prologue = prologue.get(), call.epilogue = epilogue.get();
     if (!epilogue) {
       call.out = reinterpret_cast<float*>(address(in, step.out, DType::f32));
       call.out_stride = in.sizes(step.out_stride);
     }
     call.workspace = in.workspace;
-    launch("conv", [call, prologue, epilogue, engine = &engine_] { conv(call, engine->microkernels(), engine->pool()); });
+    if (step.computed) {
+      PanelLayout layout = filter_layout(call.shape, engine_.microkernels());
+      call.weights = in.workspace;
+      call.workspace = in.workspace + aligned(layout.bytes());
+      PackSource source{address(in, step.filter, step.filter_type), step.filter_type, 0, call.shape.out_c};
+      launch(in, "conv", [=, to = in.workspace, engine = &engine_] {
+        pack_conv(layout, source, call.shape.c, call.shape.kernel_h, call.shape.kernel_w, to, engine->pool());
+      });
+    } else {
+      call.weights = in.weight(step.weight, weights_);
+    }
+    launch(in, "conv", [call, prologue, epilogue, engine = &engine_] { conv(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const MatmulStep& step) {
@@ -330,7 +360,7 @@ class Plan::Builder {
     const char* b = address(in, step.b, step.b_type);
     DType a_type = step.a_type, b_type = step.b_type;
     if (batch * call.shape.m * call.shape.n == 0) return;
-    launch("linear", [=, engine = &engine_]() mutable {
+    launch(in, "linear", [=, engine = &engine_]() mutable {
       LinearCall one = call;
       for (int64_t i = 0; i < batch; ++i) {
         PackSource source{b + i * call.shape.n * call.shape.k * byte_size(b_type), b_type, 0, call.shape.n};
@@ -359,7 +389,7 @@ class Plan::Builder {
       call.bias_key_stride = int(in.sizes(step.bias_key_stride));
     }
     call.workspace = in.workspace;
-    launch("attention", [call, engine = &engine_] { attention(call, engine->microkernels(), engine->pool()); });
+    launch(in, "attention", [call, engine = &engine_] { attention(call, engine->microkernels(), engine->pool()); });
   }
 
   void add_step(const Instance& in, const GroupStatsStep& step) {
@@ -371,7 +401,7 @@ class Plan::Builder {
     call.epsilon = step.epsilon;
     call.out = reinterpret_cast<float*>(address(in, step.out, DType::f32));
     call.workspace = in.workspace;
-    launch("group_stats", [call, engine = &engine_] { group_stats(call, engine->target().vector_floats, engine->pool()); });
+    launch(in, "group_stats", [call, engine = &engine_] { group_stats(call, engine->target().vector_floats, engine->pool()); });
   }
 
   void add_step(const Instance& in, const EmbeddingStep& step) {
@@ -380,7 +410,7 @@ class Plan::Builder {
     char* out = address(in, step.out, step.out_type);
     int64_t count = in.sizes(step.count), rows = in.sizes(step.rows), width = step.width;
     DType from = step.table_type, to = step.out_type;
-    launch("embedding", [=] {
+    launch(in, "embedding", [=] {
       for (int64_t i = 0; i < count; ++i) {
         int64_t row;
         std::memcpy(&row, indices + i * 8, 8);
@@ -433,7 +463,7 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
            shape_text(at->second.shape()));
     convert(at->second.data(), at->second.dtype(), inputs_[i], input.dtype(), at->second.count());
   }
-  for (const Launch& launch : launches_) {
+  for (Launch& launch : launches_) {
     engine.check_cancelled();
     if (!measuring_) {
       launch.run();
@@ -441,7 +471,7 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     }
     auto start = std::chrono::steady_clock::now();
     launch.run();
-    measured_[launch.kind] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    launch.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   std::vector<Tensor> results;
   for (size_t i = 0; i < outputs_.size(); ++i) {
@@ -451,6 +481,12 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     results.push_back(std::move(out));
   }
   return results;
+}
+
+std::map<std::string, double> Plan::measured() const {
+  std::map<std::string, double> sum;
+  for (const Launch& launch : launches_) sum[launch.kind] += launch.seconds;
+  return sum;
 }
 
 }  // namespace sinter::cpu

@@ -8,8 +8,8 @@
 
 namespace sinter::cpu {
 
-/// Address space in which plans that do not run at the same time put their buffers, one over the other. Memory is taken when it is
-/// touched, in huge pages.
+/// Address space in which plans that do not run at the same time put their buffers, one over the other. Memory is taken when it
+/// is touched, in huge pages.
 class Arena {
  public:
   Arena();
@@ -59,24 +59,30 @@ class Plan {
   /// Copies the inputs in (by name, converted to their types), runs, and copies the outputs, in order. Code::InvalidArgument
   /// names an input that is missing or has another shape than was bound.
   std::vector<Tensor> run(const std::map<std::string, Tensor>& inputs);
-  size_t launches() const { return launches_.size(); }
 
-  /// Seconds by kind of step ("linear", "conv", "attention", "kernel", ...) of the runs since measuring began.
+  /// One step of one call of a block.
+  struct Launch {
+    const char* kind;  ///< "linear", "conv", "attention", "kernel", ...
+    std::function<void()> run;
+    const CompiledGraph::Unit* unit;
+    size_t step;  ///< of the unit's program
+    double seconds = 0;
+  };
+  /// In the order in which they run. Running them one by one repeats the last run.
+  const std::vector<Launch>& launches() const { return launches_; }
+
+  /// Whether runs are timed from now on, step by step.
   void measure(bool on) { measuring_ = on; }
-  const std::map<std::string, double>& measured() const { return measured_; }
+  /// Seconds by kind of step, of all measured runs.
+  std::map<std::string, double> measured() const;
 
  private:
-  struct Launch {
-    const char* kind;
-    std::function<void()> run;
-  };
   class Builder;
   const CompiledGraph& compiled_;
   Bindings bindings_;
   std::vector<Launch> launches_;
   std::vector<char*> inputs_, outputs_;
   bool measuring_ = false;
-  std::map<std::string, double> measured_;
 };
 
 }  // namespace sinter::cpu

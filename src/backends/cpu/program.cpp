@@ -27,10 +27,7 @@ class Writer {
   std::vector<std::byte> take() { return out_.take(); }
 
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  void write(const T& value) {
-    out_.put(value);
-  }
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) void write(const T& value) { out_.put(value); }
   void write(const Dim& dim) {
     out_.put(uint64_t(dim.terms().size()));
     for (const Dim::Term& term : dim.terms()) {
@@ -61,10 +58,8 @@ class Writer {
     std::visit([&](const auto& s) { write(s); }, step);
   }
   template <class T>
-    requires std::is_class_v<T>
-  void write(const T& value) {
-    fields(*this, const_cast<T&>(value));
-  }
+  requires std::is_class_v<T>
+  void write(const T& value) { fields(*this, const_cast<T&>(value)); }
 
  private:
   void write_symbol(SymbolId id) {
@@ -89,10 +84,7 @@ class Reader {
   bool at_end() const { return in_.at_end(); }
 
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  void read(T& value) {
-    value = in_.get<T>();
-  }
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) void read(T& value) { value = in_.get<T>(); }
   void read(Dim& dim) {
     Dim sum;
     size_t terms = in_.get_count();
@@ -111,7 +103,8 @@ class Reader {
     for (int64_t& size : shape) size = in_.get<int64_t>();
     auto data = in_.get_bytes();
     int64_t count = element_count(std::span<const int64_t>(shape));
-    if (uint64_t(count) != data.size() / uint64_t(byte_size(dtype))) fail(Code::Corrupt, "a constant has another size than it says");
+    if (uint64_t(count) != data.size() / uint64_t(byte_size(dtype)))
+      fail(Code::Corrupt, "a constant has another size than it says");
     tensor = Tensor(dtype, std::move(shape));
     std::memcpy(tensor.data(), data.data(), data.size());
   }
@@ -131,10 +124,8 @@ class Reader {
   }
   void read(Step& step) { read_alternative<0>(step, in_.get<uint8_t>()); }
   template <class T>
-    requires std::is_class_v<T>
-  void read(T& value) {
-    fields(*this, value);
-  }
+  requires std::is_class_v<T>
+  void read(T& value) { fields(*this, value); }
 
  private:
   template <size_t I>
@@ -175,7 +166,7 @@ void fields(auto& a, LinearStep& v) {
 }
 void fields(auto& a, ConvStep& v) {
   a(v.n, v.h, v.w, v.c, v.out_c, v.kernel_h, v.kernel_w, v.stride, v.top, v.left, v.bottom, v.right, v.in_type);
-  a(v.prologue, v.in, v.pixel_stride, v.weight, v.epilogue, v.out, v.out_stride);
+  a(v.prologue, v.in, v.pixel_stride, v.weight, v.computed, v.filter_type, v.filter, v.epilogue, v.out, v.out_stride);
 }
 void fields(auto& a, MatmulStep& v) { a(v.batch, v.m, v.n, v.k, v.a_type, v.b_type, v.shared_b, v.a, v.b, v.out); }
 void fields(auto& a, AttentionStep& v) {
@@ -185,9 +176,7 @@ void fields(auto& a, AttentionStep& v) {
 void fields(auto& a, GroupStatsStep& v) {
   a(v.n, v.pixels, v.channels, v.groups, v.epsilon, v.type, v.x, v.gamma, v.beta, v.out, v.pixel_stride);
 }
-void fields(auto& a, EmbeddingStep& v) {
-  a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out);
-}
+void fields(auto& a, EmbeddingStep& v) { a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out); }
 void fields(auto& a, CallStep& v) { a(v.callee, v.arguments, v.results); }
 void fields(auto& a, WeightSlot& v) { a(v.ordinal, v.form, v.panels, v.parts); }
 void fields(auto& a, Temporary& v) { a(v.bytes, v.first_step, v.last_step); }

@@ -13,8 +13,8 @@ namespace sinter::cpu {
 /// One operand of a kernel in use: where it is and the numbers that its params take.
 struct OperandUse {
   BufferRef buffer;
-  bool tile = false;  ///< a tile of the call around it; no buffer
-  Dim offset = 0;     ///< elements
+  bool tile = false;         ///< a tile of the call around it; no buffer
+  Dim offset = 0;            ///< elements
   std::vector<Dim> strides;  ///< for each outer dim
   Dim column_stride = 0;
   std::vector<View::Scale> scales;  ///< for RowAccess::scaled
@@ -60,6 +60,9 @@ struct ConvStep {
   Place in;  ///< without a prologue
   Dim pixel_stride = 0;
   int32_t weight = 0;
+  bool computed = false;  ///< the weights are no slot: they lie dense in `filter`, and are packed at every run
+  DType filter_type = DType::f32;
+  Place filter;
   std::optional<KernelUse> epilogue;
   Place out;
   Dim out_stride = 0;
@@ -109,8 +112,7 @@ struct CallStep {
   std::vector<BufferRef> arguments, results;
 };
 
-using Step =
-    std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep>;
+using Step = std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep>;
 
 /// A form in which a program wants one of its graph's own weights.
 struct WeightSlot {

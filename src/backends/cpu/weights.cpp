@@ -20,37 +20,44 @@ PanelLayout layout_of(const WeightSlot& slot, const std::vector<int64_t>& shape,
 
 BoundWeights::BoundWeights(const CompiledGraph& compiled) : engine_(compiled.engine()) {
   add(compiled.root(), "");
-  for (const auto& [key, entry] : entries_)
-    if (key.second.form != WeightSlot::plain)
-      packed_bytes_ += layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
+  for (auto& [key, entry] : entries_) {
+    if (key.second.form == WeightSlot::plain) continue;
+    entry.offset = packed_bytes_;
+    entry.bytes = layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
+    packed_bytes_ += entry.bytes;
+  }
 }
 
 void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefix) {
   for (WeightSlot slot : unit.program.weights) {
     const WeightUse& use = unit.weights[size_t(slot.ordinal)];
     slot.ordinal = 0;
-    entries_.try_emplace({prefix + use.name, slot}, Entry{use.type, {}});
+    entries_.try_emplace({prefix + use.name, slot}, Entry{.type = use.type});
   }
   for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix);
 }
 
-Tensor BoundWeights::packed(const Tensor& tensor, const std::string& name, const WeightSlot& slot, const Type& type) {
-  std::vector<int64_t> shape = constant_shape(type);
+void BoundWeights::fill(const Key& key, Entry& entry, const Tensor& tensor) {
+  const auto& [name, slot] = key;
+  std::vector<int64_t> shape = constant_shape(entry.type);
   if (tensor.count() != element_count(std::span<const int64_t>(shape)))
     fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape), shape_text(tensor.shape()));
-  if (slot.form == WeightSlot::plain) return tensor.to(type.dtype).reshaped(shape);
+  entry.ready = true;
+  if (slot.form == WeightSlot::plain) {
+    entry.plain = tensor.to(entry.type.dtype).reshaped(shape);
+    return;
+  }
+  if (block_.empty()) block_ = Tensor(DType::u8, {packed_bytes_});
   PanelLayout layout = layout_of(slot, shape, engine_.microkernels());
-  Tensor out(DType::u8, {layout.bytes() * slot.parts});
   int64_t part_bytes = tensor.bytes() / slot.parts;
   for (int part = 0; part < slot.parts; ++part) {
     PackSource source{tensor.data() + part * part_bytes, tensor.dtype(), 0, layout.n};
-    void* to = out.data() + part * layout.bytes();
+    void* to = block_.data() + entry.offset + part * layout.bytes();
     if (slot.form == WeightSlot::matrix)
       pack_matrix(layout, source, to, engine_.pool());
     else
       pack_conv(layout, source, shape[1], int(shape[2]), int(shape[3]), to, engine_.pool());
   }
-  return out;
 }
 
 void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
@@ -62,10 +69,10 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
     Tensor tensor;
     bool in_place = false;
     for (; entry != entries_.end() && entry->first.first == name; ++entry, ++at) {
-      if (!entry->second.data.empty()) continue;
+      if (entry->second.ready) continue;
       engine_.check_cancelled();
       if (tensor.empty()) tensor = source(name);
-      entry->second.data = packed(tensor, name, entry->first.second, entry->second.type);
+      fill(entry->first, entry->second, tensor);
       in_place = in_place || entry->first.second.form == WeightSlot::plain;
     }
     if (done && !tensor.empty() && !in_place) done(name);
@@ -75,15 +82,23 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
 
 void BoundWeights::forget(const std::set<std::string>& names) {
   for (auto& [key, entry] : entries_)
-    if (names.contains(key.first)) entry.data = {};
+    if (names.contains(key.first)) entry.ready = false;
+}
+
+void BoundWeights::unload() {
+  for (auto& [key, entry] : entries_) {
+    entry.ready = false;
+    entry.plain = {};
+  }
+  block_ = {};
 }
 
 const void* BoundWeights::get(const std::string& name, const WeightSlot& slot) const {
   WeightSlot key = slot;
   key.ordinal = 0;
   const Entry& entry = entries_.at({name, key});
-  if (entry.data.empty()) fail(Code::Internal, "the weight '{}' is not loaded", name);
-  return entry.data.data();
+  if (!entry.ready) fail(Code::Internal, "the weight '{}' is not loaded", name);
+  return slot.form == WeightSlot::plain ? entry.plain.data() : block_.data() + entry.offset;
 }
 
 }  // namespace sinter::cpu
