@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "cli/suggest.h"
 
@@ -62,6 +63,17 @@ void Options::parse_arguments(Arguments arguments) {
   } catch (const CLI::ParseError& e) {
     fail_usage(*this, e);
   }
+}
+
+CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](const std::string& word) {
+        uint64_t value = 0;
+        auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+        bool fits = error == std::errc() && end == word.data() + word.size();
+        return fits ? std::string() : fmt::format("\"{}\" is out of range: a whole number from 0 to 2^64 - 1", word);
+      },
+      "0..2^64-1");
 }
 
 CLI::Validator in_range(double low, double high) {

@@ -19,6 +19,8 @@ class Options : public CLI::App {
 /// Accepts one of these words; the error lists them.
 CLI::Validator one_of(std::vector<std::string> words);
 
+/// Accepts whole numbers from 0 to 2^64 - 1: CLI11 alone takes -1 for the largest of them.
+CLI::Validator whole_number();
 /// Accepts numbers from `low` to `high`; the error says both. Either may be infinite.
 CLI::Validator in_range(double low, double high = std::numeric_limits<double>::infinity());
 

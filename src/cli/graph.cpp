@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <set>
 
 #include "base/file.h"
 #include "cli/arguments.h"
@@ -27,8 +25,8 @@ GraphOptions parse(Arguments arguments) {
   options.add_option("FILE", o.file, "checkpoint, diffusers folder, or a file of one network")->required();
   options.add_option("--component", o.component, "which network (default: the denoiser, or the only one)")
       ->check(one_of(components));
-  options.add_option("--block", o.block, "only the block of this name; see --blocks");
-  options.add_flag("--blocks", o.blocks, "list the blocks instead, and how often each is called");
+  options.add_option("--block", o.block, "only this block, by its label or a place such as input_blocks.1.0; see --blocks");
+  options.add_flag("--blocks", o.blocks, "list the blocks instead, and where each is called");
   options.add_option("--format", o.format, "text, a Graphviz file, or a picture")
       ->check(one_of({"text", "dot", "svg"}))
       ->capture_default_str();
@@ -57,47 +55,58 @@ Source open(const std::string& file, std::optional<ComponentGraph> wanted) {
   return {model.family, component, model.weights(component)};
 }
 
-using Functions = std::vector<std::pair<std::shared_ptr<const Function>, int>>;
+struct Block {
+  std::shared_ptr<const Function> function;
+  std::vector<std::string> places;  ///< prefixes of the weights of each call, without the last dot
+};
 
-/// Every function that a graph calls, also from within others, in the order of first calls, with the number of calls.
-void collect(const Graph& graph, int times, Functions& found) {
+/// Every function that a graph calls, also from within others, in the order of first calls.
+void collect(const Graph& graph, const std::string& outer, std::vector<Block>& found) {
   for (const Value& value : topological_order(graph)) {
     if (value->op != &call_op) continue;
-    const auto& function = value->attrs.as<CallAttrs>().function;
-    auto at = std::ranges::find(found, function, &Functions::value_type::first);
-    if (at == found.end()) at = found.insert(found.end(), {function, 0});
-    at->second += times;
-    collect(function->graph, times, found);
+    const auto& call = value->attrs.as<CallAttrs>();
+    std::string place = outer + call.prefix;
+    auto block = std::ranges::find(found, call.function, &Block::function);
+    if (block == found.end()) block = found.insert(found.end(), {call.function, {}});
+    block->places.push_back(place.substr(0, place.find_last_not_of('.') + 1));
+    collect(call.function->graph, place, found);
   }
 }
 
-const Graph& find_block(const Graph& graph, const std::string& name) {
-  Functions functions;
-  collect(graph, 1, functions);
+std::vector<Block> blocks_of(const Graph& graph) {
+  std::vector<Block> blocks;
+  collect(graph, "", blocks);
+  return blocks;
+}
+
+/// By the label of the block, or by a place where it is called.
+std::shared_ptr<const Function> find_block(const std::vector<Block>& blocks, const std::string& name) {
   std::vector<std::string> names;
-  for (auto& [function, calls] : functions) {
-    if (function->name == name) return function->graph;
-    names.push_back(function->name);
+  for (const Block& block : blocks) {
+    if (block.function->name == name || std::ranges::find(block.places, name) != block.places.end()) return block.function;
+    names.push_back(block.function->name);
+    names.insert(names.end(), block.places.begin(), block.places.end());
   }
-  std::string list;
-  std::set<std::string> listed;
-  for (const std::string& other : names)
-    if (listed.insert(other).second) list += "\n  " + other;
-  fail(Code::NotFound, "there is no block \"{}\"{}; there are:{}", name, suggestion(name, names), list);
+  fail(Code::NotFound, "there is no block \"{}\"{}; `sinter graph FILE --blocks` lists them", name, suggestion(name, names));
 }
 
 std::string list_blocks(const Graph& graph) {
-  Functions functions;
-  collect(graph, 1, functions);
-  std::vector<std::vector<std::string>> rows = {{"block", "calls", "nodes"}};
-  for (auto& [function, calls] : functions)
-    rows.push_back({function->name, std::to_string(calls), std::to_string(function->graph.nodes().size())});
+  constexpr size_t kShown = 3;
+  std::vector<std::vector<std::string>> rows = {{"block", "nodes", "calls", "at"}};
+  for (const Block& block : blocks_of(graph)) {
+    std::string places;
+    for (size_t i = 0; i < std::min(kShown, block.places.size()); ++i) places += (i ? ", " : "") + block.places[i];
+    if (block.places.size() > kShown) places += ", ...";
+    rows.push_back({block.function->name, std::to_string(block.function->graph.nodes().size()),
+                    std::to_string(block.places.size()), places});
+  }
   return table(rows);
 }
 
 std::string text_of(const Graph& graph, const GraphOptions& o) {
   if (o.blocks) return list_blocks(graph);
-  const Graph& shown = o.block.empty() ? graph : find_block(graph, o.block);
+  auto block = o.block.empty() ? nullptr : find_block(blocks_of(graph), o.block);
+  const Graph& shown = block ? block->graph : graph;
   return o.format == "dot" ? graph_dot(shown) : o.format == "svg" ? graph_svg(shown) : graph_text(shown);
 }
 

@@ -94,8 +94,8 @@ ordered_json inspect(const fs::path& path) {
 std::string words_of(const ordered_json& value, const std::string& key) {
   if (value.is_null()) return "-";
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
-  if (key == "parameters") return human_count(value.get<uint64_t>());
-  if (key == "bytes") return human_bytes(value.get<uint64_t>());
+  if (key == "parameters" && value.is_number()) return human_count(value.get<uint64_t>());
+  if (key == "bytes" && value.is_number()) return human_bytes(value.get<uint64_t>());
   return value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
@@ -115,6 +115,19 @@ std::string table_of(const ordered_json& objects) {
   return table(rows) + problems;
 }
 
+/// "  name  text", the lines of a long text below one another: prompts have several, and people copy them from here.
+std::string indented(const std::string& name, const std::string& text) {
+  constexpr size_t kLongest = 10000;
+  std::string out;
+  for (size_t at = 0; at <= text.size();) {
+    size_t end = std::min(text.find('\n', at), text.size());
+    std::string line = printable(std::string_view(text).substr(at, end - at), kLongest);
+    out += at == 0 ? fmt::format("  {}  {}\n", printable(name), line) : fmt::format("    {}\n", line);
+    at = end + 1;
+  }
+  return out;
+}
+
 std::string lines_of(const ordered_json& object) {
   std::vector<std::vector<std::string>> facts;
   std::string below;
@@ -131,9 +144,7 @@ std::string lines_of(const ordered_json& object) {
       facts.push_back({label, list});
     } else if (value.is_object()) {
       below += "\n" + label + "\n";
-      std::vector<std::vector<std::string>> rows;
-      for (auto& [name, item] : value.items()) rows.push_back({"  " + name, words_of(item, name)});
-      below += table(rows);
+      for (auto& [name, item] : value.items()) below += indented(name, words_of(item, name));
     } else {
       facts.push_back({label, words_of(value, key)});
     }

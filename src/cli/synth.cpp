@@ -27,7 +27,7 @@ SynthOptions parse(Arguments arguments) {
   options.add_option("--dtype", o.dtype, "element type of the weights")
       ->check(one_of({"f16", "bf16", "f32"}))
       ->capture_default_str();
-  options.add_option("--seed", o.seed, "equal seeds give equal files")->capture_default_str();
+  options.add_option("--seed", o.seed, "equal seeds give equal files")->check(whole_number())->capture_default_str();
   options.add_option("--out", o.out, "file to write, NAME.safetensors; vocabularies go to NAME.vocab/")->required();
   options.add_flag("--force", o.force, "replace the file if it exists");
   options.add_json(o.json);

@@ -5,8 +5,9 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "text/clip_tokenizer.h"
 #include "text/synthetic_vocabulary.h"
-#include "text/vocabulary.h"
+#include "text/t5_tokenizer.h"
 
 using namespace sinter;
 

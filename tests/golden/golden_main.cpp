@@ -88,9 +88,9 @@ struct Directory {
 /// Compares what lies there, and what the manifest lists, with what we know.
 Directory look_at(const fs::path& path) {
   Directory out;
-  for (const auto& entry : fs::recursive_directory_iterator(path)) {
+  for (const auto& entry : fs::recursive_directory_iterator(path, fs::directory_options::follow_directory_symlink)) {
     if (!entry.is_regular_file()) continue;
-    std::string file = fs::relative(entry.path(), path).generic_string();
+    std::string file = entry.path().lexically_relative(path).generic_string();  // links are what they are called here
     if (is_not_yet(file))
       out.not_yet.try_emplace(file.substr(0, file.starts_with("workflows/") ? file.find('/') : std::string::npos), 0);
     else if (!has_check(file) && !is_input(file))
