@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iterator>
+#include <regex>
 
 #include "golden/golden_reader.h"
 #include "pipelines/image_model.h"
@@ -14,8 +16,6 @@ namespace {
 using nlohmann::json;
 
 constexpr double kLatent = 2e-4, kConditioning = 5e-5, kNoise = 2e-6, kImage = 3e-3;
-constexpr const char* kPositive = "a photo of a (red:1.3) fox in the snow, highly detailed";
-constexpr const char* kNegative = "blurry, low quality";
 
 /// One file of whole runs with the model that made them.
 class EndToEnd {
@@ -32,6 +32,7 @@ class EndToEnd {
   }
 
   void run() {
+    read_prompts();
     model_ = open({});
     for (const auto& [name, settings] : settings_) {
       if (name.find('/') != std::string::npos) continue;
@@ -66,18 +67,38 @@ class EndToEnd {
     if (file_.has(name)) report_.compare(family_ + "/" + name, relative_error(got, file_.get(name)), tolerance);
   }
 
-  EncodedPrompt encode(ImageModel& model, const std::string& name, const std::string& prompt, const std::string& key, int clip_skip) {
-    EncodedPrompt encoded = model.encode(prompt, clip_skip);
+  /// The prompts of a set are written in its README alone: Positive `...`, negative `...`. A set without one is sampled with
+  /// the conditionings that it recorded.
+  void read_prompts() {
+    std::ifstream in(directory_ + "/README.md");
+    std::string text((std::istreambuf_iterator<char>(in)), {});
+    std::smatch found;
+    if (!std::regex_search(text, found, std::regex("Positive `([^`]+)`, negative `([^`]+)`"))) return;
+    positive_ = found[1];
+    negative_ = family_ == "flux" ? "" : found[2].str();
+  }
+
+  EncodedPrompt recorded(const std::string& name, const std::string& key) {
+    std::string from = file_.has(name + "/" + key) ? name : "t2i";
+    EncodedPrompt prompt{file_.get(from + "/" + key), {}, {}};
+    if (file_.has(from + "/" + key + "_pooled")) prompt.pooled = file_.get(from + "/" + key + "_pooled");
+    return prompt;
+  }
+
+  EncodedPrompt encode(ImageModel& model, const std::string& name, const std::optional<std::string>& prompt, const std::string& key,
+                       int clip_skip) {
+    if (!prompt) return recorded(name, key);
+    EncodedPrompt encoded = model.encode(*prompt, clip_skip);
     compare(name + "/" + key, encoded.context, kConditioning);
     if (!encoded.pooled.empty()) compare(name + "/" + key + "_pooled", encoded.pooled, kConditioning);
     return encoded;
   }
 
-  std::string positive_prompt(const std::string& name) const {
-    if (name.find("long_prompt") == std::string::npos) return kPositive;
+  std::optional<std::string> positive_prompt(const std::string& name) const {
+    if (name.find("long_prompt") == std::string::npos) return positive_;
     for (const json& c : manifest_.at("cases"))
       if (c.at("file") == "conditioning.safetensors" && c.contains("prompts") && c.at("prompts").size() > 2) return c.at("prompts")[2];
-    fail(Code::NotFound, "manifest.json does not list the long prompt");
+    return std::nullopt;
   }
 
   void sampling(const std::string& name, json s) {
@@ -98,7 +119,7 @@ class EndToEnd {
 
     SamplingJob job;
     job.positive.push_back({encode(*model, name, positive_prompt(name), "positive", clip_skip)});
-    EncodedPrompt negative = encode(*model, name, family_ == "flux" ? "" : kNegative, "negative", clip_skip);
+    EncodedPrompt negative = encode(*model, name, family_ == "flux" ? std::optional<std::string>("") : negative_, "negative", clip_skip);
     job.negative.push_back({negative});
     if (combine) job.positive.push_back({negative, 0.5f});
     job.sampler = s.at("sampler"), job.scheduler = s.at("scheduler");
@@ -161,6 +182,7 @@ class EndToEnd {
   Session& session_;
   GoldenReport& report_;
   json manifest_;
+  std::optional<std::string> positive_, negative_;
   std::map<std::string, json> settings_;
   std::unique_ptr<ImageModel> model_;
 };
