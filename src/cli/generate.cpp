@@ -224,7 +224,7 @@ class Generation {
       tiles_ = DecodeTiles{s_.tile / 8, s_.tile / 32};
     else
       tiles_ = model_->choose_tiles(s_.batch, s_.height / 8, s_.width / 8, available);
-    planned_ = model_->planned_peak_bytes(s_.batch, s_.width, s_.height, guided_, !init_.empty(), tiles_);
+    planned_ = model_->planned_peak_bytes(s_.batch, s_.width, s_.height, guided_, !init_.empty(), s_.count > 1, tiles_);
     note(fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)),
                      tiles_ ? fmt::format("; the picture is decoded in tiles of {} pixels", tiles_->tile * 8) : ""));
     if (planned_ > available)
@@ -256,7 +256,10 @@ class Generation {
 
   void one_run(int number) {
     if (job_.positive.empty()) encode_prompts();
-    if (latent_.empty()) latent_ = start_latent();
+    if (latent_.empty()) {
+      latent_ = start_latent();
+      model_->unload_encoder();
+    }
     auto start = Clock::now();
     model_->load_denoiser();
     load_seconds_ += seconds_since(start);

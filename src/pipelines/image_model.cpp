@@ -400,9 +400,9 @@ void ImageModel::compile(int64_t batch, int64_t width, int64_t height, bool guid
   for (auto& [network, bindings] : stages(batch, width, height, guided, from_image)) network->compile(bindings);
 }
 
-int64_t ImageModel::planned_peak_bytes(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image,
+int64_t ImageModel::planned_peak_bytes(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image, bool repeated,
                                        const std::optional<DecodeTiles>& tiles) {
-  int64_t peak = 0, text = 0;
+  int64_t peak = 0, text = 0, kept = 0, kept_arena = 0;
   for (auto& [network, bindings] : stages(batch, width, height, guided, from_image)) {
     Bindings sizes = bindings;
     if (network == vae_decoder_.get() && tiles) {
@@ -410,12 +410,17 @@ int64_t ImageModel::planned_peak_bytes(int64_t batch, int64_t width, int64_t hei
       sizes[id(kHeight)] = std::min(height / 8, 2 * tiles->tile);
       sizes[id(kWidth)] = std::min(width / 8, tiles->tile / 2);
     }
+    // Text encoders stay until the prompts are encoded; of the others one is loaded at a time, or denoiser and decoder together.
     bool is_text = network != denoiser_.get() && network != vae_decoder_.get() && network != vae_encoder_.get();
-    // Text encoders stay until the prompts are encoded; of the others one is loaded at a time.
-    if (is_text) text += network->weight_bytes(sizes);
-    peak = std::max(peak, (is_text ? text : network->weight_bytes(sizes)) + network->arena_bytes(sizes));
+    int64_t weights = network->weight_bytes(sizes);
+    if (is_text) weights = text += weights;
+    int64_t arena = network->arena_bytes(sizes);
+    peak = std::max(peak, weights + arena);
+    if (!repeated || (network != denoiser_.get() && network != vae_decoder_.get())) continue;
+    kept += weights;
+    kept_arena = std::max(kept_arena, arena);
   }
-  return peak;
+  return std::max(peak, kept + kept_arena);
 }
 
 std::optional<DecodeTiles> ImageModel::choose_tiles(int64_t batch, int64_t latent_height, int64_t latent_width, int64_t budget) {
@@ -434,6 +439,9 @@ void ImageModel::unload_text_encoders() {
   for (auto& encoder : encoders_) encoder->network->unload_weights();
 }
 void ImageModel::unload_denoiser() { denoiser_->unload_weights(); }
+void ImageModel::unload_encoder() {
+  if (vae_encoder_) vae_encoder_->unload_weights();
+}
 void ImageModel::load_denoiser(const std::function<void(double)>& progress) { denoiser_->load_weights(progress); }
 
 Network* ImageModel::network(Component component) {

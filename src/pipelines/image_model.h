@@ -95,12 +95,14 @@ class ImageModel {
   Foresight foresee(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
   /// Compiles everything for such a run.
   void compile(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
-  int64_t planned_peak_bytes(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image,
+  /// `repeated`: the denoiser stays while pictures are decoded, because more are to come.
+  int64_t planned_peak_bytes(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image, bool repeated,
                              const std::optional<DecodeTiles>& tiles);
 
   /// Give the memory of these weights back; they are read again when needed.
   void unload_text_encoders();
   void unload_denoiser();
+  void unload_encoder();
   void load_denoiser(const std::function<void(double)>& progress = {});
   Network* network(Component component);
 
