@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/settings.h"
 #include "compiler/cache_archive.h"
 
 namespace sinter {
@@ -41,7 +42,7 @@ std::string environment(const char* name) {
 }
 
 fs::path default_directory() {
-  if (std::string dir = environment(kDirectoryVariable); !dir.empty()) return fs::absolute(dir);
+  if (auto dir = setting(kDirectoryVariable)) return fs::absolute(*dir);
   // The XDG base directory rules: a relative path is to be ignored.
   if (fs::path xdg = environment("XDG_CACHE_HOME"); xdg.is_absolute()) return xdg / "sinter";
   fs::path home = environment("HOME");
@@ -96,7 +97,7 @@ EntryInfo info_of(const EntryHead& head) {
 CacheOptions CacheOptions::from_environment() {
   CacheOptions options;
   options.directory = default_directory();
-  if (std::string limit = environment(kLimitVariable); !limit.empty()) options.max_bytes = parse_byte_size(limit, kLimitVariable);
+  if (auto limit = setting(kLimitVariable)) options.max_bytes = parse_byte_size(*limit, kLimitVariable);
   return options;
 }
 

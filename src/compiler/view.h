@@ -30,6 +30,8 @@ struct View {
   std::vector<Scale> scales;  ///< empty: all 1/1
 
   bool scaled() const { return !scales.empty(); }
+  /// Along the last axis, which row kernels walk by a stride alone.
+  bool scaled_columns() const { return scaled() && !(scales.back() == Scale{}); }
 };
 
 View dense_view(BufferRef buffer, const Type& type);

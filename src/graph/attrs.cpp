@@ -2,24 +2,57 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <set>
+#include <tuple>
+
 #include "graph/graph.h"
 
 namespace sinter {
 
-void SymbolNumbering::add_symbol(Hasher& h, SymbolId id) {
-  auto [at, fresh] = numbers_.try_emplace(id, uint32_t(numbers_.size()));
-  h.add(at->second);
-  if (!fresh) return;
+namespace {
+/// What tells symbols of one size apart without their names: facts, definition, and the terms they stand in.
+Digest appearance(SymbolId id, const Dim& dim) {
+  Hasher h;
   const Symbol& symbol = symbol_info(id);
   h.add(symbol.facts.lower).add(symbol.facts.upper).add(symbol.facts.divisor).add(symbol.divisor);
-  if (symbol.divisor) add(h, symbol.numerator);
+  std::vector<std::tuple<int64_t, int64_t, int64_t>> terms;
+  for (const Dim::Term& term : dim.terms())
+    if (int64_t power = std::count(term.symbols.begin(), term.symbols.end(), id))
+      terms.emplace_back(term.coefficient, int64_t(term.symbols.size()), power);
+  std::sort(terms.begin(), terms.end());
+  for (auto [coefficient, degree, power] : terms) h.add(coefficient).add(degree).add(power);
+  return h.digest();
+}
+}  // namespace
+
+void SymbolNumbering::number_new_symbols(Hasher& h, const Dim& dim) {
+  std::set<std::tuple<Digest, std::string, SymbolId>> fresh;
+  for (const Dim::Term& term : dim.terms())
+    for (SymbolId id : term.symbols)
+      if (!numbers_.contains(id)) fresh.emplace(appearance(id, dim), symbol_info(id).name, id);
+  for (const auto& [looks, name, id] : fresh) {
+    const Symbol& symbol = symbol_info(id);
+    if (symbol.divisor) add(h, symbol.numerator);
+    numbers_.emplace(id, uint32_t(numbers_.size()));
+    h.add(looks);
+  }
 }
 
 void SymbolNumbering::add(Hasher& h, const Dim& dim) {
-  h.add(uint64_t(dim.terms().size()));
+  number_new_symbols(h, dim);
+  std::vector<std::pair<std::vector<uint32_t>, int64_t>> terms;
   for (const Dim::Term& term : dim.terms()) {
-    h.add(term.coefficient).add(uint64_t(term.symbols.size()));
-    for (SymbolId id : term.symbols) add_symbol(h, id);
+    std::vector<uint32_t> numbers;
+    for (SymbolId id : term.symbols) numbers.push_back(numbers_.at(id));
+    std::sort(numbers.begin(), numbers.end());
+    terms.emplace_back(std::move(numbers), term.coefficient);
+  }
+  std::sort(terms.begin(), terms.end());
+  h.add(uint64_t(terms.size()));
+  for (const auto& [numbers, coefficient] : terms) {
+    h.add(coefficient).add(uint64_t(numbers.size()));
+    for (uint32_t number : numbers) h.add(number);
   }
 }
 

@@ -15,12 +15,16 @@ namespace sinter {
 struct Function;
 
 /// Numbers symbols in order of first appearance, so that digests depend on structure and never on names or creation order.
+/// Symbols that appear together first (height * width) are told apart by what is known of them, in the end by name: give sizes
+/// that are one symbol alone first.
 class SymbolNumbering {
  public:
   void add(Hasher& h, const Dim& dim);
+  /// What was numbered, rounded quotients too, by symbol.
+  const std::map<SymbolId, uint32_t>& numbers() const { return numbers_; }
 
  private:
-  void add_symbol(Hasher& h, SymbolId id);
+  void number_new_symbols(Hasher& h, const Dim& dim);
   std::map<SymbolId, uint32_t> numbers_;
 };
 

@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <set>
 #include <unordered_set>
 
 #include "graph/ops.h"
@@ -21,15 +20,19 @@ const Dim& Value::dim(int axis) const {
   return shape()[size_t(at)];
 }
 
-Value Graph::add(const OpDef& op, std::vector<Value> inputs, Attrs attrs) {
+namespace {
+Digest content_of(const OpDef& op, std::span<const Value> inputs, const Attrs& attrs) {
   Hasher h;
-  h.add(op.name);
-  for (Value v : inputs) {
-    SINTER_ASSERT(v && v->graph == this);
-    h.add(v->id);
-  }
+  h.add(op.name).add(uint64_t(inputs.size()));
+  for (Value v : inputs) h.add(v->id);
   attrs.identity(h);
-  Digest content = h.digest();
+  return h.digest();
+}
+}  // namespace
+
+Value Graph::add(const OpDef& op, std::vector<Value> inputs, Attrs attrs) {
+  for (Value v : inputs) SINTER_ASSERT(v && v->graph == this);
+  Digest content = content_of(op, inputs, attrs);
   if (auto at = by_content_.find(content); at != by_content_.end()) return at->second;
   Node node{&op, std::move(inputs), std::move(attrs), {}, this, uint32_t(nodes_.size())};
   try {
@@ -45,6 +48,9 @@ Value Graph::add(const OpDef& op, std::vector<Value> inputs, Attrs attrs) {
 }
 
 Value Graph::input(const std::string& name, Type type) {
+  for (Value known : inputs_)
+    if (known->attrs.as<NameAttrs>().name == name && known->type != type)
+      fail(Code::InvalidArgument, "the input '{}' is {} already, it cannot be {}", name, known->type.text(), type.text());
   size_t before = nodes_.size();
   Value value = add(input_op, {}, Attrs::of(NameAttrs{name, type.dtype, type.shape}));
   if (nodes_.size() > before) inputs_.push_back(value);
@@ -84,8 +90,12 @@ std::vector<Value> topological_order(const Graph& graph) {
 }
 
 Digest structure_digest(const Graph& graph) {
-  Hasher h;
   SymbolNumbering numbering;
+  return structure_digest(graph, numbering);
+}
+
+Digest structure_digest(const Graph& graph, SymbolNumbering& numbering) {
+  Hasher h;
   // Parameters count by position, used or not: a caller passes them by position.
   h.add(uint64_t(graph.inputs().size()));
   std::unordered_map<const Node*, uint32_t> numbers;
@@ -93,6 +103,11 @@ Digest structure_digest(const Graph& graph) {
     h.add(type.dtype).add(uint64_t(type.shape.size()));
     for (const Dim& dim : type.shape) numbering.add(h, dim);
   };
+  // Sizes that are one symbol first: they number the symbols of the others.
+  for (bool alone : {true, false})
+    for (Value input : graph.inputs())
+      for (const Dim& dim : input.shape())
+        if (alone == (dim.terms().size() == 1 && dim.terms()[0].symbols.size() == 1)) numbering.add(h, dim);
   for (Value input : graph.inputs()) {
     numbers.emplace(input.node(), uint32_t(numbers.size()));
     add_type(input->type);
@@ -118,11 +133,15 @@ std::vector<Value> own_weights(const Graph& graph) {
 }
 
 namespace {
-void collect_weights(const Graph& graph, const std::string& prefix, std::vector<WeightUse>& out, std::set<std::string>& seen) {
+void collect_weights(const Graph& graph, const std::string& prefix, std::vector<WeightUse>& out,
+                     std::unordered_map<std::string, Type>& seen) {
   for (Value value : topological_order(graph)) {
     if (value->op == &weight_op) {
       std::string name = prefix + value->attrs.as<NameAttrs>().name;
-      if (seen.insert(name).second) out.push_back({name, value->type});
+      auto [at, fresh] = seen.try_emplace(name, value->type);
+      if (fresh) out.push_back({name, value->type});
+      if (at->second != value->type)
+        fail(Code::InvalidArgument, "the weight '{}' is used as {} and as {}", name, at->second.text(), value->type.text());
     } else if (value->op == &call_op) {
       const auto& attrs = value->attrs.as<CallAttrs>();
       collect_weights(attrs.function->graph, prefix + attrs.prefix, out, seen);
@@ -133,30 +152,69 @@ void collect_weights(const Graph& graph, const std::string& prefix, std::vector<
 
 std::vector<WeightUse> weights_of(const Graph& graph) {
   std::vector<WeightUse> out;
-  std::set<std::string> seen;
+  std::unordered_map<std::string, Type> seen;
   collect_weights(graph, "", out, seen);
   return out;
 }
 
-void verify(const Graph& graph) {
-  uint32_t id = 0;
-  for (const Node& node : graph.nodes()) {
-    auto broken = [&](std::string_view promise) { fail(Code::Internal, "node {} ({}): {}", node.id, node.op->name, promise); };
-    if (node.id != id++) broken("its number is not its position");
-    if (node.graph != &graph) broken("it belongs to another graph");
-    for (Value input : node.inputs) {
-      if (!input || input->graph != &graph) broken("an input is empty or of another graph");
-      if (input->id >= node.id) broken("an input comes after it");
-    }
-    if (node.op->infer(node) != node.type) broken("its type is not what its op infers");
-    if (node.op == &call_op) verify(node.attrs.as<CallAttrs>().function->graph);
+namespace {
+void verify_node(const Node& node, const Graph& graph, uint32_t position) {
+  auto broken = [&](std::string_view promise) { fail(Code::Internal, "node {} ({}): {}", position, node.op->name, promise); };
+  if (node.id != position) broken("its number is not its position");
+  if (node.graph != &graph) broken("it belongs to another graph");
+  for (Value input : node.inputs) {
+    if (!input || input->graph != &graph) broken("an input is empty or of another graph");
+    if (input->id >= node.id) broken("an input comes after it");
   }
+  Type inferred;
+  try {
+    inferred = node.op->infer(node);
+  } catch (const Error& e) {
+    broken(e.message());
+  }
+  if (inferred != node.type) broken("its type is not what its op infers");
+}
+
+void verify(const Graph& graph, std::unordered_set<const Graph*>& done) {
+  if (!done.insert(&graph).second) return;
+  uint32_t position = 0;
+  std::unordered_map<Digest, const Node*, DigestHash> contents;
+  for (const Node& node : graph.nodes()) {
+    verify_node(node, graph, position++);
+    auto [twin, fresh] = contents.emplace(content_of(*node.op, node.inputs, node.attrs), &node);
+    if (!fresh) fail(Code::Internal, "node {} ({}): node {} has the same content", node.id, node.op->name, twin->second->id);
+    if (node.op == &call_op) verify(node.attrs.as<CallAttrs>().function->graph, done);
+  }
+  for (Value input : graph.inputs())
+    if (!input || input->graph != &graph || input->op != &input_op)
+      fail(Code::Internal, "the list of inputs holds what is no input of the graph");
   for (const Output& output : graph.outputs())
     if (!output.value || output.value->graph != &graph)
       fail(Code::Internal, "output '{}' is not a value of the graph", output.name);
 }
+}  // namespace
 
-void copy_graph(const Graph& from, Graph& to, const Bindings& bindings, const Rewrite& rewrite) {
+void verify(const Graph& graph) {
+  std::unordered_set<const Graph*> done;
+  verify(graph, done);
+}
+
+namespace {
+using Functions = std::unordered_map<const Function*, std::shared_ptr<const Function>>;
+void copy_graph(const Graph& from, Graph& to, const Bindings& bindings, const Rewrite& rewrite, Functions& functions);
+
+/// The function for these bindings; calls of one function share one result.
+std::shared_ptr<const Function> bound(const std::shared_ptr<const Function>& function, const Bindings& bindings,
+                                      Functions& functions) {
+  auto& copy = functions[function.get()];
+  if (copy) return copy;
+  auto made = std::make_shared<Function>();
+  made->name = function->name;
+  copy_graph(function->graph, made->graph, bindings, {}, functions);
+  return functions[function.get()] = made;
+}
+
+void copy_graph(const Graph& from, Graph& to, const Bindings& bindings, const Rewrite& rewrite, Functions& functions) {
   std::unordered_map<const Node*, Value> copies;
   auto copy = [&](const Node& node) {
     std::vector<Value> inputs;
@@ -164,6 +222,11 @@ void copy_graph(const Graph& from, Graph& to, const Bindings& bindings, const Re
     Value made = rewrite ? rewrite(node, inputs, to) : Value();
     if (!made) {
       Attrs attrs = substitute(node.attrs, bindings);
+      if (node.op == &call_op && !bindings.empty()) {
+        auto call = attrs.as<CallAttrs>();
+        call.function = bound(call.function, bindings, functions);
+        attrs = Attrs::of(std::move(call));
+      }
       if (node.op == &input_op) {
         const auto& a = attrs.as<NameAttrs>();
         made = to.input(a.name, a.type());
@@ -177,6 +240,13 @@ void copy_graph(const Graph& from, Graph& to, const Bindings& bindings, const Re
   for (Value value : topological_order(from))
     if (value->op != &input_op) copy(*value);
   for (const Output& output : from.outputs()) to.output(output.name, copies.at(output.value.node()));
+}
+
+}  // namespace
+
+void copy_graph(const Graph& from, Graph& to, const Bindings& bindings, const Rewrite& rewrite) {
+  Functions functions;
+  copy_graph(from, to, bindings, rewrite, functions);
 }
 
 }  // namespace sinter

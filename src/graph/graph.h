@@ -130,6 +130,8 @@ std::vector<Value> topological_order(const Graph& graph);  ///< from the outputs
 
 /// Digest of structure: equal for graphs that differ only in names, in the order of creation, or in unused nodes.
 Digest structure_digest(const Graph& graph);
+/// The same, leaving the numbers that its symbols have in the digest: graphs of one digest mean the same by one number.
+Digest structure_digest(const Graph& graph, SymbolNumbering& numbering);
 
 /// A weight as the graph declares it.
 struct WeightUse {

@@ -84,10 +84,16 @@ void refuse(const std::string& path, std::span<const KnownModel> known, const au
 void refuse_variants(const Weights& w) {
   std::string path = w.path();
   if (w.has("double_blocks.0.img_attn.norm.key_norm.scale"))
-    fail_unsupported(path, "a FLUX.1 checkpoint for filling or control, or of another generation");
+    fail_unsupported(path, "a FLUX.1 checkpoint for filling or control, or an incomplete one");
   if (!w.has("input_blocks.0.0.weight")) return;
-  if (!w.has("label_emb.0.0.weight")) fail_unsupported(path, "a Stable Diffusion 2 checkpoint");
-  if (w.has("input_blocks.1.1.norm.weight")) fail_unsupported(path, "a Stable Diffusion 2 unCLIP checkpoint");
+  bool attends_at_once = w.has("input_blocks.1.1.norm.weight"), has_vector = w.has("label_emb.0.0.weight");
+  if (!has_vector && !attends_at_once)
+    fail(Code::Unsupported,
+         "{}: a U-Net of no kind that we know, or an incomplete one: neither 'input_blocks.1.1.norm.weight' (Stable Diffusion 1) "
+         "nor 'label_emb.0.0.weight' (XL) is there",
+         path);
+  if (!has_vector) fail_unsupported(path, "a Stable Diffusion 2 checkpoint");
+  if (attends_at_once) fail_unsupported(path, "a Stable Diffusion 2 unCLIP checkpoint");
   fail_unsupported(path, "a Stable Diffusion XL refiner");
 }
 

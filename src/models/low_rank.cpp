@@ -2,74 +2,68 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace sinter {
 namespace {
 
 // Versions for newer processors, chosen when the library is loaded. Sanitizers run before that is possible.
 #if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define SINTER_NATIVE_CLONES __attribute__((target_clones("arch=haswell", "default")))
+#define SINTER_NATIVE_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define SINTER_NATIVE_CLONES
 #endif
 
-constexpr int kLanes = 8, kVectors = 2, kTile = kLanes * kVectors;  // columns of one tile
+constexpr int kLanes = 8, kColumns = 2 * kLanes, kRows = 4;  // of one tile
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
-struct Matrices {
-  float* out;
-  const float *a, *b;
-  int64_t inner, columns;
-  float factor;
-};
-
-/// 4 rows by 16 columns stay in registers for the whole sum: each value loaded from b serves four rows.
-SINTER_NATIVE_CLONES void add_tile(const Matrices& m, int64_t row, int64_t column) {
-  Lanes sums[4][kVectors] = {};
-  for (int64_t k = 0; k < m.inner; ++k) {
-    const float* right = m.b + k * m.columns + column;
-    Lanes low, high;
-    std::memcpy(&low, right, sizeof low);
-    std::memcpy(&high, right + kLanes, sizeof high);
-    for (int r = 0; r < 4; ++r) {
-      float left = m.a[(row + r) * m.inner + k];
-      sums[r][0] += left * low;
-      sums[r][1] += left * high;
-    }
+/// tile[4, 16] = a[4, inner] . panel[inner, 16]. The tile stays in registers for the whole sum, and each value loaded from the
+/// panel serves four rows; the names are spelled out because arrays would live in memory.
+SINTER_NATIVE_CLONES void multiply_tile(const float* a0, const float* a1, const float* a2, const float* a3, const float* panel,
+                                        int64_t inner, float* tile) {
+  Lanes s00{}, s01{}, s10{}, s11{}, s20{}, s21{}, s30{}, s31{};
+  for (int64_t k = 0; k < inner; ++k) {
+    const Lanes low = *reinterpret_cast<const Lanes*>(panel + k * kColumns);
+    const Lanes high = *reinterpret_cast<const Lanes*>(panel + k * kColumns + kLanes);
+    s00 += a0[k] * low, s01 += a0[k] * high;
+    s10 += a1[k] * low, s11 += a1[k] * high;
+    s20 += a2[k] * low, s21 += a2[k] * high;
+    s30 += a3[k] * low, s31 += a3[k] * high;
   }
-  for (int r = 0; r < 4; ++r)
-    for (int i = 0; i < kVectors; ++i) {
-      float* at = m.out + (row + r) * m.columns + column + i * kLanes;
-      Lanes old;
-      std::memcpy(&old, at, sizeof old);
-      old += m.factor * sums[r][i];
-      std::memcpy(at, &old, sizeof old);
-    }
+  auto* out = reinterpret_cast<Lanes*>(tile);
+  out[0] = s00, out[1] = s01, out[2] = s10, out[3] = s11, out[4] = s20, out[5] = s21, out[6] = s30, out[7] = s31;
 }
 
-void add_edge(const Matrices& m, int64_t row, int64_t column, int64_t rows, int64_t columns) {
-  for (int64_t r = row; r < row + rows; ++r)
-    for (int64_t c = column; c < column + columns; ++c) {
-      float sum = 0;
-      for (int64_t k = 0; k < m.inner; ++k) sum += m.a[r * m.inner + k] * m.b[k * m.columns + c];
-      m.out[r * m.columns + c] += m.factor * sum;
-    }
+/// b in panels of 16 columns, each contiguous (rows of b that lie a power of two apart would evict one another from the cache);
+/// the last panel is filled with zeros.
+std::vector<float> panels_of(const float* b, int64_t inner, int64_t columns) {
+  int64_t panels = (columns + kColumns - 1) / kColumns;
+  std::vector<float> out(size_t(panels * inner * kColumns));
+  for (int64_t k = 0; k < inner; ++k)
+    for (int64_t c = 0; c < columns; ++c) out[size_t((c / kColumns * inner + k) * kColumns + c % kColumns)] = b[k * columns + c];
+  return out;
 }
 
 }  // namespace
 
 void add_product(float* out, const float* a, const float* b, int64_t rows, int64_t inner, int64_t columns, float factor,
                  ThreadPool& pool) {
-  Matrices m{out, a, b, inner, columns, factor};
+  const std::vector<float> panels = panels_of(b, inner, columns);
   pool.parallel_for(rows, 64, [&](int64_t begin, int64_t end, int) {
-    for (int64_t column = 0; column < columns; column += kTile)
-      for (int64_t row = begin; row < end; row += 4) {
-        int64_t height = std::min<int64_t>(4, end - row), width = std::min<int64_t>(kTile, columns - column);
-        if (height == 4 && width == kTile)
-          add_tile(m, row, column);
-        else
-          add_edge(m, row, column, height, width);
+    for (int64_t column = 0; column < columns; column += kColumns) {
+      const float* panel = panels.data() + column * inner;
+      const int64_t width = std::min<int64_t>(kColumns, columns - column);
+      for (int64_t row = begin; row < end; row += kRows) {
+        // At the edge the last row is computed again rather than read beyond the end.
+        auto line = [&](int64_t i) { return a + std::min(row + i, end - 1) * inner; };
+        float tile[kRows * kColumns];
+        multiply_tile(line(0), line(1), line(2), line(3), panel, inner, tile);
+        for (int64_t i = 0; i < std::min<int64_t>(kRows, end - row); ++i) {
+          float* to = out + (row + i) * columns + column;
+          for (int64_t c = 0; c < width; ++c) to[c] += factor * tile[i * kColumns + c];
+        }
       }
+    }
   });
 }
 

@@ -60,7 +60,7 @@ int64_t detect_middle(const Weights& w) {
 // Blocks.
 
 int64_t heads_of(const UnetConfig& c, int64_t channels) {
-  int64_t heads = c.heads > 0 ? c.heads : channels / c.head_size;
+  int64_t heads = c.heads > 0 ? c.heads : c.head_size > 0 ? channels / c.head_size : 0;
   if (heads == 0 || channels % heads != 0)
     fail(Code::InvalidArgument, "U-Net: {} channels cannot be divided into {} heads", channels, heads);
   return heads;

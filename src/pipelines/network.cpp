@@ -66,7 +66,7 @@ Network::~Network() = default;
 
 cpu::CompileReport Network::foresee(const Bindings& bindings) {
   if (session_.options().backend == Backend::Reference) return {};
-  cpu::CompileOptions options{session_.options().backend == Backend::Native};
+  cpu::CompileOptions options{session_.options().backend == Backend::Native, label_};
   if (session_.options().dynamic) return cpu::CompiledGraph::foresee(session_.engine(), *graph_, options);
   Graph specialised;
   copy_graph(*graph_, specialised, bindings);
@@ -85,7 +85,7 @@ Network::Compiled& Network::compiled_for(const Bindings& bindings) {
     copy_graph(*graph_, *made->specialised, bindings);
     graph = made->specialised.get();
   }
-  cpu::CompileOptions options{session_.options().backend == Backend::Native};
+  cpu::CompileOptions options{session_.options().backend == Backend::Native, label_};
   made->graph = std::make_unique<cpu::CompiledGraph>(session_.engine(), *graph, options, session_.compiled());
   made->weights = std::make_unique<cpu::BoundWeights>(*made->graph);
   if (!dynamic && !compiled_.empty()) compiled_.clear();  // weights are packed once, for the sizes at hand
@@ -114,9 +114,11 @@ void Network::load_weights(const std::function<void(double)>& progress) {
 }
 
 void Network::unload_weights() {
-  std::set<std::string> names;
-  for (const WeightUse& use : weights_of(*graph_)) names.insert(use.name);
-  weights_changed(names);
+  for (auto& c : compiled_) {
+    c->weights->unload();
+    c->loaded = false;
+    for (auto& b : c->bound) b.plan.reset();
+  }
 }
 
 void Network::weights_changed(const std::set<std::string>& names) {

@@ -28,6 +28,17 @@ SymbolId intern(Symbol symbol) {
   return at->second;
 }
 
+int64_t checked_product(int64_t a, int64_t b) {
+  int64_t out;
+  if (__builtin_mul_overflow(a, b, &out)) fail(Code::InvalidArgument, "a size is too large to count: {} times {}", a, b);
+  return out;
+}
+int64_t checked_sum(int64_t a, int64_t b) {
+  int64_t out;
+  if (__builtin_add_overflow(a, b, &out)) fail(Code::InvalidArgument, "a size is too large to count: {} and {}", a, b);
+  return out;
+}
+
 int64_t floor_quotient(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 
 int64_t symbol_value(SymbolId id, const Bindings& bindings) {
@@ -60,7 +71,7 @@ Dim Dim::from_terms(std::vector<Term> terms) {
   Dim dim;
   for (Term& term : terms) {
     if (!dim.terms_.empty() && dim.terms_.back().symbols == term.symbols)
-      dim.terms_.back().coefficient += term.coefficient;
+      dim.terms_.back().coefficient = checked_sum(dim.terms_.back().coefficient, term.coefficient);
     else
       dim.terms_.push_back(std::move(term));
     if (dim.terms_.back().coefficient == 0) dim.terms_.pop_back();
@@ -87,7 +98,7 @@ Dim operator*(const Dim& a, const Dim& b) {
   std::vector<Dim::Term> terms;
   for (const auto& x : a.terms_)
     for (const auto& y : b.terms_) {
-      Dim::Term term{x.symbols, x.coefficient * y.coefficient};
+      Dim::Term term{x.symbols, checked_product(x.coefficient, y.coefficient)};
       term.symbols.insert(term.symbols.end(), y.symbols.begin(), y.symbols.end());
       std::sort(term.symbols.begin(), term.symbols.end());
       terms.push_back(std::move(term));
@@ -175,7 +186,8 @@ void Dim::collect_symbols(std::vector<SymbolId>& symbols) const {
 bool Dim::divisible_by(int64_t n) const {
   for (const Term& term : terms_) {
     int64_t known = term.coefficient;
-    for (SymbolId id : term.symbols) known *= symbol_info(id).facts.divisor;
+    for (SymbolId id : term.symbols)
+      if (__builtin_mul_overflow(known, symbol_info(id).facts.divisor, &known)) return false;
     if (known % n != 0) return false;
   }
   return true;
@@ -188,8 +200,10 @@ std::string Dim::text() const {
   for (size_t k = 0; k < terms_.size(); ++k) {
     const Term& term = terms_[(k + (terms_[0].symbols.empty() ? 1 : 0)) % terms_.size()];
     int64_t c = term.coefficient;
-    if (!out.empty()) out += c < 0 ? "-" : "+";
-    else if (c < 0) out += "-";
+    if (!out.empty())
+      out += c < 0 ? "-" : "+";
+    else if (c < 0)
+      out += "-";
     uint64_t magnitude = c < 0 ? 0 - uint64_t(c) : uint64_t(c);
     if (term.symbols.empty() || magnitude != 1) out += std::to_string(magnitude);
     for (size_t i = 0; i < term.symbols.size(); ++i) {

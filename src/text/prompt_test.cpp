@@ -3,17 +3,13 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <fstream>
-#include <limits>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "golden.h"
+#include "text/clip_tokenizer.h"
 #include "text/synthetic_vocabulary.h"
-#include "text/vocabulary.h"
+#include "text/t5_tokenizer.h"
 
 using namespace sinter;
-using nlohmann::json;
 
 namespace {
 
@@ -45,95 +41,7 @@ bool same_runs(const Runs& a, const Runs& b) {
   return true;
 }
 
-std::optional<json> golden_prompts() {
-  auto folder = golden_folder();
-  if (!folder) return {};
-  std::ifstream file(*folder / "prompts.json");
-  if (!file) return {};
-  return json::parse(file)["prompts"];
-}
-
-std::vector<std::vector<int64_t>> ids_of(const TokenizedPrompt& prompt) {
-  std::vector<std::vector<int64_t>> out;
-  for (const auto& chunk : prompt.chunks) {
-    out.emplace_back();
-    for (const Token& token : chunk) out.back().push_back(token.id);
-  }
-  return out;
-}
-
-std::vector<std::vector<int64_t>> ids_of(const json& chunks) {
-  std::vector<std::vector<int64_t>> out;
-  for (const json& chunk : chunks) out.push_back(chunk["ids"].get<std::vector<int64_t>>());
-  return out;
-}
-
-double weight_difference(const TokenizedPrompt& prompt, const json& chunks) {
-  double largest = 0;
-  for (size_t c = 0; c < prompt.chunks.size(); ++c) {
-    auto weights = chunks[c]["weights"].get<std::vector<double>>();
-    if (weights.size() != prompt.chunks[c].size()) return std::numeric_limits<double>::infinity();
-    for (size_t i = 0; i < weights.size(); ++i)
-      largest = std::max(largest, std::abs(weights[i] - double(prompt.chunks[c][i].weight)));
-  }
-  return largest;
-}
-
-std::vector<std::vector<int64_t>> words_of(const TokenizedPrompt& prompt) {
-  std::vector<std::vector<int64_t>> out;
-  for (const auto& chunk : prompt.chunks) {
-    out.emplace_back();
-    for (const Token& token : chunk) out.back().push_back(token.word);
-  }
-  return out;
-}
-
 }  // namespace
-
-TEST_CASE("CLIP chunks, weights and word ids of the golden prompts are exact") {
-  auto prompts = golden_prompts();
-  if (!prompts) {
-    MESSAGE("skipped: golden prompts.json not found");
-    return;
-  }
-  VocabularyFiles files = find_vocabulary(VocabularyKind::Clip, {.given = *golden_folder() / "tokenizers/clip"});
-  ClipTokenizer tokenizer = load_clip_tokenizer(files);
-  CHECK(prompts->size() >= 63);
-  for (const json& entry : *prompts) {
-    auto text = entry["prompt"].get<std::string>();
-    CAPTURE(text);
-    TokenizedPrompt l = tokenize_prompt(text, tokenizer, clip_l_rules(tokenizer));
-    REQUIRE(ids_of(l) == ids_of(entry["sd1_l"]));
-    CHECK(weight_difference(l, entry["sd1_l"]) < 1e-6);
-    CHECK(words_of(l) == entry["sd1_l_word_ids"].get<std::vector<std::vector<int64_t>>>());
-    TokenizedPrompt g = tokenize_prompt(text, tokenizer, clip_g_rules());
-    CHECK(ids_of(g) == ids_of(entry["sdxl_g"]));
-    CHECK(weight_difference(g, entry["sd1_l"]) < 1e-6);
-  }
-}
-
-TEST_CASE("T5 ids and weights of the golden prompts are exact") {
-  auto prompts = golden_prompts();
-  if (!prompts) {
-    MESSAGE("skipped: golden prompts.json not found");
-    return;
-  }
-  T5Tokenizer tokenizer =
-      load_t5_tokenizer(find_vocabulary(VocabularyKind::T5, {.given = *golden_folder() / "tokenizers/t5/tokenizer.json"}));
-  for (const json& entry : *prompts) {
-    auto text = entry["prompt"].get<std::string>();
-    CAPTURE(text);
-    const json& expected = entry["t5"];
-    std::vector<Token> chunk = only_chunk(tokenize_prompt(text, tokenizer, t5_rules()));
-    REQUIRE(chunk.size() == expected["padded_length"].get<size_t>());
-    auto ids = expected["ids"].get<std::vector<int64_t>>();
-    auto weights = expected["weights"].get<std::vector<double>>();
-    for (size_t i = 0; i < chunk.size(); ++i) {
-      REQUIRE(chunk[i].id == (i < ids.size() ? ids[i] : 0));
-      CHECK(std::abs(chunk[i].weight - (i < ids.size() ? weights[i] : 1.0)) < 1e-6);
-    }
-  }
-}
 
 TEST_CASE("parentheses weigh by 1.1 and nest, a number replaces the weight") {
   CHECK(same_runs(parse_prompt_weights("a (red) car"), Runs{{"a ", 1}, {"red", 1.1}, {" car", 1}}));

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/settings.h"
 
 namespace sinter {
 namespace fs = std::filesystem;
@@ -93,7 +94,7 @@ std::string environment(const char* name) {
 }  // namespace
 
 fs::path default_data_folder() {
-  if (std::string named = environment("SINTER_DATA_DIR"); !named.empty()) return named;
+  if (auto named = setting("SINTER_DATA_DIR")) return *named;
   if (std::string data = environment("XDG_DATA_HOME"); !data.empty()) return fs::path(data) / "sinter";
   if (std::string home = environment("HOME"); !home.empty()) return fs::path(home) / ".local/share/sinter";
   return {};

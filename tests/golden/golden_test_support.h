@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 
 #include "golden.h"
 #include "golden/report.h"
@@ -10,7 +11,7 @@
 namespace sinter::golden {
 
 /// Runs a check as a test and names every case that is not right; skips by name where the file is absent.
-inline void expect_golden(const std::string& file, void (*check)(const std::string&, GoldenReport&)) {
+inline void expect_golden(const std::string& file, const std::function<void(const std::string&, GoldenReport&)>& check) {
   auto directory = golden_folder();
   if (!directory || !std::filesystem::exists(*directory / file)) {
     MESSAGE("skipped: golden data " << file << " not found");

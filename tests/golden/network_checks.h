@@ -15,6 +15,8 @@ inline std::function<Tensor(const std::string&)> loader(const Graph& graph, cons
 // Each runs the cases of one kind in the file of `check`, with the networks of the named file in the folder `checkpoints`.
 
 void check_unet(const ForwardCheck& check, const std::string& checkpoint);  ///< unet/*
-void check_vae(const ForwardCheck& check, const std::string& checkpoint);   ///< vae_encode/*, vae_decode/*
+/// denoise/: the same network with what stands between it and a sampler.
+void check_denoise(const ForwardCheck& check, const std::string& checkpoint);
+void check_vae(const ForwardCheck& check, const std::string& checkpoint);  ///< vae_encode/*, vae_decode/*
 
 }  // namespace sinter::golden

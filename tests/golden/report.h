@@ -28,4 +28,6 @@ void check_random(const std::string& directory, GoldenReport& report);    ///< t
 void check_sigmas(const std::string& directory, GoldenReport& report);    ///< sigmas.safetensors
 void check_samplers(const std::string& directory, GoldenReport& report);  ///< samplers.safetensors, with manifest.json
 
+void check_prompts(const std::string& directory, GoldenReport& report);  ///< prompts.json, with tokenizers/
+
 }  // namespace sinter::golden

@@ -71,4 +71,10 @@ struct ForwardCheck {
   void know_block_trace(const std::string& prefix) const { known.add(prefix + "block_trace"); }
 };
 
+// Whole files: every case in them is run, and a tensor that no check knows is a failing case "unknown case".
+
+void check_sd15_forward(const std::string& directory, GoldenReport& report, const GraphRunner& run);
+void check_sdxl_forward(const std::string& directory, GoldenReport& report, const GraphRunner& run);
+void check_flux_forward(const std::string& directory, GoldenReport& report, const GraphRunner& run);
+
 }  // namespace sinter::golden

@@ -1,6 +1,7 @@
 #include "golden/network_checks.h"
 #include "models/checkpoint_names.h"
 #include "models/unet.h"
+#include "pipelines/schedules/model_sampling.h"
 
 namespace sinter::golden {
 namespace {
@@ -21,26 +22,77 @@ bool is_ill_conditioned(const UnetConfig& c, const Tensor& x) {
 
 }  // namespace
 
+namespace {
+
+/// A network of a checkpoint, ready to run at any size.
+struct UnetRun {
+  explicit UnetRun(const ForwardCheck& check, const std::string& checkpoint)
+      : weights(open_model(check.directory + "/checkpoints/" + checkpoint).weights(Component::Denoiser)),
+        config(detect_unet(weights)),
+        run(check.run) {
+    auto size = [](const char* name) { return Dim::symbol(name); };
+    build_unet(graph, config, {size("batch"), size("height"), size("width"), size("context_tokens")});
+    check_weights(weights_of(graph), weights);
+  }
+  Tensor operator()(const std::map<std::string, Tensor>& inputs) const {
+    return run(graph, inputs, loader(graph, weights)).at(0);
+  }
+
+  Weights weights;
+  UnetConfig config;
+  Graph graph;
+  const GraphRunner& run;
+};
+
+/// `function` of each sample of x and its noise level.
+template <class Function>
+Tensor by_sample(const Tensor& x, std::span<const float> sigmas, Function&& function) {
+  std::vector<float> values;
+  for (int64_t i = 0; i < x.dim(0); ++i) {
+    Tensor one = function(i, x.rows(i, i + 1), sigmas[size_t(i)]);
+    values.insert(values.end(), one.f32().begin(), one.f32().end());
+  }
+  return Tensor::of(x.shape(), values);
+}
+
+}  // namespace
+
 void check_unet(const ForwardCheck& check, const std::string& checkpoint) {
-  ModelParts model = open_model(check.directory + "/checkpoints/" + checkpoint);
-  const Weights& weights = model.weights(Component::Denoiser);
-  UnetConfig config = detect_unet(weights);
+  UnetRun unet(check, checkpoint);
   for (const std::string& prefix : check.cases("unet"))
     guarded(prefix + "out", check.report, [&] {
       check.know_block_trace(prefix);
       std::map<std::string, Tensor> inputs;
       for (const char* name : {"x", "timesteps", "context", "y"})
         if (check.file.has(prefix + name)) inputs[name] = check.get(prefix + name);
-      const Tensor& want = check.get(prefix + "out");
-
-      Graph graph;
-      Dim batch = Dim::symbol("batch"), height = Dim::symbol("height"), width = Dim::symbol("width");
-      build_unet(graph, config, {batch, height, width, Dim::symbol("context_tokens")});
-      check_weights(weights_of(graph), weights);
-      Tensor out = check.run(graph, inputs, loader(graph, weights)).at(0);
-      bool loose = is_ill_conditioned(config, inputs.at("x"));
-      check.report.compare(prefix + "out", relative_error(out, want), loose ? kOnePixelTolerance : kTolerance);
+      bool loose = is_ill_conditioned(unet.config, inputs.at("x"));
+      check.report.compare(prefix + "out", relative_error(unet(inputs), check.get(prefix + "out")),
+                           loose ? kOnePixelTolerance : kTolerance);
     });
+}
+
+void check_denoise(const ForwardCheck& check, const std::string& checkpoint) {
+  UnetRun unet(check, checkpoint);
+  const Tensor &x = check.get("denoise/x"), &context = check.get("denoise/context");
+  auto sigmas = check.get("denoise/sigma").f32();
+  ModelSampling epsilon = ModelSampling::stable_diffusion(Prediction::Epsilon);
+  ModelSampling velocity = ModelSampling::stable_diffusion(Prediction::Velocity);
+
+  Tensor input = by_sample(x, sigmas, [&](int64_t, const Tensor& one, float sigma) { return epsilon.network_input(one, sigma); });
+  std::vector<float> times;
+  for (float sigma : sigmas) times.push_back(epsilon.timestep(sigma));
+  Tensor timesteps = Tensor::of({x.dim(0)}, times);
+  check.report.compare("denoise/model_input", relative_error(input, check.get("denoise/model_input")), 1e-6);
+  check.report.compare("denoise/model_timestep", relative_error(timesteps, check.get("denoise/model_timestep")), 0);
+
+  Tensor out = unet({{"x", input}, {"timesteps", timesteps}, {"context", context}});
+  auto compare = [&](const std::string& name, const ModelSampling& model) {
+    Tensor denoised = by_sample(
+        x, sigmas, [&](int64_t i, const Tensor& one, float sigma) { return model.denoised(one, out.rows(i, i + 1), sigma); });
+    check.report.compare(name, relative_error(denoised, check.get(name)), kTolerance);
+  };
+  compare("denoise/denoised_eps", epsilon);
+  compare("denoise/denoised_v", velocity);
 }
 
 }  // namespace sinter::golden

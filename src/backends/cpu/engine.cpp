@@ -11,7 +11,7 @@ namespace sinter::cpu {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cpu-1";
+constexpr std::string_view kCompilerVersion = "cpu-4";
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -39,8 +39,7 @@ Signature signature(const Graph& graph, const std::string& label, const CompileO
             {"weights", storage},
             {"backend", options.fuse ? "native" : "eager"},
             {"target", target.text()},
-            {"compiler", std::string(kCompilerVersion)},
-            {"structure", structure.hex()}},
+            {"compiler", std::string(kCompilerVersion)}},
            0}};
 }
 
@@ -94,8 +93,8 @@ CompileFacts Engine::microkernels_facts() const {
 
 const Microkernels& Engine::microkernels() {
   if (!microkernels_) {
-    Blob object = cache_.find_or_compile(microkernels_key(), microkernels_facts(),
-                                         [&] { return code_generator().microkernels(target_); });
+    Blob object =
+        cache_.find_or_compile(microkernels_key(), microkernels_facts(), [&] { return code_generator().microkernels(target_); });
     code_.emplace(object);
     microkernels_ = load_microkernels(*code_, target_, host_cpu());
   }
@@ -108,7 +107,7 @@ CompiledGraph::CompiledGraph(CompiledGraph&&) noexcept = default;
 CompileReport CompiledGraph::foresee(Engine& engine, const Graph& graph, const CompileOptions& options) {
   std::vector<std::pair<const Graph*, std::string>> graphs;
   std::unordered_map<const Graph*, int> seen;
-  collect(graph, "model", graphs, seen);
+  collect(graph, options.label, graphs, seen);
   CompileReport report;
   std::unordered_map<Digest, bool, DigestHash> counted;
   auto count = [&](const Digest& key, const CompileFacts& facts) {
@@ -132,7 +131,7 @@ CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOp
   auto start = std::chrono::steady_clock::now();
   std::vector<std::pair<const Graph*, std::string>> graphs;
   std::unordered_map<const Graph*, int> seen;
-  collect(graph, "model", graphs, seen);
+  collect(graph, options.label, graphs, seen);
   std::vector<Signature> signatures;
   for (auto& [g, label] : graphs) {
     auto unit = std::make_unique<Unit>();

@@ -49,7 +49,8 @@ struct CompileReport {
 };
 
 struct CompileOptions {
-  bool fuse = true;  ///< false: the eager backend
+  bool fuse = true;             ///< false: the eager backend
+  std::string label = "model";  ///< of the graph itself, for people; blocks have their own
 };
 
 /// A graph with the programs of all its blocks, ready to be bound to sizes and weights.

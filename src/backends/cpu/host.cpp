@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/settings.h"
 #include "base/thread_pool.h"
 
 namespace sinter {
@@ -111,8 +112,7 @@ CpuTarget cpu_target(const std::string& level, const CpuFacts& facts) {
 }
 
 CpuTarget host_target() {
-  const char* forced = std::getenv("SINTER_CPU_TARGET");
-  if (forced && *forced) return cpu_target(forced, host_cpu());
+  if (auto forced = setting("SINTER_CPU_TARGET")) return cpu_target(*forced, host_cpu());
   return cpu_target(host_cpu().level_avx512() ? "avx512" : "avx2", host_cpu());
 }
 

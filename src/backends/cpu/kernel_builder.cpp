@@ -34,8 +34,7 @@ class Builder {
     Operand target;
     target.written = true;
     target.tile = !out;
-    target.view = out ? *out : dense_view(kTile, root_->type);
-    if (target.view.shape.empty()) target.view.shape = {1}, target.view.strides = {Dim(0)};
+    target.view = in_space(out ? *out : dense_view(kTile, root_->type));  // the one column of reduced rows is not their width
     int operand = add_operand(std::move(target));
     step({KernelStep::store, {}, value, -1, -1, operand, 0});
     return finish();
@@ -82,6 +81,12 @@ class Builder {
     return view;
   }
 
+  /// What resizes among the movement ops of `chain`: channels, its own columns, it leaves as they are.
+  static const Node* scaling(const Chain& chain) {
+    auto resizes = [](const Node* n) { return n->op == &resize_nearest_op; };
+    return *std::find_if(chain.begin(), chain.end(), resizes);
+  }
+
   /// A view in the kernel's space: of the root's shape, or with one column for the whole row.
   View in_space(View view) const {
     if (view.shape.empty()) view.shape = {1}, view.strides = {Dim(0)};
@@ -96,6 +101,7 @@ class Builder {
 
   int load(const Node* node, const View& view, bool tile, const Chain& chain) {
     Operand operand{in_space(apply(node, view, chain)), tile, false};
+    if (operand.view.scaled_columns()) throw NeedsMemory{scaling(chain)};
     for (size_t i = 0; i < operands_.size(); ++i) {
       const View& v = operands_[i].view;
       if (v.buffer == operand.view.buffer && v.offset == operand.view.offset && v.strides == operand.view.strides &&

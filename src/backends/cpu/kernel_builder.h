@@ -8,7 +8,8 @@
 
 namespace sinter::cpu {
 
-/// Thrown while a kernel is built: this node must lie in memory before the kernel can read it. Lowering starts again with it there.
+/// Thrown while a kernel is built: this node must lie in memory before the kernel can read it. Lowering starts again with it
+/// there.
 struct NeedsMemory {
   const Node* node;
   bool dense = false;  ///< in memory it is already, but with gaps that a reshape cannot cross

@@ -13,9 +13,7 @@
 namespace sinter::cpu {
 namespace {
 
-bool is_scalar_constant(const Node& n) {
-  return n.op == &constant_op && n.attrs.as<ConstantAttrs>().value.count() == 1;
-}
+bool is_scalar_constant(const Node& n) { return n.op == &constant_op && n.attrs.as<ConstantAttrs>().value.count() == 1; }
 bool is_leaf(const Node& n) { return n.op == &input_op || n.op == &weight_op || n.op == &constant_op; }
 bool is_reduction(const Node& n) { return n.op == &reduce_sum_op || n.op == &reduce_max_op; }
 
@@ -58,7 +56,8 @@ class Lowering {
       } catch (const NeedsMemory& need) {
         bool fresh = need.dense ? dense_.insert(need.node).second : in_memory_.insert(need.node).second;
         if (!fresh)
-          fail(Code::Internal, "lowering cannot place node {} ({}) {}", need.node->id, need.node->op->name, need.node->type.text());
+          fail(Code::Internal, "lowering cannot place node {} ({}) {}", need.node->id, need.node->op->name,
+               need.node->type.text());
       }
     }
   }
@@ -233,7 +232,7 @@ class Lowering {
     // Users first: the parts of a concat are written in their places.
     for (size_t i = order_.size(); i-- > 0;) {
       const Node* n = order_[i].node();
-      if (!resident_.contains(n)) continue;
+      if (!resident_.contains(n) || is_leaf(*n)) continue;
       if (!homes_.contains(n)) homes_[n] = new_home(n);
       if (n->op == &concat_op) place_parts(n);
     }
@@ -269,7 +268,7 @@ class Lowering {
     bool placed = resident_.contains(n) || n->op == &input_op || n->op == &result_op || n->op == &constant_op;
     if (auto at = homes_.find(n); placed && at != homes_.end()) return at->second;
     if (n->op == &weight_op) return dense_view({BufferRef::weight, slot(n, WeightSlot::plain)}, n->type);
-    if (n->op == &constant_op && !is_scalar_constant(*n)) {
+    if (n->op == &constant_op && (!is_scalar_constant(*n) || in_memory_.contains(n))) {
       program_.constants.push_back(n->attrs.as<ConstantAttrs>().value);
       return homes_[n] = dense_view({BufferRef::constant, int(program_.constants.size()) - 1}, n->type);
     }
@@ -299,7 +298,7 @@ class Lowering {
       homes_[n] = dense_view({BufferRef::temporary, call_results_.at(call)[size_t(n->attrs.as<IndexAttrs>().index)]}, n->type);
       return;
     }
-    if (!resident_.contains(n)) return;
+    if (!resident_.contains(n) || is_leaf(*n)) return;
     if (n->op == &linear_op) return emit_linear(n, n);
     if (n->op == &conv2d_op) return emit_conv(n, n);
     if (n->op == &matmul_op) return emit_matmul(n);
@@ -314,18 +313,31 @@ class Lowering {
     program_.steps.push_back(RowStep{add_kernel(build_kernel(n, residents(), homes_.at(n)))});
   }
 
-  void copy(const Node* n, const View& to) {
+  /// Elements of one view into those of another of the same shape, converted to its type.
+  void copy(const View& from, const View& to) {
     // A copy is a kernel whose root is a movement that moves nothing.
-    Residents r = residents();
-    View from = view_of(n, r);
     Graph scratch;
-    Value in = scratch.input("x", n->type);
-    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{n->type.shape}));
+    Value in = scratch.input("x", {from.dtype, from.shape});
+    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{from.shape}));
     Residents direct;
-    direct.home = [&](const Node* at) -> std::optional<View> {
-      return at == in.node() ? std::optional<View>(from) : std::nullopt;
-    };
+    direct.home = [&](const Node* at) { return at == in.node() ? std::optional<View>(from) : std::nullopt; };
     program_.steps.push_back(RowStep{add_kernel(build_kernel(same.node(), direct, to))});
+  }
+  void copy(const Node* n, const View& to) { copy(copyable(n), to); }
+
+  /// A view that a kernel can read.
+  View copyable(const Node* n) {
+    View view = view_of(n, residents());
+    if (view.scaled_columns()) throw NeedsMemory{n};
+    return view;
+  }
+
+  /// A dense copy of a view in a temporary.
+  View copied(const View& from, DType dtype) {
+    Type type{dtype, from.shape};
+    View to = dense_view({BufferRef::temporary, temporary(element_count(type.shape) * Dim(byte_size(dtype)))}, type);
+    copy(from, to);
+    return to;
   }
 
   void emit_output(int i) {
@@ -336,6 +348,9 @@ class Lowering {
   }
 
   static Place place(const View& view) { return {view.buffer, view.offset}; }
+
+  /// Of all axes but the last.
+  static Dim rows_count(const Shape& shape) { return element_count({shape.begin(), shape.end() - 1}); }
 
   /// The rows of an operand of a product; throws NeedsMemory where they are no rows.
   std::pair<View, Dim> rows_of(Value v) {
@@ -389,7 +404,7 @@ class Lowering {
     step.n = columns.constant();
     step.parts = int32_t(n_total / step.n);
     if (step.parts > TileKernelCall::kTiles) throw NeedsMemory{n};
-    step.m = exact_div(element_count(n->inputs[0].shape()), Dim(step.k)).value();
+    step.m = rows_count(n->inputs[0].shape());
     step.weight = slot(weight, WeightSlot::matrix, panels_for(weight, a.dtype, true), step.parts);
     step.epilogue = epilogue(n, root, step.n, step.parts);
     set_result(step, root);
@@ -398,13 +413,12 @@ class Lowering {
 
   void emit_conv(const Node* n, const Node* root) {
     const Node* weight = weight_of(n->inputs[1]);
-    if (!weight) fail(Code::Unsupported, "the CPU backend convolves with weights only, not with a computed {}", n->inputs[1]->type.text());
     const auto& a = n->attrs.as<ConvAttrs>();
     Value x = n->inputs[0];
     ConvStep step;
     step.n = x.dim(0), step.h = x.dim(1), step.w = x.dim(2), step.c = x.dim(3).constant();
-    step.out_c = weight->type.shape[0].constant();
-    step.kernel_h = weight->type.shape[2].constant(), step.kernel_w = weight->type.shape[3].constant();
+    const Shape& window = n->inputs[1].shape();
+    step.out_c = window[0].constant(), step.kernel_h = window[2].constant(), step.kernel_w = window[3].constant();
     step.stride = a.stride, step.top = a.top, step.left = a.left, step.bottom = a.bottom, step.right = a.right;
     step.in_type = x.dtype();
     if (prologue_.contains(n)) {
@@ -415,7 +429,14 @@ class Lowering {
       step.in_type = view.dtype;
       step.pixel_stride = stride;
     }
-    step.weight = slot(weight, WeightSlot::convolution, panels_for(weight, step.in_type, step.c % 2 == 0));
+    if (weight) {
+      step.weight = slot(weight, WeightSlot::convolution, panels_for(weight, step.in_type, step.c % 2 == 0));
+    } else {
+      View filter = dense_operand(n->inputs[1]);
+      step.computed = true;
+      step.filter_type = filter.dtype;
+      step.filter = place(filter);
+    }
     step.epilogue = epilogue(n, root, step.out_c, 1);
     set_result(step, root);
     program_.steps.push_back(std::move(step));
@@ -431,29 +452,23 @@ class Lowering {
     // b[.., k, n] is wanted as [.., n, k]: a transposed copy, made once.
     Value b = n->inputs[1];
     View view = view_of(b.node(), residents());
+    if (view.scaled()) throw NeedsMemory{b.node()};
     std::swap(view.shape[view.shape.size() - 1], view.shape[view.shape.size() - 2]);
     std::swap(view.strides[view.strides.size() - 1], view.strides[view.strides.size() - 2]);
-    int index = temporary(element_count(b.shape()) * Dim(byte_size(b.dtype())));
-    View turned = dense_view({BufferRef::temporary, index}, {b.dtype(), view.shape});
-    Graph scratch;
-    Value in = scratch.input("x", {b.dtype(), view.shape});
-    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{view.shape}));
-    Residents direct;
-    direct.home = [&](const Node* at) -> std::optional<View> {
-      return at == in.node() ? std::optional<View>(view) : std::nullopt;
-    };
-    program_.steps.push_back(RowStep{add_kernel(build_kernel(same.node(), direct, turned))});
+    View turned = copied(view, b.dtype());
     add_product(dense_operand(n->inputs[0]), turned, n, false);
   }
 
-  void emit_product(Value a, Value b, const Node* n, bool shared_b) { add_product(dense_operand(a), dense_operand(b), n, shared_b); }
+  void emit_product(Value a, Value b, const Node* n, bool shared_b) {
+    add_product(dense_operand(a), dense_operand(b), n, shared_b);
+  }
 
   void add_product(const View& a, const View& b, const Node* n, bool shared_b) {
     MatmulStep step;
     size_t rank = a.shape.size();
     step.k = a.shape.back();
     step.n = b.shape[b.shape.size() - 2];
-    step.m = shared_b ? exact_div(element_count(a.shape), step.k).value() : a.shape[rank - 2];
+    step.m = shared_b ? rows_count(a.shape) : a.shape[rank - 2];
     step.batch = shared_b ? Dim(1) : element_count({a.shape.begin(), a.shape.end() - 2});
     step.shared_b = shared_b;
     step.a_type = a.dtype, step.b_type = b.dtype;
@@ -469,18 +484,12 @@ class Lowering {
     View result = dense_view({BufferRef::temporary, index}, {DType::f32, n->type.shape});
     step.out = place(result);
     program_.steps.push_back(std::move(step));
-    Graph scratch;
-    Value in = scratch.input("x", {DType::f32, n->type.shape});
-    Value same = scratch.add(broadcast_op, {in}, Attrs::of(ShapeAttrs{n->type.shape}));
-    Residents direct;
-    direct.home = [&](const Node* at) -> std::optional<View> {
-      return at == in.node() ? std::optional<View>(result) : std::nullopt;
-    };
-    program_.steps.push_back(RowStep{add_kernel(build_kernel(same.node(), direct, out))});
+    copy(result, out);
   }
 
   HeadPlace heads(const View& view, const Node* node) {
-    if (view.scaled() || !(view.strides[3] == Dim(1) || view.shape[3] == Dim(1))) throw NeedsMemory{node, resident_.contains(node)};
+    if (view.scaled() || !(view.strides[3] == Dim(1) || view.shape[3] == Dim(1)))
+      throw NeedsMemory{node, resident_.contains(node)};
     return {place(view), view.strides[0], view.strides[1], view.strides[2]};
   }
 
@@ -499,8 +508,8 @@ class Lowering {
     step.in = q.dtype();
     if (n->inputs.size() > 3) {
       Value bias = n->inputs[3];
-      View view = view_of(bias.node(), residents());
-      if (view.dtype != DType::f32) fail(Code::Unsupported, "attention on the CPU takes a bias in f32, not {}", name(view.dtype));
+      View view = copyable(bias.node());
+      if (view.dtype != DType::f32) view = copied(view, DType::f32);
       if (view.scaled()) throw NeedsMemory{bias.node()};
       // Broadcast by stride 0 along axes of size 1.
       size_t missing = 4 - view.shape.size();
@@ -526,7 +535,7 @@ class Lowering {
     Value v = n->inputs[0];
     step.n = v.dim(0);
     step.channels = v.dim(-1).constant();
-    step.pixels = exact_div(exact_div(element_count(v.shape()), step.n).value(), Dim(step.channels)).value();
+    step.pixels = element_count({v.shape().begin() + 1, v.shape().end() - 1});
     step.groups = a.groups, step.epsilon = a.epsilon, step.type = x.dtype, step.x = place(x), step.pixel_stride = stride;
     Value in[2] = {n->inputs[1], n->inputs[2]};
     Place places[2];
@@ -575,13 +584,10 @@ class Lowering {
     CallStep step;
     step.callee = callees_++;
     for (Value input : n->inputs) {
-      View view = view_of(input.node(), residents());
+      View view = copyable(input.node());
       // A callee reads its parameters from the beginning of a buffer, dense.
       if (!is_dense(view) || !(view.offset == Dim(0)) || view.dtype != input.dtype()) {
-        int index = temporary(element_count(input.shape()) * Dim(byte_size(input.dtype())));
-        View packed = dense_view({BufferRef::temporary, index}, input->type);
-        copy(input.node(), packed);
-        view = packed;
+        view = copied(view, input.dtype());
       }
       step.arguments.push_back(view.buffer);
     }
@@ -589,8 +595,9 @@ class Lowering {
     results.clear();
     for (size_t i = 0; i < function.graph.outputs().size(); ++i) {
       const Type& type = function.graph.outputs()[i].value->type;
-      View view = i == 0 ? homes_.at(n)
-                         : dense_view({BufferRef::temporary, temporary(element_count(type.shape) * Dim(byte_size(type.dtype)))}, type);
+      View view =
+          i == 0 ? homes_.at(n)
+                 : dense_view({BufferRef::temporary, temporary(element_count(type.shape) * Dim(byte_size(type.dtype)))}, type);
       results.push_back(view.buffer.index);
       step.results.push_back(view.buffer);
     }
@@ -611,58 +618,22 @@ class Lowering {
   std::unordered_map<const Node*, std::set<const Node*>> roots_;
   std::unordered_map<const Node*, View> homes_;
   std::unordered_map<const Node*, const Node*> fused_, fused_call_;  // call -> root, root -> call
-  std::unordered_set<const Node*> prologue_;                          // convolutions
+  std::unordered_set<const Node*> prologue_;                         // convolutions
   std::map<WeightSlot, int> slots_;
   std::unordered_map<const Node*, std::vector<int>> call_results_;
   int callees_ = 0;
 };
 
-/// Calls `visit` on every buffer that a step touches.
-struct BufferVisitor {
-  std::function<void(BufferRef)> visit;
-  void operator()(const KernelUse& use) const {
-    for (const OperandUse& o : use.operands)
-      if (!o.tile) visit(o.buffer);
-  }
-  void operator()(const std::optional<KernelUse>& use) const {
-    if (use) (*this)(*use);
-  }
-  void operator()(const RowStep& s) const { (*this)(s.use); }
-  void operator()(const LinearStep& s) const {
-    visit(s.a.buffer), (*this)(s.epilogue);
-    if (!s.epilogue) visit(s.out.buffer);
-  }
-  void operator()(const ConvStep& s) const {
-    (*this)(s.prologue), (*this)(s.epilogue);
-    if (!s.prologue) visit(s.in.buffer);
-    if (!s.epilogue) visit(s.out.buffer);
-  }
-  void operator()(const MatmulStep& s) const { visit(s.a.buffer), visit(s.b.buffer), visit(s.out.buffer); }
-  void operator()(const AttentionStep& s) const {
-    for (const HeadPlace* p : {&s.q, &s.k, &s.v, &s.out}) visit(p->at.buffer);
-    if (s.biased) visit(s.bias.at.buffer);
-  }
-  void operator()(const GroupStatsStep& s) const {
-    for (const Place* p : {&s.x, &s.gamma, &s.beta, &s.out}) visit(p->buffer);
-  }
-  void operator()(const EmbeddingStep& s) const { visit(s.table.buffer), visit(s.indices.buffer), visit(s.out.buffer); }
-  void operator()(const CallStep& s) const {
-    for (BufferRef b : s.arguments) visit(b);
-    for (BufferRef b : s.results) visit(b);
-  }
-};
-
 void Lowering::find_lifetimes() {
   std::vector<bool> used(program_.temporaries.size(), false);
   for (size_t i = 0; i < program_.steps.size(); ++i) {
-    BufferVisitor visitor{[&](BufferRef b) {
+    for_each_buffer(program_.steps[i], [&](BufferRef b) {
       if (b.space != BufferRef::temporary) return;
       Temporary& t = program_.temporaries[size_t(b.index)];
       if (!used[size_t(b.index)]) t.first_step = int(i);
       used[size_t(b.index)] = true;
       t.last_step = int(i);
-    }};
-    std::visit(visitor, program_.steps[i]);
+    });
   }
   for (size_t i = 0; i < used.size(); ++i)
     if (!used[i]) program_.temporaries[i].bytes = 0;

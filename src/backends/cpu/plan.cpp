@@ -40,7 +40,7 @@ struct Sizes {
     shape.n = (*this)(s.n), shape.h = (*this)(s.h), shape.w = (*this)(s.w), shape.c = s.c, shape.out_c = s.out_c;
     shape.kernel_h = int(s.kernel_h), shape.kernel_w = int(s.kernel_w), shape.stride = int(s.stride);
     shape.pad_top = int(s.top), shape.pad_left = int(s.left), shape.pad_bottom = int(s.bottom), shape.pad_right = int(s.right);
-    shape.weights = unit.program.weights[size_t(s.weight)].panels;
+    shape.weights = s.computed ? panel_type(s.filter_type) : unit.program.weights[size_t(s.weight)].panels;
     shape.in = s.in_type, shape.pixel_stride = (*this)(s.pixel_stride);
     shape.prologue = s.prologue.has_value(), shape.epilogue = s.epilogue.has_value();
     return shape;
@@ -59,6 +59,10 @@ struct Sizes {
   }
 };
 
+PanelLayout filter_layout(const ConvShape& s, const Microkernels& kernels) {
+  return conv_layout(s.weights, s.out_c, s.c, s.kernel_h, s.kernel_w, kernels);
+}
+
 /// Bytes that a step needs only while it runs; for a call those of the callee.
 struct ScratchBytes {
   const Sizes& sizes;
@@ -70,7 +74,11 @@ struct ScratchBytes {
   int64_t operator()(const LinearStep& s) const {
     return linear_workspace_bytes(sizes.linear(s), threads(), engine.microkernels());
   }
-  int64_t operator()(const ConvStep& s) const { return conv_workspace_bytes(sizes.conv(s), threads(), engine.microkernels()); }
+  int64_t operator()(const ConvStep& s) const {
+    ConvShape shape = sizes.conv(s);
+    int64_t packed = s.computed ? aligned(filter_layout(shape, engine.microkernels()).bytes()) : 0;
+    return packed + conv_workspace_bytes(shape, threads(), engine.microkernels());
+  }
   int64_t operator()(const MatmulStep& s) const {
     LinearShape shape = sizes.matmul(s);
     int64_t packed = panel_layout(PanelType::f32, shape.n, shape.k, 1, engine.microkernels()).bytes();
@@ -319,13 +327,23 @@ class Plan::Builder {
     call.shape = in.sizes.conv(step);
     auto prologue = bind(in, step.prologue), epilogue = bind(in, step.epilogue);
     if (!prologue) call.in = address(in, step.in, step.in_type);
-    call.weights = in.weight(step.weight, weights_);
     call.prologue = prologue.get(), call.epilogue = epilogue.get();
     if (!epilogue) {
       call.out = reinterpret_cast<float*>(address(in, step.out, DType::f32));
       call.out_stride = in.sizes(step.out_stride);
     }
     call.workspace = in.workspace;
+    if (step.computed) {
+      PanelLayout layout = filter_layout(call.shape, engine_.microkernels());
+      call.weights = in.workspace;
+      call.workspace = in.workspace + aligned(layout.bytes());
+      PackSource source{address(in, step.filter, step.filter_type), step.filter_type, 0, call.shape.out_c};
+      launch(in, "conv", [=, to = in.workspace, engine = &engine_] {
+        pack_conv(layout, source, call.shape.c, call.shape.kernel_h, call.shape.kernel_w, to, engine->pool());
+      });
+    } else {
+      call.weights = in.weight(step.weight, weights_);
+    }
     launch(in, "conv", [call, prologue, epilogue, engine = &engine_] { conv(call, engine->microkernels(), engine->pool()); });
   }
 

@@ -7,11 +7,15 @@
 namespace sinter::cpu {
 namespace {
 
-/// The free symbols of a graph in order of first appearance in its inputs.
+/// The free symbols of a graph in the order of their numbers in its digest.
 std::vector<SymbolId> symbols_of(const Graph& graph) {
+  SymbolNumbering numbering;
+  structure_digest(graph, numbering);
+  std::map<uint32_t, SymbolId> by_number;
+  for (auto [id, number] : numbering.numbers())
+    if (symbol_info(id).divisor == 0) by_number[number] = id;
   std::vector<SymbolId> symbols;
-  for (Value input : graph.inputs())
-    for (const Dim& dim : input.shape()) dim.collect_symbols(symbols);
+  for (auto [number, id] : by_number) symbols.push_back(id);
   return symbols;
 }
 
@@ -27,10 +31,7 @@ class Writer {
   std::vector<std::byte> take() { return out_.take(); }
 
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  void write(const T& value) {
-    out_.put(value);
-  }
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) void write(const T& value) { out_.put(value); }
   void write(const Dim& dim) {
     out_.put(uint64_t(dim.terms().size()));
     for (const Dim::Term& term : dim.terms()) {
@@ -61,10 +62,8 @@ class Writer {
     std::visit([&](const auto& s) { write(s); }, step);
   }
   template <class T>
-    requires std::is_class_v<T>
-  void write(const T& value) {
-    fields(*this, const_cast<T&>(value));
-  }
+  requires std::is_class_v<T>
+  void write(const T& value) { fields(*this, const_cast<T&>(value)); }
 
  private:
   void write_symbol(SymbolId id) {
@@ -89,16 +88,14 @@ class Reader {
   bool at_end() const { return in_.at_end(); }
 
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  void read(T& value) {
-    value = in_.get<T>();
-  }
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) void read(T& value) { value = in_.get<T>(); }
   void read(Dim& dim) {
     Dim sum;
     size_t terms = in_.get_count();
     for (size_t i = 0; i < terms; ++i) {
       Dim product = in_.get<int64_t>();
       size_t symbols = in_.get_count();
+      if (symbols > kMostFactors) fail(Code::Corrupt, "a size is a product of {} factors", symbols);
       for (size_t s = 0; s < symbols; ++s) product = product * read_symbol();
       sum = sum + product;
     }
@@ -111,7 +108,8 @@ class Reader {
     for (int64_t& size : shape) size = in_.get<int64_t>();
     auto data = in_.get_bytes();
     int64_t count = element_count(std::span<const int64_t>(shape));
-    if (uint64_t(count) != data.size() / uint64_t(byte_size(dtype))) fail(Code::Corrupt, "a constant has another size than it says");
+    if (uint64_t(count) != data.size() / uint64_t(byte_size(dtype)))
+      fail(Code::Corrupt, "a constant has another size than it says");
     tensor = Tensor(dtype, std::move(shape));
     std::memcpy(tensor.data(), data.data(), data.size());
   }
@@ -121,20 +119,18 @@ class Reader {
   }
   template <class T>
   void read(std::vector<T>& values) {
-    values.resize(in_.get_count());
-    for (T& value : values) read(value);
+    values.clear();
+    for (size_t count = in_.get_count(); count > 0; --count) read(values.emplace_back());  // a wrong count soon runs out of bytes
   }
   template <class T>
   void read(std::optional<T>& value) {
     value.reset();
-    if (in_.get<bool>()) read(value.emplace());
+    if (in_.get<uint8_t>()) read(value.emplace());
   }
   void read(Step& step) { read_alternative<0>(step, in_.get<uint8_t>()); }
   template <class T>
-    requires std::is_class_v<T>
-  void read(T& value) {
-    fields(*this, value);
-  }
+  requires std::is_class_v<T>
+  void read(T& value) { fields(*this, value); }
 
  private:
   template <size_t I>
@@ -149,17 +145,21 @@ class Reader {
   Dim read_symbol() {
     auto divisor = in_.get<int64_t>();
     if (divisor) {
+      if (divisor < 0) fail(Code::Corrupt, "a size is divided by {}", divisor);
+      if (++depth_ > kMostFactors) fail(Code::Corrupt, "a size is a quotient of {} quotients", depth_);
       Dim numerator;
       read(numerator);
-      if (divisor < 0) fail(Code::Corrupt, "a size is divided by {}", divisor);
+      --depth_;
       return floor_div(numerator, divisor);
     }
     auto number = in_.get<uint32_t>();
     if (number >= symbols_.size()) fail(Code::Corrupt, "a size names symbol {} of {}", number, symbols_.size());
     return Dim::from_terms({{{symbols_[number]}, 1}});
   }
+  static constexpr size_t kMostFactors = 64;
   ByteReader in_;
   std::vector<SymbolId> symbols_;
+  size_t depth_ = 0;
 };
 
 // One description of each struct serves both directions.
@@ -175,7 +175,7 @@ void fields(auto& a, LinearStep& v) {
 }
 void fields(auto& a, ConvStep& v) {
   a(v.n, v.h, v.w, v.c, v.out_c, v.kernel_h, v.kernel_w, v.stride, v.top, v.left, v.bottom, v.right, v.in_type);
-  a(v.prologue, v.in, v.pixel_stride, v.weight, v.epilogue, v.out, v.out_stride);
+  a(v.prologue, v.in, v.pixel_stride, v.weight, v.computed, v.filter_type, v.filter, v.epilogue, v.out, v.out_stride);
 }
 void fields(auto& a, MatmulStep& v) { a(v.batch, v.m, v.n, v.k, v.a_type, v.b_type, v.shared_b, v.a, v.b, v.out); }
 void fields(auto& a, AttentionStep& v) {
@@ -185,9 +185,7 @@ void fields(auto& a, AttentionStep& v) {
 void fields(auto& a, GroupStatsStep& v) {
   a(v.n, v.pixels, v.channels, v.groups, v.epsilon, v.type, v.x, v.gamma, v.beta, v.out, v.pixel_stride);
 }
-void fields(auto& a, EmbeddingStep& v) {
-  a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out);
-}
+void fields(auto& a, EmbeddingStep& v) { a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out); }
 void fields(auto& a, CallStep& v) { a(v.callee, v.arguments, v.results); }
 void fields(auto& a, WeightSlot& v) { a(v.ordinal, v.form, v.panels, v.parts); }
 void fields(auto& a, Temporary& v) { a(v.bytes, v.first_step, v.last_step); }
@@ -209,6 +207,7 @@ Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph)
   Program program;
   reader.read(program);
   if (!reader.at_end()) fail(Code::Corrupt, "a program is followed by something else");
+  validate(program, graph);
   return program;
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <optional>
 #include <span>
 #include <variant>
@@ -13,8 +14,8 @@ namespace sinter::cpu {
 /// One operand of a kernel in use: where it is and the numbers that its params take.
 struct OperandUse {
   BufferRef buffer;
-  bool tile = false;  ///< a tile of the call around it; no buffer
-  Dim offset = 0;     ///< elements
+  bool tile = false;         ///< a tile of the call around it; no buffer
+  Dim offset = 0;            ///< elements
   std::vector<Dim> strides;  ///< for each outer dim
   Dim column_stride = 0;
   std::vector<View::Scale> scales;  ///< for RowAccess::scaled
@@ -60,6 +61,9 @@ struct ConvStep {
   Place in;  ///< without a prologue
   Dim pixel_stride = 0;
   int32_t weight = 0;
+  bool computed = false;  ///< the weights are no slot: they lie dense in `filter`, and are packed at every run
+  DType filter_type = DType::f32;
+  Place filter;
   std::optional<KernelUse> epilogue;
   Place out;
   Dim out_stride = 0;
@@ -109,8 +113,7 @@ struct CallStep {
   std::vector<BufferRef> arguments, results;
 };
 
-using Step =
-    std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep>;
+using Step = std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep>;
 
 /// A form in which a program wants one of its graph's own weights.
 struct WeightSlot {
@@ -138,8 +141,15 @@ struct Program {
 
 std::string kernel_symbol(size_t kernel);
 
-/// The bytes that the cache keeps. Symbols are written as numbers in order of first appearance in the graph's inputs, so that a
-/// program serves every graph of equal structure; `graph` gives the names back.
+/// Calls `visit` on every buffer that a step touches, tiles aside.
+void for_each_buffer(const Step& step, const std::function<void(BufferRef)>& visit);
+
+/// Checks that every number in a program refers to something: buffers, kernels and their params, weights, calls, lifetimes. Fails
+/// with Code::Corrupt. Says nothing about offsets and strides, which are the compiler's word.
+void validate(const Program& program, const Graph& graph);
+
+/// The bytes that the cache keeps. Symbols are written as numbers that structure_digest gives them, so that a program serves
+/// every graph of equal structure; `graph` gives the names back. What is read is valid, or Code::Corrupt.
 std::vector<std::byte> to_bytes(const Program& program, const Graph& graph);
 Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph);
 

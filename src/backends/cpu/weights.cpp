@@ -22,8 +22,8 @@ BoundWeights::BoundWeights(const CompiledGraph& compiled) : engine_(compiled.eng
   add(compiled.root(), "");
   for (auto& [key, entry] : entries_) {
     if (key.second.form == WeightSlot::plain) continue;
-    entry.bytes = layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
     entry.offset = packed_bytes_;
+    entry.bytes = layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
     packed_bytes_ += entry.bytes;
   }
 }
@@ -32,33 +32,32 @@ void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefi
   for (WeightSlot slot : unit.program.weights) {
     const WeightUse& use = unit.weights[size_t(slot.ordinal)];
     slot.ordinal = 0;
-    entries_.try_emplace({prefix + use.name, slot}, Entry{use.type, {}});
+    entries_.try_emplace({prefix + use.name, slot}, Entry{.type = use.type});
   }
   for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix);
 }
 
-void BoundWeights::fill(Entry& entry, const Tensor& tensor, const std::string& name, const WeightSlot& slot) {
+void BoundWeights::fill(const Key& key, Entry& entry, const Tensor& tensor) {
+  const auto& [name, slot] = key;
   std::vector<int64_t> shape = constant_shape(entry.type);
   if (tensor.count() != element_count(std::span<const int64_t>(shape)))
-    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape),
-         shape_text(tensor.shape()));
+    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape), shape_text(tensor.shape()));
+  entry.ready = true;
   if (slot.form == WeightSlot::plain) {
-    entry.data = tensor.to(entry.type.dtype).reshaped(shape);
+    entry.plain = tensor.to(entry.type.dtype).reshaped(shape);
     return;
   }
-  if (!packed_) packed_ = std::make_shared<Tensor>(DType::u8, std::vector<int64_t>{packed_bytes_});
+  if (block_.empty()) block_ = Tensor(DType::u8, {packed_bytes_});
   PanelLayout layout = layout_of(slot, shape, engine_.microkernels());
-  std::byte* place = packed_->data() + entry.offset;
   int64_t part_bytes = tensor.bytes() / slot.parts;
   for (int part = 0; part < slot.parts; ++part) {
     PackSource source{tensor.data() + part * part_bytes, tensor.dtype(), 0, layout.n};
-    void* to = place + part * layout.bytes();
+    void* to = block_.data() + entry.offset + part * layout.bytes();
     if (slot.form == WeightSlot::matrix)
       pack_matrix(layout, source, to, engine_.pool());
     else
       pack_conv(layout, source, shape[1], int(shape[2]), int(shape[3]), to, engine_.pool());
   }
-  entry.data = Tensor(DType::u8, {entry.bytes}, place, packed_);
 }
 
 void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
@@ -70,10 +69,10 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
     Tensor tensor;
     bool in_place = false;
     for (; entry != entries_.end() && entry->first.first == name; ++entry, ++at) {
-      if (!entry->second.data.empty()) continue;
+      if (entry->second.ready) continue;
       engine_.check_cancelled();
       if (tensor.empty()) tensor = source(name);
-      fill(entry->second, tensor, name, entry->first.second);
+      fill(entry->first, entry->second, tensor);
       in_place = in_place || entry->first.second.form == WeightSlot::plain;
     }
     if (done && !tensor.empty() && !in_place) done(name);
@@ -82,20 +81,24 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
 }
 
 void BoundWeights::forget(const std::set<std::string>& names) {
-  bool packed_left = false;
+  for (auto& [key, entry] : entries_)
+    if (names.contains(key.first)) entry.ready = false;
+}
+
+void BoundWeights::unload() {
   for (auto& [key, entry] : entries_) {
-    if (names.contains(key.first)) entry.data = {};
-    packed_left = packed_left || (entry.bytes > 0 && !entry.data.empty());
+    entry.ready = false;
+    entry.plain = {};
   }
-  if (!packed_left) packed_.reset();
+  block_ = {};
 }
 
 const void* BoundWeights::get(const std::string& name, const WeightSlot& slot) const {
   WeightSlot key = slot;
   key.ordinal = 0;
   const Entry& entry = entries_.at({name, key});
-  if (entry.data.empty()) fail(Code::Internal, "the weight '{}' is not loaded", name);
-  return entry.data.data();
+  if (!entry.ready) fail(Code::Internal, "the weight '{}' is not loaded", name);
+  return slot.form == WeightSlot::plain ? entry.plain.data() : block_.data() + entry.offset;
 }
 
 }  // namespace sinter::cpu

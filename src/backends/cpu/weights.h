@@ -26,23 +26,26 @@ class BoundWeights {
             const std::function<void(double fraction)>& progress = {});
   /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
   void forget(const std::set<std::string>& names);
+  /// Forgets all of them and gives their memory back.
+  void unload();
 
   const void* get(const std::string& name, const WeightSlot& slot) const;
 
  private:
   struct Entry {
     Type type;
-    Tensor data;
-    int64_t bytes = 0, offset = 0;  // of a packed form, in packed_
+    int64_t offset = 0, bytes = 0;  // in block_, of packed forms
+    Tensor plain;                   // of the others: in the file, or converted
+    bool ready = false;
   };
   using Key = std::pair<std::string, WeightSlot>;
   void add(const CompiledGraph::Unit& unit, const std::string& prefix);
-  void fill(Entry& entry, const Tensor& tensor, const std::string& name, const WeightSlot& slot);
+  void fill(const Key& key, Entry& entry, const Tensor& tensor);
 
   Engine& engine_;
   std::map<Key, Entry> entries_;  // slot.ordinal is 0 in keys
   int64_t packed_bytes_ = 0;
-  std::shared_ptr<Tensor> packed_;  // one block for all packed forms: huge pages are filled to the end
+  Tensor block_;  // all packed forms, one behind the other: single allocations would each end in a half-empty huge page
 };
 
 }  // namespace sinter::cpu

@@ -4,6 +4,8 @@
 namespace sinter {
 namespace {
 
+constexpr int64_t kLargestPadding = int64_t(1) << 31;
+
 Dim output_size(const Dim& size, int64_t before, int64_t after, const Dim& kernel, int64_t stride) {
   Dim room = size + Dim(before + after) - kernel;
   if (room.is_constant() && room.constant() < 0)
@@ -24,7 +26,8 @@ Type infer(const Node& n) {
     fail(Code::InvalidArgument, "x has {} channels, the weight expects {}", x.dim(3).text(), w.dim(1).text());
   if (a.stride < 1) fail(Code::InvalidArgument, "the stride must be at least 1, not {}", a.stride);
   for (int64_t padding : {a.top, a.left, a.bottom, a.right})
-    if (padding < 0) fail(Code::InvalidArgument, "the padding must not be negative, but is {}", padding);
+    if (padding < 0 || padding > kLargestPadding)
+      fail(Code::InvalidArgument, "the padding must not be negative nor above {}, but is {}", kLargestPadding, padding);
   return {x.dtype(),
           {x.dim(0), output_size(x.dim(1), a.top, a.bottom, w.dim(2), a.stride),
            output_size(x.dim(2), a.left, a.right, w.dim(3), a.stride), w.dim(0)}};

@@ -30,7 +30,7 @@ Type iota_type(const Node& n) {
 Tensor iota_reference(const Node& n, std::span<const Tensor>, const Bindings& bindings) {
   std::vector<int64_t> shape = sizes(n.type.shape, bindings), strides(shape.size());
   size_t axis = size_t(n.attrs.as<IotaAttrs>().axis);
-  std::vector<int64_t> line(size_t(shape[axis]));
+  std::vector<int64_t> line = std::vector<int64_t>(size_t(shape[axis]));
   std::iota(line.begin(), line.end(), int64_t(0));
   strides[axis] = 1;
   return strided_copy(Tensor::of_ints({shape[axis]}, line).to(n.type.dtype), shape, strides);

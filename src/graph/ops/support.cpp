@@ -153,8 +153,11 @@ std::vector<std::string> list_items(const char* name, const std::string& text) {
 
 /// sum := [-] product {(+|-) product};  product := factor {* factor};  factor := number | name | (sum)/number
 struct DimParser {
+  static constexpr size_t kLongest = 4096;  // sizes are short: anything longer was not written by us
+  static constexpr int kDeepest = 32;
   std::string_view text;
   size_t at = 0;
+  int depth = 0;
 
   [[noreturn]] void wrong() const { fail(Code::Corrupt, "'{}' is not a size (at character {})", text, at); }
   bool take(char c) {
@@ -171,7 +174,9 @@ struct DimParser {
   }
   Dim factor() {
     if (take('(')) {
+      if (++depth > kDeepest) wrong();
       Dim inner = sum();
+      --depth;
       if (!take(')') || !take('/')) wrong();
       int64_t divisor = number();
       if (divisor <= 0) wrong();
@@ -205,6 +210,7 @@ struct DimParser {
 }  // namespace
 
 Dim parse_dim(std::string_view text) {
+  if (text.size() > DimParser::kLongest) fail(Code::Corrupt, "a size of {} characters is no size", text.size());
   DimParser parser{text};
   Dim dim = parser.sum();
   if (parser.at != text.size()) parser.wrong();

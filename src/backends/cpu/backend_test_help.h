@@ -1,0 +1,74 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "backends/cpu/plan.h"
+#include "graph/interpreter.h"
+
+namespace sinter::cpu {
+
+/// What all CPU backend tests of a process share: compiled matrix kernels, and buffers.
+struct TestBackend {
+  Cache cache{{.memory_only = true}};
+  Engine engine;
+  Arena arena;
+  explicit TestBackend(int threads) : engine(cache, threads) { engine.microkernels(); }
+
+  static TestBackend& with_threads(int threads) {
+    static TestBackend one(1), four(4);
+    return threads == 1 ? one : four;
+  }
+};
+
+/// A graph with all that it takes to run it.
+struct TestCase {
+  const Graph* graph;
+  std::map<std::string, Tensor> inputs;
+  WeightReader weights;
+  Bindings bindings;
+};
+
+struct TestRun {
+  std::vector<Tensor> outputs;
+  bool stayed_inside = true;  ///< nothing behind the layout's end was written
+};
+
+/// Runs it in buffers full of NaN: whatever is read before it is written shows.
+inline TestRun run_compiled(const TestCase& test, TestBackend& backend, const CompiledGraph& compiled) {
+  constexpr size_t kBehind = 1 << 16;
+  BoundWeights weights(compiled);
+  weights.load(test.weights);
+  Layout layout(compiled, test.bindings);
+  Plan plan(compiled, layout, weights, backend.arena);
+  char* end = backend.arena.base() + layout.bytes();
+  std::memset(backend.arena.base(), 0xff, size_t(layout.bytes()) + kBehind);
+  TestRun run{plan.run(test.inputs)};
+  run.stayed_inside = std::all_of(end, end + kBehind, [](char c) { return c == char(0xff); });
+  return run;
+}
+
+inline TestRun run_on(TestBackend& backend, const TestCase& test, bool fuse) {
+  CompileReport report;
+  CompiledGraph compiled(backend.engine, *test.graph, {fuse}, report);
+  return run_compiled(test, backend, compiled);
+}
+
+/// The largest difference of two tensors, in units of the largest value expected, but at least of 1; infinity where only one of
+/// them has NaN or infinity.
+inline double distance(const Tensor& found, const Tensor& expected) {
+  if (found.shape() != expected.shape() || found.dtype() != expected.dtype()) return INFINITY;
+  Tensor a = found.to(DType::f64), b = expected.to(DType::f64);
+  auto* x = reinterpret_cast<const double*>(a.data());
+  auto* y = reinterpret_cast<const double*>(b.data());
+  double largest = 1, difference = 0;
+  for (int64_t i = 0; i < a.count(); ++i) {
+    if (std::isfinite(y[i])) largest = std::max(largest, std::abs(y[i]));
+    bool same = x[i] == y[i] || (std::isnan(x[i]) && std::isnan(y[i]));
+    double d = same ? 0 : std::abs(x[i] - y[i]);
+    difference = std::isfinite(d) ? std::max(difference, d) : INFINITY;
+  }
+  return difference / largest;
+}
+
+}  // namespace sinter::cpu

@@ -1,0 +1,359 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "cli/arguments.h"
+#include "cli/json_output.h"
+#include "cli/output.h"
+#include "hardware/memory.h"
+#include "io/image.h"
+#include "pipelines/image_model.h"
+#include "pipelines/picture_names.h"
+
+namespace sinter {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+const Clock::time_point kProcessStart = Clock::now();  // statics are made right after the program is loaded
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+struct Settings {
+  ModelFiles files;
+  std::string prompt, negative;
+  int64_t width = 0, height = 0;  // 0: the family's
+  int steps = 0, batch = 1, count = 1, clip_skip = 0, threads = 0;
+  double cfg = -1, guidance = -1, strength = 1;
+  std::string sampler, scheduler;
+  std::optional<uint64_t> seed;
+  std::filesystem::path init_image;
+  std::vector<std::string> loras;
+  std::string out = "sinter_{index}.png", backend = "native", mode = "default", dtype = "f32", weight_dtype = "auto";
+  bool dynamic = true, json = false, no_cache = false, force_tiles = false;
+  int64_t tile = 0;
+  int quality = 90;
+  bool lossless = false;
+};
+
+void add_options(Options& o, Settings& s) {
+  o.add_option("-m,--model", s.files.model, "checkpoint (.safetensors), index of shards or diffusers folder")->required();
+  o.add_option("-p,--prompt", s.prompt, "what to draw; (words:1.3) weigh more, embedding:name takes a textual inversion");
+  o.add_option("-n,--negative", s.negative, "what to stay away from");
+  o.add_option("-W,--width", s.width, "pixels, a multiple of 8 (default: the model's)")->check(CLI::Range(8, 16384));
+  o.add_option("-H,--height", s.height, "pixels, a multiple of 8 (default: the model's)")->check(CLI::Range(8, 16384));
+  o.add_option("--steps", s.steps, "sampling steps (default: the model's)")->check(CLI::Range(1, 10000));
+  o.add_option("--cfg", s.cfg, "classifier-free guidance; 1: the negative prompt is not used")->check(CLI::Range(0.0, 100.0));
+  o.add_option("--guidance", s.guidance, "guidance that FLUX dev is told")->check(CLI::Range(0.0, 100.0));
+  o.add_option("--sampler", s.sampler, "as ComfyUI's KSampler names them");
+  o.add_option("--scheduler", s.scheduler, "as ComfyUI's KSampler names them");
+  o.add_option("--seed", s.seed, "of the noise (default: a random one, which is printed)");
+  o.add_option("--batch", s.batch, "pictures sampled together")->check(CLI::Range(1, 4096));
+  o.add_option("--count", s.count, "runs, each with the next seed")->check(CLI::Range(1, 1000000));
+  o.add_option("--init", s.init_image, "picture to start from");
+  o.add_option("--strength", s.strength, "how much of the picture given by --init is drawn anew")->check(CLI::Range(0.0, 1.0));
+  o.add_option("--clip-skip", s.clip_skip, "take the text from the N-th layer from the end")->check(CLI::Range(1, 12));
+  o.add_option("--lora", s.loras, "FILE[:STRENGTH[:TEXT_STRENGTH]], may be given several times");
+  o.add_option("--vae", s.files.vae, "autoencoder instead of the model's");
+  o.add_option("--clip-l", s.files.clip_l, "text encoder CLIP-L");
+  o.add_option("--clip-g", s.files.clip_g, "text encoder CLIP-G");
+  o.add_option("--t5", s.files.t5, "text encoder T5");
+  o.add_option("--clip-vocab", s.files.clip_vocabulary, "folder with vocab.json and merges.txt, or tokenizer.json");
+  o.add_option("--t5-vocab", s.files.t5_vocabulary, "folder with tokenizer.json, or the file");
+  o.add_option("--comfyui", s.files.comfyui, "a ComfyUI installation, for vocabularies and embeddings");
+  o.add_option("--embeddings", s.files.embeddings, "folder of textual inversions");
+  o.add_option("--variant", s.files.variant, "of a diffusers folder, for example fp16");
+  o.add_option("-o,--out", s.out, "file name; {index} becomes the next free number, {seed} the seed; .png, .jpg or .webp");
+  o.add_option("--quality", s.quality, "of JPEG and lossy WebP")->check(CLI::Range(1, 100));
+  o.add_flag("--lossless", s.lossless, "WebP without loss");
+  o.add_option("--backend", s.backend, "native (inductor), eager or reference");
+  o.add_option("--mode", s.mode, "default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs or speed")
+      ->check(one_of({"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "speed"}));
+  o.add_option("--dynamic", s.dynamic, "one set of programs for all sizes (true), or one for each (false)");
+  o.add_option("--dtype", s.dtype, "type of the arithmetic: f32 or bf16")->check(one_of({"f32", "bf16"}));
+  o.add_option("--weight-dtype", s.weight_dtype, "type in which weights are kept: auto (as in the file), f32, f16 or bf16")
+      ->check(one_of({"auto", "f32", "f16", "bf16"}));
+  o.add_option("--vae-tile", s.tile, "decode in tiles of this many pixels (default: only where memory asks for it)")
+      ->check(CLI::Range(128, 4096));
+  o.add_option("--threads", s.threads, "threads (default: one a core)")->check(CLI::Range(0, 1024));
+  o.add_flag("--no-cache", s.no_cache, "keep compiled programs in memory only");
+  o.add_json(s.json);
+}
+
+void note(const std::string& text) { print_error(text + "\n"); }
+
+/// FILE[:MODEL[:TEXT]]; a file's own name may have colons.
+ImageModel::LoraRequest parse_lora(const std::string& text) {
+  ImageModel::LoraRequest request{text, 1, 1};
+  std::vector<double> numbers;
+  std::string rest = text;
+  while (numbers.size() < 2) {
+    size_t colon = rest.rfind(':');
+    if (colon == std::string::npos || std::filesystem::exists(rest)) break;
+    char* end = nullptr;
+    std::string tail = rest.substr(colon + 1);
+    double value = std::strtod(tail.c_str(), &end);
+    if (tail.empty() || *end || !std::isfinite(value)) break;
+    numbers.insert(numbers.begin(), value);
+    rest.resize(colon);
+  }
+  request.file = rest;
+  if (!numbers.empty()) request.model_strength = request.text_strength = numbers[0];
+  if (numbers.size() > 1) request.text_strength = numbers[1];
+  return request;
+}
+
+/// Options that do nothing for this model or backend are named, never silently ignored.
+void name_idle_options(const Settings& s, const Family& family) {
+  auto idle = [&](bool given, const std::string& option, const std::string& why) {
+    if (given) note(fmt::format("note: {} has no effect: {}", option, why));
+  };
+  bool flux = family.prediction == Prediction::Flow, xl = family.name == "sdxl";
+  std::string here = fmt::format("the model is {}", family.name);
+  idle(s.guidance >= 0 && family.defaults.guidance == 0, "--guidance", here + ", which is not told any");
+  idle(s.clip_skip > 0 && flux, "--clip-skip", here + ", which takes CLIP's pooled state");
+  idle(!s.negative.empty() && s.cfg == 1, "--negative", "with --cfg 1 it is not used");
+  idle(!s.files.t5.empty() && !flux, "--t5", here + ", which has no T5");
+  idle(!s.files.t5_vocabulary.empty() && !flux, "--t5-vocab", here + ", which has no T5");
+  idle(!s.files.clip_g.empty() && !xl, "--clip-g", here + ", which has no CLIP-G");
+  idle(s.strength != 1 && s.init_image.empty(), "--strength", "there is no --init picture");
+  idle(s.mode != "default", "--mode " + s.mode, "the CPU backend has no device graphs and nothing to tune");
+  idle(!s.dynamic && s.backend == "reference", "--dynamic false", "the reference backend compiles nothing");
+  idle(s.lossless && !s.out.ends_with(".webp"), "--lossless", "only WebP has the choice");
+}
+
+void check_size(int64_t size, const char* option) {
+  if (size % 8 == 0) return;
+  throw UsageError(fmt::format("{} {} is not a multiple of 8; the nearest are {} and {}", option, size, size / 8 * 8, size / 8 * 8 + 8));
+}
+
+/// What other tools read back: the format that the first web interface for these models introduced.
+std::string parameters_text(const Settings& s, const SamplingJob& job, uint64_t seed, int64_t width, int64_t height, bool guided) {
+  std::string text = s.prompt;
+  if (guided && !s.negative.empty()) text += "\nNegative prompt: " + s.negative;
+  text += fmt::format("\nSteps: {}, Sampler: {}, Schedule type: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}", job.steps, job.sampler,
+                      job.scheduler, job.cfg, seed, width, height, s.files.model.stem().string());
+  if (!s.init_image.empty()) text += fmt::format(", Denoising strength: {}", job.denoise);
+  if (s.clip_skip > 0) text += fmt::format(", Clip skip: {}", s.clip_skip);
+  for (const std::string& lora : s.loras) text += fmt::format(", Lora: {}", std::filesystem::path(lora).filename().string());
+  return text + ", Version: sinter " SINTER_VERSION;
+}
+
+/// The run: prompts, steps, pictures, and the figures of --json.
+class Generation {
+ public:
+  explicit Generation(Settings settings)
+      : s_(std::move(settings)), session_({parse_backend(s_.backend), s_.dynamic, s_.threads}, cache_options(s_)) {}
+
+  int run() {
+    catch_interrupts();
+    // Long steps look at the engine's flag; the signal handler may only set its own.
+    std::jthread watch([this](std::stop_token stop) {
+      while (!stop.stop_requested()) {
+        if (interrupted()) session_.engine().cancelled() = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+    });
+    prepare();
+    announce();
+    for (int i = 0; i < s_.count; ++i) one_run(i);
+    report();
+    return kSuccess;
+  }
+
+ private:
+  static CacheOptions cache_options(const Settings& s) {
+    CacheOptions options = CacheOptions::from_environment();
+    options.memory_only = s.no_cache;
+    return options;
+  }
+
+  void prepare() {
+    check_picture_name(s_.out);
+    auto start = Clock::now();
+    ModelOptions options;
+    options.compute = *parse_dtype(s_.dtype);
+    if (s_.weight_dtype != "auto") options.weights = parse_dtype(s_.weight_dtype);
+    model_ = std::make_unique<ImageModel>(session_, s_.files, options);
+    load_seconds_ += seconds_since(start);
+
+    const SamplingDefaults& d = model_->family().defaults;
+    name_idle_options(s_, model_->family());
+    if (!s_.init_image.empty()) init_ = read_image(s_.init_image).pixels;
+    if (!s_.width) s_.width = init_.empty() ? d.width : init_.dim(1) / 8 * 8;
+    if (!s_.height) s_.height = init_.empty() ? d.height : init_.dim(0) / 8 * 8;
+    check_size(s_.width, "--width");
+    check_size(s_.height, "--height");
+    if (!init_.empty()) init_ = resized(init_, s_.height, s_.width);
+    job_.sampler = s_.sampler.empty() ? std::string(d.sampler) : s_.sampler;
+    job_.scheduler = s_.scheduler.empty() ? std::string(d.scheduler) : s_.scheduler;
+    find_sampler(job_.sampler);
+    find_scheduler(job_.scheduler);
+    job_.steps = s_.steps ? s_.steps : d.steps;
+    job_.cfg = s_.cfg >= 0 ? s_.cfg : d.cfg;
+    job_.guidance = s_.guidance >= 0 ? s_.guidance : d.guidance;
+    job_.denoise = init_.empty() ? 1 : s_.strength;
+    guided_ = job_.cfg != 1;
+    seed_ = s_.seed ? *s_.seed : std::random_device()() | uint64_t(std::random_device()()) << 32;
+    if (s_.loras.empty()) return;
+    std::vector<ImageModel::LoraRequest> loras;
+    for (const std::string& lora : s_.loras) loras.push_back(parse_lora(lora));
+    for (const std::string& warning : model_->set_loras(loras)) note(warning);
+  }
+
+  /// The line before the run, and the refusal where the run cannot fit.
+  void announce() {
+    if (session_.options().backend == Backend::Reference) {
+      note("the reference backend computes plainly and slowly, and plans nothing");
+      return;
+    }
+    auto foresight = model_->foresee(s_.batch, s_.width, s_.height, guided_, !init_.empty());
+    int missing = foresight.compile.needed - foresight.compile.cached;
+    std::string time = missing == 0 ? "" : foresight.compile.seconds > 0 ? fmt::format(", about {:.1f} s", foresight.compile.seconds) : ", some seconds";
+    note(fmt::format("programs: {} needed, {} cached, {} to compile{}", foresight.compile.needed, foresight.compile.cached, missing, time));
+    auto start = Clock::now();
+    model_->compile(s_.batch, s_.width, s_.height, guided_, !init_.empty());
+    compile_seconds_ = seconds_since(start);
+    for (const std::string& reason : session_.compiled().reasons) note("  compiled " + reason);
+
+    int64_t available = available_memory_bytes();
+    if (s_.tile)
+      tiles_ = DecodeTiles{s_.tile / 8, s_.tile / 32};
+    else
+      tiles_ = model_->choose_tiles(s_.batch, s_.height / 8, s_.width / 8, available);
+    planned_ = model_->planned_peak_bytes(s_.batch, s_.width, s_.height, guided_, !init_.empty(), s_.count > 1, tiles_);
+    note(fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)),
+                     tiles_ ? fmt::format("; the picture is decoded in tiles of {} pixels", tiles_->tile * 8) : ""));
+    if (planned_ > available)
+      fail(Code::OutOfMemory, "the run needs {} and {} are available; make the picture or the batch smaller, or close other programs",
+           human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)));
+  }
+
+  void encode_prompts() {
+    auto start = Clock::now();
+    auto encode = [&](const std::string& text) {
+      EncodedPrompt prompt = model_->encode(text, s_.clip_skip);
+      for (const std::string& name : prompt.missing_embeddings)
+        note(fmt::format("note: the prompt asks for embedding:{}, which was not found; it is left out", name));
+      return prompt;
+    };
+    job_.positive = {{encode(s_.prompt)}};
+    if (guided_) job_.negative = {{encode(s_.negative)}};
+    model_->unload_text_encoders();
+    text_seconds_ = seconds_since(start);
+  }
+
+  Tensor start_latent() {
+    if (init_.empty()) return Tensor(DType::f32, model_->latent_shape(s_.batch, s_.width, s_.height));
+    Tensor one = model_->encode_image(init_.reshaped({1, init_.dim(0), init_.dim(1), 3}));
+    Tensor latent(DType::f32, {s_.batch, one.dim(1), one.dim(2), one.dim(3)});
+    for (int64_t b = 0; b < s_.batch; ++b) std::copy_n(one.data(), one.bytes(), latent.rows(b, b + 1).data());
+    return latent;
+  }
+
+  void one_run(int number) {
+    if (job_.positive.empty()) encode_prompts();
+    if (latent_.empty()) {
+      latent_ = start_latent();
+      model_->unload_encoder();
+    }
+    auto start = Clock::now();
+    model_->load_denoiser();
+    load_seconds_ += seconds_since(start);
+    job_.seed = seed_ + uint64_t(number);
+    job_.latent = latent_;
+    std::string label = s_.count > 1 ? fmt::format("picture {} of {}", number + 1, s_.count) : "sampling";
+    Tensor latent;
+    {
+      ProgressBar bar(label, uint64_t(job_.steps));
+      bar.show(0);
+      if (first_step_seconds_ < 0) first_step_seconds_ = seconds_since(kProcessStart);
+      auto begun = Clock::now(), step_start = begun;
+      job_.progress = [&](const SampleProgress& p) {
+        step_milliseconds_.push_back(1000 * seconds_since(step_start));
+        step_start = Clock::now();
+        for (float v : p.denoised.f32())
+          if (std::isnan(v))
+            fail(Code::Corrupt, "the network gives values that are not numbers at step {}; the weights of {} or of a LoRA may be damaged", p.step + 1,
+                 s_.files.model.string());
+        bar.show(uint64_t(p.step + 1), fmt::format("{:.2f} it/s", double(p.step + 1) / seconds_since(begun)));
+        return !interrupted();
+      };
+      latent = model_->sample(job_);
+    }
+    throw_if_interrupted();
+    if (number + 1 == s_.count) model_->unload_denoiser();  // its memory serves the decoder
+    start = Clock::now();
+    Tensor pixels = model_->decode(latent, tiles_);
+    decode_seconds_ += seconds_since(start);
+    throw_if_interrupted();
+    for (int64_t b = 0; b < pixels.dim(0); ++b) write(pixels, b);
+  }
+
+  void write(const Tensor& pixels, int64_t b) {
+    Tensor picture = pixels.rows(b, b + 1).reshaped({pixels.dim(1), pixels.dim(2), 3});
+    std::filesystem::path path = next_picture_name(s_.out, job_.seed, images_.size(), size_t(s_.batch) * size_t(s_.count) > 1);
+    std::string text = parameters_text(s_, job_, job_.seed, s_.width, s_.height, guided_);
+    if (s_.batch > 1) text += fmt::format(", Batch index: {}", b);
+    write_image(path, picture, {{"parameters", text}}, {s_.quality, s_.lossless});
+    images_.push_back(path.string());
+    if (!s_.json) print(path.string() + "\n");
+  }
+
+  void report() {
+    const cpu::CompileReport& c = session_.compiled();
+    int64_t measured = peak_memory_bytes();
+    double total = seconds_since(kProcessStart);
+    if (s_.json) {
+      print_json({{"images", images_},
+                  {"seed", seed_},
+                  {"compile", {{"needed", c.needed}, {"cached", c.cached}, {"compiled", c.compiled}, {"seconds", compile_seconds_}, {"reasons", c.reasons}}},
+                  {"memory", {{"planned_peak_bytes", {{"cpu", planned_}}}, {"measured_peak_bytes", {{"cpu", measured}}}}},
+                  {"timing",
+                   {{"start_to_first_step_seconds", first_step_seconds_},
+                    {"load_seconds", load_seconds_},
+                    {"text_seconds", text_seconds_},
+                    {"step_milliseconds", step_milliseconds_},
+                    {"decode_seconds", decode_seconds_},
+                    {"total_seconds", total}}}});
+      return;
+    }
+    double steps = 0;
+    for (double ms : step_milliseconds_) steps += ms / 1000;
+    note(table({{"seed", "programs", "compiled", "start to 1st step", "text", "load", "steps", "decode", "total", "peak memory"},
+                {std::to_string(seed_), std::to_string(c.needed), std::to_string(c.compiled), fmt::format("{:.2f} s", first_step_seconds_),
+                 fmt::format("{:.2f} s", text_seconds_), fmt::format("{:.2f} s", load_seconds_),
+                 fmt::format("{} in {:.2f} s", step_milliseconds_.size(), steps), fmt::format("{:.2f} s", decode_seconds_),
+                 fmt::format("{:.2f} s", total), human_bytes(uint64_t(measured))}}));
+  }
+
+  Settings s_;
+  Session session_;
+  std::unique_ptr<ImageModel> model_;
+  SamplingJob job_;
+  Tensor init_, latent_;
+  bool guided_ = true;
+  uint64_t seed_ = 0;
+  std::optional<DecodeTiles> tiles_;
+  int64_t planned_ = 0;
+  std::vector<std::string> images_;
+  std::vector<double> step_milliseconds_;
+  double load_seconds_ = 0, text_seconds_ = 0, decode_seconds_ = 0, compile_seconds_ = 0, first_step_seconds_ = -1;
+};
+
+int run_generate(Arguments arguments) {
+  Options options(generate_verb);
+  Settings settings;
+  add_options(options, settings);
+  options.parse_arguments(arguments);
+  return Generation(std::move(settings)).run();
+}
+
+}  // namespace
+
+const Verb generate_verb = {.name = "generate", .summary = "Pictures from a prompt", .run = run_generate};
+
+}  // namespace sinter

@@ -1,0 +1,14 @@
+#pragma once
+#include <cstdint>
+
+namespace sinter {
+
+/// Bytes that this process could still take without pushing others out: what the system calls available, within the limits of a
+/// container.
+int64_t available_memory_bytes();
+/// The most memory that this process has held at once, pages of mapped files included.
+int64_t peak_memory_bytes();
+/// Bytes held now.
+int64_t resident_memory_bytes();
+
+}  // namespace sinter

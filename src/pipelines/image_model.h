@@ -1,0 +1,134 @@
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/checkpoint_names.h"
+#include "models/scope.h"
+#include "models/lora.h"
+#include "pipelines/conditioning.h"
+#include "pipelines/network.h"
+#include "pipelines/sample.h"
+#include "pipelines/tiled_decode.h"
+#include "text/vocabulary.h"
+
+namespace sinter {
+
+/// The files that make a model. Only `model` is always needed; the others replace or add components.
+struct ModelFiles {
+  std::filesystem::path model;
+  std::filesystem::path clip_l, clip_g, t5, vae;
+  std::filesystem::path clip_vocabulary, t5_vocabulary, comfyui;
+  std::filesystem::path embeddings;  ///< folder of textual inversions; empty: ComfyUI's, if that is given
+  std::string variant;               ///< of a diffusers folder: "fp16"
+};
+
+struct ModelOptions {
+  DType compute = DType::f32;
+  /// The type in which weights are kept; none: as in the file.
+  std::optional<DType> weights;
+  std::optional<Prediction> prediction;  ///< none: as the checkpoint says
+  bool zero_terminal_snr = false;        ///< in any case; else as the checkpoint says
+};
+
+/// What a prompt becomes: [1, tokens, width] for the denoiser's attention, and [1, width] for its vector (no data: none).
+struct EncodedPrompt {
+  Tensor context, pooled;
+  std::vector<std::string> missing_embeddings;
+};
+struct WeightedPrompt {
+  EncodedPrompt prompt;
+  float strength = 1;
+};
+
+/// One sampling run over a batch of latents.
+struct SamplingJob {
+  std::vector<WeightedPrompt> positive, negative;
+  std::string sampler = "euler", scheduler = "normal";
+  int steps = 20;
+  double cfg = 7, denoise = 1, guidance = 3.5;
+  uint64_t seed = 0;
+  Tensor latent;  ///< in the autoencoder's units; zeros: start from noise alone
+  Tensor mask;    ///< see SampleRequest
+  std::optional<Tensor> noise;
+  std::optional<SizeConditioning> sizes;  ///< SDXL; none: the picture's size
+  std::function<bool(const SampleProgress&)> progress;
+};
+
+/// A model of the sd15, sdxl or flux1 family, from prompt to picture. Networks are compiled together and loaded when they are
+/// first needed.
+class ImageModel {
+ public:
+  ImageModel(Session& session, const ModelFiles& files, const ModelOptions& options = {});
+  ~ImageModel();
+
+  const Family& family() const { return *parts_.family; }
+  const ModelSampling& sampling() const { return sampling_; }
+  /// Reads LoRA files and changes weights by them from now on; compiles nothing. Gives the keys that nobody knows.
+  struct LoraRequest {
+    std::filesystem::path file;
+    double model_strength = 1, text_strength = 1;
+  };
+  std::vector<std::string> set_loras(const std::vector<LoraRequest>& requests);
+
+  /// `clip_skip` 0: the family's own; N: the output of the N-th layer from the end.
+  EncodedPrompt encode(const std::string& prompt, int clip_skip = 0);
+  /// The denoised latents, in the autoencoder's units.
+  Tensor sample(const SamplingJob& job);
+  /// pixels f32[batch, height, width, 3] in 0..1 -> latents; sizes are cropped to multiples of 8 about the middle.
+  Tensor encode_image(const Tensor& pixels);
+  /// Latents -> pixels f32[batch, height, width, 3] in 0..1; in tiles if `tiles` says so.
+  Tensor decode(const Tensor& latent, const std::optional<DecodeTiles>& tiles = {});
+  /// Tiles for a decode whose buffers would not fit into `budget` bytes; none where it fits whole.
+  std::optional<DecodeTiles> choose_tiles(int64_t batch, int64_t latent_height, int64_t latent_width, int64_t budget);
+
+  int64_t pixels_per_latent() const { return 8; }
+  std::vector<int64_t> latent_shape(int64_t batch, int64_t width, int64_t height) const;
+
+  /// What will be compiled for a run of this size, and the memory that it will take at most, stage by stage.
+  struct Foresight {
+    cpu::CompileReport compile;
+    int64_t peak_bytes = 0;
+  };
+  Foresight foresee(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
+  /// Compiles everything for such a run.
+  void compile(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
+  /// `repeated`: the denoiser stays while pictures are decoded, because more are to come.
+  int64_t planned_peak_bytes(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image, bool repeated,
+                             const std::optional<DecodeTiles>& tiles);
+
+  /// Give the memory of these weights back; they are read again when needed.
+  void unload_text_encoders();
+  void unload_denoiser();
+  void unload_encoder();
+  void load_denoiser(const std::function<void(double)>& progress = {});
+  Network* network(Component component);
+
+ private:
+  struct TextEncoder;
+  class BatchedDenoiser;
+
+  BuildOptions build_options(const Weights& weights) const;
+  std::unique_ptr<Network> make_network(Component component, const char* label, std::unique_ptr<Graph> graph);
+  void build_text_encoders(int clip_skip);
+  void build_denoiser();
+  void build_vae();
+  EmbeddingLookup embeddings_of(const TextEncoder& encoder) const;
+  std::vector<std::pair<Network*, Bindings>> stages(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
+
+  Session& session_;
+  ModelFiles files_;
+  ModelOptions options_;
+  ModelParts parts_;
+  ModelSampling sampling_;
+  LoraStack loras_;
+  std::vector<std::unique_ptr<TextEncoder>> encoders_;
+  int clip_skip_ = 0;
+  std::unique_ptr<Network> denoiser_, vae_encoder_, vae_decoder_;
+  std::unique_ptr<ClipTokenizer> clip_tokenizer_;
+  std::unique_ptr<T5Tokenizer> t5_tokenizer_;
+};
+
+}  // namespace sinter
