@@ -1,10 +1,12 @@
 // Generated row kernels against the copy bandwidth of this machine, measured in the same run; and how long compiling takes.
+//   row_kernel_bench [--quick]
 #include <fmt/core.h>
 
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "backends/cpu/host.h"
@@ -20,9 +22,11 @@ double seconds_of(const std::function<void()>& run) {
   run();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
+int tries = 7;
+
 double best_seconds(const std::function<void()>& run) {
   double best = 1e30;
-  for (int i = 0; i < 7; ++i) best = std::min(best, seconds_of(run));
+  for (int i = 0; i < tries; ++i) best = std::min(best, seconds_of(run));
   return best;
 }
 
@@ -188,7 +192,9 @@ void compile_times(const std::vector<Bench>& kernels, const CpuTarget& target) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) != "--quick") return fmt::print(stderr, "row_kernel_bench [--quick]\n"), 1;
+  if (argc > 1) tries = 2;
   ThreadPool pool;
   std::vector<std::vector<char>> buffers(5, std::vector<char>(kElements * 4, 1));
   fmt::print("{}, {} threads; copy {:.1f} GB/s (read and written)\n", host_cpu().model, pool.threads(),
