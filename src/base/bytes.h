@@ -44,10 +44,6 @@ class ByteReader {
     return value;
   }
   std::span<const std::byte> get_bytes() { return take(get<uint64_t>()); }
-  std::string get_text() {
-    auto data = get_bytes();
-    return {reinterpret_cast<const char*>(data.data()), data.size()};
-  }
   /// A count of things that take at least one byte each.
   size_t get_count() {
     auto count = get<uint64_t>();
