@@ -1,5 +1,5 @@
 // Matrix products, convolutions, attention and group statistics of the CPU backend, against oneDNN where there is one.
-//   calls_bench [threads] [words that a row's name must contain]
+//   calls_bench [--quick] [threads] [words that a row's name must contain]
 // Both sides run in one process on the same buffers (oneDNN with the layouts it likes best and reordered weights); a row shows
 // the best time of each. SINTER_CPU_TARGET=avx2 holds both to AVX2.
 #include <pthread.h>
@@ -312,6 +312,10 @@ int main(int argc, char** argv) {
   double begin = now();
   const char* level = std::getenv("SINTER_CPU_TARGET");
   if (level && std::string(level) == "avx2") setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
+  if (argc > 1 && std::string(argv[1]) == "--quick") {
+    patience() = 0.1;
+    --argc, ++argv;
+  }
   Bench b(argc > 1 ? std::atoi(argv[1]) : 0);
   if (argc > 2) b.filter = argv[2];
   own_clock() = b.pool.threads() == 1;

@@ -3,18 +3,31 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <string>
+#include <utility>
 
 namespace sinter {
 
-struct ThreadPool::Job {
-  int64_t count, grain;
-  const Body* body;
-  std::atomic<int64_t> next{0};
-  std::mutex error_mutex;
-  std::exception_ptr error;
-};
+namespace {
+
+/// Looks for up to 30 microseconds whether `seen` holds. Between the kernels of one step a few microseconds pass, and waking a
+/// thread that sleeps takes tens of them; looking for longer would take the core from whoever else wants it.
+template <class Condition>
+bool look_for(const Condition& seen) {
+  constexpr auto kLongest = std::chrono::microseconds(30);
+  const auto end = std::chrono::steady_clock::now() + kLongest;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (seen()) return true;
+      __builtin_ia32_pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+}  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = available_cores();
@@ -30,38 +43,47 @@ ThreadPool::~ThreadPool() {
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::take_pieces(Job& job, int worker) {
+void ThreadPool::take_pieces(int worker) {
   for (;;) {
-    int64_t begin = job.next.fetch_add(job.grain, std::memory_order_relaxed);
-    if (begin >= job.count) return;
+    int64_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
+    if (begin >= count_) return;
     try {
-      (*job.body)(begin, std::min(job.count, begin + job.grain), worker);
+      (*body_)(begin, std::min(count_, begin + grain_), worker);
     } catch (...) {
-      std::lock_guard lock(job.error_mutex);
-      if (!job.error) job.error = std::current_exception();
-      job.next.store(job.count, std::memory_order_relaxed);
+      std::lock_guard lock(error_mutex_);
+      if (!error_) error_ = std::current_exception();
+      next_.store(count_, std::memory_order_relaxed);
     }
   }
 }
 
 void ThreadPool::work(int worker) {
-  // Between the kernels of one step a few microseconds pass: looking that long for the next job saves a trip through the
-  // kernel; longer would take the core from whoever else wants it.
-  constexpr int kLooks = 2000;
   uint64_t seen = 0;
-  for (;;) {
-    for (int i = 0; i < kLooks && announced_.load(std::memory_order_relaxed) == seen; ++i) __builtin_ia32_pause();
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return stopping_ || (job_ && generation_ != seen); });
-    if (stopping_) return;
-    seen = generation_;
-    Job* job = job_;
-    ++active_;
-    lock.unlock();
-    take_pieces(*job, worker);
-    lock.lock();
-    if (--active_ == 0) done_.notify_one();
+  auto called = [&] { return announced_.load() != seen || stopping_.load(); };
+  while (!stopping_) {
+    if (!look_for(called)) {
+      std::unique_lock lock(mutex_);
+      ++sleepers_;  // before the last look: parallel_for announces before it looks for sleepers
+      wake_.wait(lock, called);
+      --sleepers_;
+    }
+    seen = announced_;
+    ++inside_;
+    if (open_) take_pieces(worker);
+    if (--inside_ == 0 && caller_sleeps_) {
+      std::lock_guard lock(mutex_);
+      done_.notify_one();
+    }
   }
+}
+
+void ThreadPool::wait_for_workers() {
+  auto left = [&] { return inside_.load() == 0; };
+  if (look_for(left)) return;
+  std::unique_lock lock(mutex_);
+  caller_sleeps_ = true;
+  done_.wait(lock, left);
+  caller_sleeps_ = false;
 }
 
 void ThreadPool::parallel_for(int64_t count, int64_t grain, const Body& body) {
@@ -71,20 +93,19 @@ void ThreadPool::parallel_for(int64_t count, int64_t grain, const Body& body) {
     for (int64_t begin = 0; begin < count; begin += grain) body(begin, std::min(count, begin + grain), 0);
     return;
   }
-  Job job{count, grain, &body, {}, {}, {}};
-  {
-    std::lock_guard lock(mutex_);
-    job_ = &job;
-    announced_.store(++generation_, std::memory_order_relaxed);
+  count_ = count, grain_ = grain, body_ = &body;
+  next_.store(0, std::memory_order_relaxed);
+  error_ = nullptr;
+  open_ = true;
+  ++announced_;
+  if (sleepers_ > 0) {
+    { std::lock_guard lock(mutex_); }  // whoever is on the way to sleep is asleep now, or has seen the announcement
+    wake_.notify_all();
   }
-  wake_.notify_all();
-  take_pieces(job, 0);
-  {
-    std::unique_lock lock(mutex_);
-    job_ = nullptr;  // a worker that wakes only now finds nothing to do
-    done_.wait(lock, [&] { return active_ == 0; });
-  }
-  if (job.error) std::rethrow_exception(job.error);
+  take_pieces(0);
+  open_ = false;  // a worker that wakes only now finds nothing to do
+  wait_for_workers();
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 int available_cores() {

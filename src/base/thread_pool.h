@@ -30,18 +30,30 @@ class ThreadPool {
   void parallel_for(int64_t count, int64_t grain, const Body& body);
 
  private:
-  struct Job;
   void work(int worker);
-  static void take_pieces(Job& job, int worker);
+  void take_pieces(int worker);
+  void wait_for_workers();
 
-  std::vector<std::thread> workers_;
+  // The job at hand. Written only while it is closed and no worker is inside.
+  int64_t count_ = 0, grain_ = 1;
+  const Body* body_ = nullptr;
+  alignas(64) std::atomic<int64_t> next_{0};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+
+  // A worker enters (inside_) before it looks whether the job is open; parallel_for closes the job before it looks whether
+  // somebody is inside: one of them sees the other.
+  alignas(64) std::atomic<uint64_t> announced_{0};  // number of the last job
+  std::atomic<bool> open_{false};
+  alignas(64) std::atomic<int> inside_{0};
+
+  // For who has looked long enough.
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  Job* job_ = nullptr;
-  uint64_t generation_ = 0;
-  int active_ = 0;
-  bool stopping_ = false;
-  std::atomic<uint64_t> announced_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> caller_sleeps_{false};
+  std::atomic<bool> stopping_{false};
+  std::vector<std::thread> workers_;
 };
 
 /// How many cores this process may use (affinity mask and container limits).
