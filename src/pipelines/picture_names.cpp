@@ -1,9 +1,12 @@
 #include "pipelines/picture_names.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -51,6 +54,13 @@ void check_picture_name(const std::string& pattern) {
     fail(Code::InvalidArgument, "pictures are written as .png, .jpg, .jpeg or .webp, not as '{}'", pattern);
   if (path.has_parent_path() && !std::filesystem::is_directory(path.parent_path()))
     fail(Code::NotFound, "the folder '{}' of --out does not exist", path.parent_path().string());
+  constexpr size_t kNameLimit = 255;  // bytes, on every file system we write to
+  if (path.filename().string().size() > kNameLimit)
+    fail(Code::InvalidArgument, "the name given by --out has {} bytes; file names have at most {}", path.filename().string().size(), kNameLimit);
+  if (std::filesystem::is_directory(path)) fail(Code::InvalidArgument, "--out '{}' is a folder; a file name is expected", pattern);
+  std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (::access(folder.c_str(), W_OK) != 0)
+    fail(Code::Io, "the folder '{}' of --out cannot be written: {}", folder.string(), std::strerror(errno));
 }
 
 std::filesystem::path next_picture_name(const std::string& pattern, uint64_t seed, size_t made, bool several) {

@@ -6,7 +6,8 @@
 
 namespace sinter {
 
-/// Code::InvalidArgument unless pictures can be written under this pattern: a known ending and a folder that exists.
+/// Throws unless pictures can be written under this pattern: a known ending, a name that is not too long and no folder's, in a
+/// folder that exists (else Code::NotFound) and can be written (else Code::Io).
 void check_picture_name(const std::string& pattern);
 
 /// The file for the picture number `made` (0-based) of a run. {seed} becomes the seed, {index} the first number from 1 on, in five
