@@ -38,7 +38,8 @@ class Cli {
   /// `prepare` runs in the child, just before the program.
   pid_t start(std::vector<std::string> words, const std::function<void()>& prepare = {}) const {
     words.insert(words.begin(), program().string());
-    std::fflush(nullptr);  // or the child prints it again
+    for (const char* name : {"out.txt", "err.txt"}) std::filesystem::remove(folder_ / name);  // nobody shall read the last run's
+    std::fflush(nullptr);                                                                     // or the child prints it again
     pid_t child = ::fork();
     if (child == 0) {
       ::setenv("SINTER_CACHE_DIR", cache_.c_str(), 1);
@@ -74,7 +75,7 @@ class Cli {
   }
 
   /// What the run has printed to standard error so far.
-  std::string errors() const { return read_file(folder_ / "err.txt"); }
+  std::string errors() const { return std::filesystem::exists(folder_ / "err.txt") ? read_file(folder_ / "err.txt") : ""; }
 
  private:
   const TemporaryFolder& folder_;

@@ -1,7 +1,7 @@
 // What `sinter generate` says and leaves where something is wrong: a clear error, a code, one JSON object, and no picture.
 #include <sys/resource.h>
 
-#include <atomic>
+#include <algorithm>
 #include <csignal>
 #include <limits>
 #include <random>
@@ -187,14 +187,22 @@ TEST_CASE("a prompt of 100,000 characters works within seconds, also against a s
   CHECK(tiny.parameters("long.png").starts_with(prompt));
 }
 
-TEST_CASE("Ctrl-C during sampling ends the run within a second, with 130 and without a file") {
+TEST_CASE("Ctrl-C while compiling or sampling ends the run within a second, with 130 and without a file") {
   TinyModel& tiny = TinyModel::get();
-  for (const char* backend : {"native", "reference"}) {
-    CAPTURE(backend);
-    pid_t child = tiny.sinter.start(tiny.words({"--steps", "10000", "--out", "bad.png", "--backend", backend}));
-    const char* sign = backend == std::string("native") ? "memory: " : "reference backend";
-    for (int i = 0; i < 1000 && !has(tiny.sinter.errors(), sign); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  struct Moment {
+    std::string sign;  // on standard error
+    int milliseconds;  // after it
+    std::vector<std::string> words;
+  };
+  for (const Moment& moment : {Moment{"memory: ", 200, {}}, Moment{"programs: ", 50, {"--no-cache"}},
+                               Moment{"reference backend", 200, {"--backend", "reference"}}}) {
+    CAPTURE(moment.sign);
+    std::vector<std::string> more{"--steps", "10000", "--out", "bad.png"};
+    more.insert(more.end(), moment.words.begin(), moment.words.end());
+    pid_t child = tiny.sinter.start(tiny.words(more));
+    for (int i = 0; i < 1000 && !has(tiny.sinter.errors(), moment.sign); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    std::this_thread::sleep_for(std::chrono::milliseconds(moment.milliseconds));
     auto pressed = std::chrono::steady_clock::now();
     ::kill(child, SIGINT);
     CliResult result = tiny.sinter.finish(child);
@@ -221,6 +229,7 @@ TEST_CASE("kill -9 at any moment leaves a whole picture or none, and a cache tha
   }
   survives(tiny, other / "cache", "after kills");
   CHECK(survives(tiny, other / "cache", "again") == 0);
+  CHECK(tiny.left(".sinter-").empty());  // the next run has removed what the killed ones left
 }
 
 TEST_CASE("a damaged cache costs compiling again, and never a wrong picture") {

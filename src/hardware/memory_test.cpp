@@ -19,7 +19,7 @@ TEST_CASE("memory that is taken shows in what is held and in the peak, and the p
   CHECK(held - before < kBytes + kSlack);
   CHECK(peak >= held - kSlack);
   CHECK(resident_memory_bytes() < held - kBytes + kSlack);
-  CHECK(peak_memory_bytes() >= peak);
+  CHECK(peak_memory_bytes() >= peak - kSlack);  // the kernel counts in batches
 }
 
 TEST_CASE("some memory is available, and less than a machine can have") {

@@ -1,14 +1,12 @@
 #include "pipelines/picture_names.h"
 
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace sinter {
 namespace {
@@ -31,7 +29,8 @@ std::vector<Span> spans(int64_t from, int64_t to) {
   double ratio = double(from) / double(to), reach = std::max(1.0, ratio);
   for (int64_t i = 0; i < to; ++i) {
     double middle = (double(i) + 0.5) * ratio - 0.5;
-    int64_t first = std::max<int64_t>(0, int64_t(std::ceil(middle - reach))), last = std::min(from - 1, int64_t(std::floor(middle + reach)));
+    int64_t first = std::max<int64_t>(0, int64_t(std::ceil(middle - reach))),
+            last = std::min(from - 1, int64_t(std::floor(middle + reach)));
     Span span{first, {}};
     double sum = 0;
     for (int64_t j = first; j <= last; ++j) {
@@ -56,11 +55,10 @@ void check_picture_name(const std::string& pattern) {
     fail(Code::NotFound, "the folder '{}' of --out does not exist", path.parent_path().string());
   constexpr size_t kNameLimit = 255;  // bytes, on every file system we write to
   if (path.filename().string().size() > kNameLimit)
-    fail(Code::InvalidArgument, "the name given by --out has {} bytes; file names have at most {}", path.filename().string().size(), kNameLimit);
-  if (std::filesystem::is_directory(path)) fail(Code::InvalidArgument, "--out '{}' is a folder; a file name is expected", pattern);
-  std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  if (::access(folder.c_str(), W_OK) != 0)
-    fail(Code::Io, "the folder '{}' of --out cannot be written: {}", folder.string(), std::strerror(errno));
+    fail(Code::InvalidArgument, "the name given by --out has {} bytes; file names have at most {}",
+         path.filename().string().size(), kNameLimit);
+  remove_stale_temporaries(path.has_parent_path() ? path.parent_path() : ".");
+  AtomicFile probe(path);  // rights say little: file systems may be read-only, full or out of names
 }
 
 std::filesystem::path next_picture_name(const std::string& pattern, uint64_t seed, size_t made, bool several) {
