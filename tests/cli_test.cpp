@@ -1,6 +1,4 @@
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <array>
 #include <chrono>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "cli.h"
 #include "compiler/cache.h"
 #include "io/image.h"
 #include "io/safetensors.h"
@@ -25,76 +24,16 @@ using nlohmann::json;
 
 namespace {
 
-struct Result {
-  int exit_code = -1;
-  std::string out, err;
-  double seconds = 0;
-};
-
-fs::path program() { return fs::read_symlink("/proc/self/exe").parent_path() / "sinter"; }
-
-/// `sinter` with these words; its cache and data folders are inside `folder`.
-class Cli {
- public:
-  explicit Cli(const TemporaryFolder& folder) : folder_(folder) {}
-
-  pid_t start(std::vector<std::string> words) const {
-    words.insert(words.begin(), program().string());
-    std::fflush(nullptr);  // or the child prints it again
-    pid_t child = ::fork();
-    if (child == 0) {
-      ::setenv("SINTER_CACHE_DIR", (folder_ / "cache").c_str(), 1);
-      ::setenv("SINTER_DATA_DIR", (folder_ / "data").c_str(), 1);
-      bool redirected = ::chdir(folder_.path().c_str()) == 0 && std::freopen((folder_ / "out.txt").c_str(), "w", stdout) &&
-                        std::freopen((folder_ / "err.txt").c_str(), "w", stderr);
-      std::vector<char*> raw;
-      for (std::string& word : words) raw.push_back(word.data());
-      raw.push_back(nullptr);
-      if (redirected) ::execv(raw[0], raw.data());
-      ::_exit(99);
-    }
-    return child;
-  }
-
-  Result finish(pid_t child) const {
-    Result result;
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
-    REQUIRE_MESSAGE(WIFEXITED(status), "ended by signal " << WTERMSIG(status));
-    result.exit_code = WEXITSTATUS(status);
-    result.out = read_file(folder_ / "out.txt");
-    result.err = read_file(folder_ / "err.txt");
-    return result;
-  }
-
-  Result operator()(std::vector<std::string> words) const {
-    auto begin = std::chrono::steady_clock::now();
-    Result result = finish(start(std::move(words)));
-    result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    return result;
-  }
-
- private:
-  const TemporaryFolder& folder_;
-};
-
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-/// Standard output must hold one JSON object and nothing else.
-json only_json(const Result& result) {
-  json object = json::parse(result.out, nullptr, false);
-  REQUIRE_MESSAGE(object.is_object(), result.out);
-  return object;
-}
-
-const char* const kVerbs[] = {"cache", "env", "graph", "inspect", "synth"};
+const char* const kVerbs[] = {"cache", "env", "generate", "graph", "inspect", "synth"};
 
 }  // namespace
 
 TEST_CASE("help lists every verb at once, and every verb has its own help") {
   TemporaryFolder folder;
   Cli sinter(folder);
-  Result help = sinter({"--help"});
+  CliResult help = sinter({"--help"});
   double fastest = help.seconds;
   for (int i = 0; i < 5; ++i) fastest = std::min(fastest, sinter({"--help"}).seconds);
   CHECK(help.exit_code == 0);
@@ -102,7 +41,7 @@ TEST_CASE("help lists every verb at once, and every verb has its own help") {
   for (const char* verb : kVerbs) {
     CAPTURE(verb);
     CHECK(has(help.out, std::string("\n  ") + verb));
-    Result own = sinter({verb, "--help"});
+    CliResult own = sinter({verb, "--help"});
     CHECK(own.exit_code == 0);
     CHECK(has(own.out, std::string("sinter ") + verb));
     CHECK(own.err.empty());
@@ -131,13 +70,13 @@ TEST_CASE("a mistyped verb or option is a usage error that names what was meant"
            Mistake{{"graph", "a", "--component", "unet"}, "\"unet\" is none of denoiser, vae-decoder"},
        }) {
     CAPTURE(mistake.message);
-    Result result = sinter(mistake.words);
+    CliResult result = sinter(mistake.words);
     CHECK(result.exit_code == 2);
     CHECK(result.out.empty());
     CHECK(result.err.starts_with("error: "));
     CHECK_MESSAGE(has(result.err, mistake.message), result.err);
   }
-  Result nothing = sinter({});
+  CliResult nothing = sinter({});
   CHECK(nothing.exit_code == 2);
   CHECK(has(nothing.err, "Usage: sinter VERB"));
 }
@@ -145,13 +84,13 @@ TEST_CASE("a mistyped verb or option is a usage error that names what was meant"
 TEST_CASE("with --json an error is one object on standard output too") {
   TemporaryFolder folder;
   Cli sinter(folder);
-  Result missing = sinter({"inspect", "--json", (folder / "none.safetensors").string()});
+  CliResult missing = sinter({"inspect", "--json", (folder / "none.safetensors").string()});
   CHECK(missing.exit_code == 1);
   json error = only_json(missing)["error"];
   CHECK(error["code"] == "not_found");
   CHECK(has(error["message"], "none.safetensors"));
   CHECK(has(missing.err, "none.safetensors"));
-  Result usage = sinter({"inspect", "--json", "--wrong"});
+  CliResult usage = sinter({"inspect", "--json", "--wrong"});
   CHECK(usage.exit_code == 2);
   CHECK(only_json(usage)["error"]["code"] == "invalid_argument");
 }
@@ -160,10 +99,10 @@ TEST_CASE("a synthetic model is inspected as what it is, and never overwritten u
   TemporaryFolder folder;
   Cli sinter(folder);
   std::string model = (folder / "m.safetensors").string();
-  Result made = sinter({"synth", "--family", "sdxl", "--tiny", "--out", model, "--json"});
+  CliResult made = sinter({"synth", "--family", "sdxl", "--tiny", "--out", model, "--json"});
   REQUIRE_MESSAGE(made.exit_code == 0, made.err);
   CHECK(only_json(made)["bytes"].get<uint64_t>() > 1'000'000);
-  Result again = sinter({"synth", "--family", "sdxl", "--tiny", "--out", model});
+  CliResult again = sinter({"synth", "--family", "sdxl", "--tiny", "--out", model});
   CHECK(again.exit_code == 1);
   CHECK(has(again.err, "--force replaces"));
 
@@ -179,7 +118,7 @@ TEST_CASE("a synthetic model is inspected as what it is, and never overwritten u
     CHECK(components[name]["complete"] == true);
     CHECK(components[name]["dtypes"] == "f16");
   }
-  Result human = sinter({"inspect", model});
+  CliResult human = sinter({"inspect", model});
   CHECK(has(human.out, "Stable Diffusion XL"));
   CHECK(has(human.out, "clip-g"));
 }
@@ -206,7 +145,7 @@ TEST_CASE("broken and foreign files are refused with the reason, never by a cras
     CAPTURE(bad.name);
     write_atomically(folder / bad.name, bad.content);
     for (const char* verb : {"inspect", "graph"}) {
-      Result result = sinter({verb, (folder / bad.name).string()});
+      CliResult result = sinter({verb, (folder / bad.name).string()});
       CHECK(result.exit_code == 1);
       CHECK(result.err.starts_with("error: "));
       if (std::string_view(verb) == "inspect") CHECK_MESSAGE(has(result.err, bad.words), result.err);
@@ -241,7 +180,7 @@ TEST_CASE("a picture shows its size and the parameters inside, also those that w
   CHECK(seen["width"] == 7);
   CHECK(seen["height"] == 5);
   CHECK(seen["text"]["parameters"] == "a fox\nSteps: 20\x1b[31m");
-  Result human = sinter({"inspect", (folder / "p.png").string()});
+  CliResult human = sinter({"inspect", (folder / "p.png").string()});
   CHECK(has(human.out, "Steps: 20"));
   CHECK(!has(human.out, "\x1b"));
 }
@@ -271,11 +210,11 @@ TEST_CASE("graphs are printed whole, by block label and by place, as text, dot a
   std::string model = (folder / "m.safetensors").string();
   REQUIRE(sinter({"synth", "--family", "flux1", "--tiny", "--out", model}).exit_code == 0);
   CHECK(has(sinter({"graph", model}).out, "weight \"img_in.weight\""));
-  Result blocks = sinter({"graph", model, "--blocks"});
+  CliResult blocks = sinter({"graph", model, "--blocks"});
   CHECK(has(blocks.out, "double_blocks.0"));
-  Result block = sinter({"graph", model, "--block", "double_blocks.1"});
+  CliResult block = sinter({"graph", model, "--block", "double_blocks.1"});
   CHECK(has(block.out, "weight \"img_attn.qkv.weight\""));
-  Result none = sinter({"graph", model, "--block", "double_blocks.7"});
+  CliResult none = sinter({"graph", model, "--block", "double_blocks.7"});
   CHECK(none.exit_code == 1);
   CHECK(has(none.err, "there is no block \"double_blocks.7\" (did you mean \"double_blocks."));
   for (const char* component : {"vae-encoder", "vae-decoder", "clip-l", "t5"})
@@ -291,11 +230,11 @@ TEST_CASE("the cache is shown, carried and verified; damage is a failure") {
   Cli sinter(folder);
   for (const char* verb : {"stats", "list", "explain", "verify", "clear"}) {
     CAPTURE(verb);
-    Result result = sinter({"cache", verb, "--json"});
+    CliResult result = sinter({"cache", verb, "--json"});
     CHECK(result.exit_code == 0);
     only_json(result);
   }
-  Result not_an_archive = sinter({"cache", "import", program().string(), "--json"});
+  CliResult not_an_archive = sinter({"cache", "import", program().string(), "--json"});
   CHECK(not_an_archive.exit_code == 1);
   CHECK(only_json(not_an_archive)["error"]["code"] == "corrupt");
   CHECK(sinter({"cache", "export", (folder / "a.archive").string()}).exit_code == 0);
@@ -315,7 +254,7 @@ TEST_CASE("the cache is shown, carried and verified; damage is a failure") {
     ++damaged;
   }
   REQUIRE(damaged == 1);
-  Result verified = sinter({"cache", "verify", "--json"});
+  CliResult verified = sinter({"cache", "verify", "--json"});
   CHECK(verified.exit_code == 1);
   CHECK(only_json(verified)["damaged"].size() == 1);
   CHECK(sinter({"cache", "verify"}).exit_code == 0);  // it has been removed
@@ -340,7 +279,7 @@ TEST_CASE("an interrupted synth ends soon, says so, and leaves no file") {
   for (int i = 0; i < 500 && !partial(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   REQUIRE(partial());
   ::kill(child, SIGINT);
-  Result result = sinter.finish(child);
+  CliResult result = sinter.finish(child);
   CHECK(result.exit_code == 130);
   CHECK(has(result.err, "cancelled"));
   CHECK(!partial());

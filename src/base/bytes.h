@@ -39,15 +39,17 @@ class ByteReader {
   explicit ByteReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
   template <class T>
   T get() {
-    T value;
-    std::memcpy(&value, take(sizeof value).data(), sizeof value);
-    return value;
+    if constexpr (std::is_same_v<T, bool>) {
+      auto value = get<uint8_t>();  // a bool that is neither 0 nor 1 must not even be read
+      if (value > 1) fail(Code::Corrupt, "a truth value of {}", value);
+      return value == 1;
+    } else {
+      T value;
+      std::memcpy(&value, take(sizeof value).data(), sizeof value);
+      return value;
+    }
   }
   std::span<const std::byte> get_bytes() { return take(get<uint64_t>()); }
-  std::string get_text() {
-    auto data = get_bytes();
-    return {reinterpret_cast<const char*>(data.data()), data.size()};
-  }
   /// A count of things that take at least one byte each.
   size_t get_count() {
     auto count = get<uint64_t>();

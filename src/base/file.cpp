@@ -133,7 +133,7 @@ std::string read_file(const fs::path& path, uint64_t limit) {
   return out;
 }
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+AtomicFile::AtomicFile(fs::path path, const fs::path& temporaries) : path_(std::move(path)) {
   std::error_code ignored;
   if (fs::is_symlink(path_, ignored)) {
     fs::path target = fs::weakly_canonical(path_, ignored);
@@ -143,15 +143,15 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
     fail(Code::Io, "{}: cannot write: a file name was expected, and this is a folder", path_.string());
   if (fs::exists(path_, ignored) && !fs::is_regular_file(path_, ignored))
     fail(Code::Io, "{}: cannot write: this is a device or a pipe, which cannot be replaced", path_.string());
-  open_temporary();
+  open_temporary(temporaries.empty() ? folder_of(path_) : temporaries);
 }
 
-void AtomicFile::open_temporary() {
+void AtomicFile::open_temporary(const fs::path& folder) {
   constexpr int kTries = 100;
   size_t extra = 1 + kTemporaryMark.size() + kRandomLetters + kTemporaryEnd.size();
   std::string name = path_.filename().string().substr(0, kNameLimit - extra);
   for (int i = 0; i < kTries; ++i) {
-    temporary_ = folder_of(path_) / fmt::format(".{}{}{}{}", name, kTemporaryMark, random_letters(), kTemporaryEnd);
+    temporary_ = folder / fmt::format(".{}{}{}{}", name, kTemporaryMark, random_letters(), kTemporaryEnd);
     descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor_ < 0 && errno == EEXIST) continue;
     if (descriptor_ < 0) fail(Code::Io, "{}: cannot create {}: {}", path_.string(), temporary_.string(), std::strerror(errno));
@@ -162,7 +162,7 @@ void AtomicFile::open_temporary() {
     if (::fstat(descriptor_, &facts) == 0 && facts.st_nlink > 0) return;
     ::close(std::exchange(descriptor_, -1));
   }
-  fail(Code::Io, "{}: cannot create a temporary file in {}", path_.string(), folder_of(path_).string());
+  fail(Code::Io, "{}: cannot create a temporary file in {}", path_.string(), folder.string());
 }
 
 AtomicFile::~AtomicFile() { discard(); }

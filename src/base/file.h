@@ -53,11 +53,12 @@ class MappedFile {
 std::string read_file(const std::filesystem::path& path, uint64_t limit = uint64_t(1) << 40);
 
 /// A file that appears under its name whole or not at all. Until commit() the bytes are in `.NAME.sinter-XXXXXX.tmp` in the same
-/// folder; the destructor removes that. A killed process leaves it behind: see remove_stale_temporaries().
+/// folder, or in `temporaries`, which must be on the same file system; the destructor removes that. A killed process leaves it
+/// behind: see remove_stale_temporaries().
 class AtomicFile {
  public:
   /// Code::Io where the folder cannot be written. A symbolic link is followed, so that what it points at is replaced.
-  explicit AtomicFile(std::filesystem::path path);
+  explicit AtomicFile(std::filesystem::path path, const std::filesystem::path& temporaries = {});
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -71,7 +72,7 @@ class AtomicFile {
 
  private:
   [[noreturn]] void fail_with(const char* operation, int error);
-  void open_temporary();
+  void open_temporary(const std::filesystem::path& folder);
   void discard();
 
   std::filesystem::path path_, temporary_;

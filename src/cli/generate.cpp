@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "base/utf8.h"
 #include "cli/arguments.h"
 #include "cli/json_output.h"
 #include "cli/output.h"
@@ -39,6 +40,12 @@ struct Settings {
   bool lossless = false;
 };
 
+std::vector<std::string> names_of(auto list) {
+  std::vector<std::string> names;
+  for (const auto* item : list) names.emplace_back(item->name);
+  return names;
+}
+
 void add_options(Options& o, Settings& s) {
   o.add_option("-m,--model", s.files.model, "checkpoint (.safetensors), index of shards or diffusers folder")->required();
   o.add_option("-p,--prompt", s.prompt, "what to draw; (words:1.3) weigh more, embedding:name takes a textual inversion");
@@ -46,15 +53,15 @@ void add_options(Options& o, Settings& s) {
   o.add_option("-W,--width", s.width, "pixels, a multiple of 8 (default: the model's)")->check(CLI::Range(8, 16384));
   o.add_option("-H,--height", s.height, "pixels, a multiple of 8 (default: the model's)")->check(CLI::Range(8, 16384));
   o.add_option("--steps", s.steps, "sampling steps (default: the model's)")->check(CLI::Range(1, 10000));
-  o.add_option("--cfg", s.cfg, "classifier-free guidance; 1: the negative prompt is not used")->check(CLI::Range(0.0, 100.0));
-  o.add_option("--guidance", s.guidance, "guidance that FLUX dev is told")->check(CLI::Range(0.0, 100.0));
-  o.add_option("--sampler", s.sampler, "as ComfyUI's KSampler names them");
-  o.add_option("--scheduler", s.scheduler, "as ComfyUI's KSampler names them");
-  o.add_option("--seed", s.seed, "of the noise (default: a random one, which is printed)");
+  o.add_option("--cfg", s.cfg, "classifier-free guidance; 1: the negative prompt is not used")->check(in_range(0, 100));
+  o.add_option("--guidance", s.guidance, "guidance that FLUX dev is told")->check(in_range(0, 100));
+  o.add_option("--sampler", s.sampler, "as ComfyUI's KSampler names them")->check(one_of(names_of(samplers())));
+  o.add_option("--scheduler", s.scheduler, "as ComfyUI's KSampler names them")->check(one_of(names_of(schedulers())));
+  o.add_option("--seed", s.seed, "of the noise (default: a random one, which is printed)")->check(whole_number());
   o.add_option("--batch", s.batch, "pictures sampled together")->check(CLI::Range(1, 4096));
   o.add_option("--count", s.count, "runs, each with the next seed")->check(CLI::Range(1, 1000000));
   o.add_option("--init", s.init_image, "picture to start from");
-  o.add_option("--strength", s.strength, "how much of the picture given by --init is drawn anew")->check(CLI::Range(0.0, 1.0));
+  o.add_option("--strength", s.strength, "how much of the picture given by --init is drawn anew")->check(in_range(0, 1));
   o.add_option("--clip-skip", s.clip_skip, "take the text from the N-th layer from the end")->check(CLI::Range(1, 12));
   o.add_option("--lora", s.loras, "FILE[:STRENGTH[:TEXT_STRENGTH]], may be given several times");
   o.add_option("--vae", s.files.vae, "autoencoder instead of the model's");
@@ -69,7 +76,8 @@ void add_options(Options& o, Settings& s) {
   o.add_option("-o,--out", s.out, "file name; {index} becomes the next free number, {seed} the seed; .png, .jpg or .webp");
   o.add_option("--quality", s.quality, "of JPEG and lossy WebP")->check(CLI::Range(1, 100));
   o.add_flag("--lossless", s.lossless, "WebP without loss");
-  o.add_option("--backend", s.backend, "native (inductor), eager or reference");
+  o.add_option("--backend", s.backend, "native (also called inductor), eager or reference")
+      ->check(one_of({"native", "inductor", "eager", "reference"}));
   o.add_option("--mode", s.mode, "default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs or speed")
       ->check(one_of({"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "speed"}));
   o.add_option("--dynamic", s.dynamic, "one set of programs for all sizes (true), or one for each (false)");
@@ -107,7 +115,7 @@ ImageModel::LoraRequest parse_lora(const std::string& text) {
 }
 
 /// Options that do nothing for this model or backend are named, never silently ignored.
-void name_idle_options(const Settings& s, const Family& family) {
+void name_idle_options(const Settings& s, const Family& family, bool guided) {
   auto idle = [&](bool given, const std::string& option, const std::string& why) {
     if (given) note(fmt::format("note: {} has no effect: {}", option, why));
   };
@@ -115,7 +123,7 @@ void name_idle_options(const Settings& s, const Family& family) {
   std::string here = fmt::format("the model is {}", family.name);
   idle(s.guidance >= 0 && family.defaults.guidance == 0, "--guidance", here + ", which is not told any");
   idle(s.clip_skip > 0 && flux, "--clip-skip", here + ", which takes CLIP's pooled state");
-  idle(!s.negative.empty() && s.cfg == 1, "--negative", "with --cfg 1 it is not used");
+  idle(!s.negative.empty() && !guided, "--negative", "with a guidance of 1 it is not used");
   idle(!s.files.t5.empty() && !flux, "--t5", here + ", which has no T5");
   idle(!s.files.t5_vocabulary.empty() && !flux, "--t5-vocab", here + ", which has no T5");
   idle(!s.files.clip_g.empty() && !xl, "--clip-g", here + ", which has no CLIP-G");
@@ -128,6 +136,33 @@ void name_idle_options(const Settings& s, const Family& family) {
 void check_size(int64_t size, const char* option) {
   if (size % 8 == 0) return;
   throw UsageError(fmt::format("{} {} is not a multiple of 8; the nearest are {} and {}", option, size, size / 8 * 8, size / 8 * 8 + 8));
+}
+
+/// What can be known to be wrong before any file is read.
+void check_settings(const Settings& s) {
+  check_picture_name(s.out);
+  check_size(s.width, "--width");
+  check_size(s.height, "--height");
+  if (!is_utf8(s.prompt)) throw UsageError("--prompt: UTF-8 text is expected, and this has other bytes");
+  if (!is_utf8(s.negative)) throw UsageError("--negative: UTF-8 text is expected, and this has other bytes");
+}
+
+/// A text that the format cannot hold shows before the work, not after it.
+void check_text_fits(const std::filesystem::path& name, const std::string& text) {
+  Tensor pixel(DType::f32, {1, 1, 3});
+  std::string ending = name.extension().string();
+  if (ending == ".png")
+    encode_png(pixel, {{"parameters", text}});
+  else if (ending == ".webp")
+    encode_webp(pixel, 90, false, {{"parameters", text}});
+  else
+    encode_jpeg(pixel, 90, {{"parameters", text}});
+}
+
+/// `what` says who gave these values, and of what.
+void refuse_nan(const Tensor& values, const std::string& what) {
+  for (float v : values.f32())
+    if (std::isnan(v)) fail(Code::Corrupt, "{} gives values that are not numbers; its weights or a LoRA for it may be damaged", what);
 }
 
 /// What other tools read back: the format that the first web interface for these models introduced.
@@ -172,7 +207,6 @@ class Generation {
   }
 
   void prepare() {
-    check_picture_name(s_.out);
     auto start = Clock::now();
     ModelOptions options;
     options.compute = *parse_dtype(s_.dtype);
@@ -181,23 +215,20 @@ class Generation {
     load_seconds_ += seconds_since(start);
 
     const SamplingDefaults& d = model_->family().defaults;
-    name_idle_options(s_, model_->family());
     if (!s_.init_image.empty()) init_ = read_image(s_.init_image).pixels;
     if (!s_.width) s_.width = init_.empty() ? d.width : init_.dim(1) / 8 * 8;
     if (!s_.height) s_.height = init_.empty() ? d.height : init_.dim(0) / 8 * 8;
-    check_size(s_.width, "--width");
-    check_size(s_.height, "--height");
     if (!init_.empty()) init_ = resized(init_, s_.height, s_.width);
     job_.sampler = s_.sampler.empty() ? std::string(d.sampler) : s_.sampler;
     job_.scheduler = s_.scheduler.empty() ? std::string(d.scheduler) : s_.scheduler;
-    find_sampler(job_.sampler);
-    find_scheduler(job_.scheduler);
     job_.steps = s_.steps ? s_.steps : d.steps;
     job_.cfg = s_.cfg >= 0 ? s_.cfg : d.cfg;
     job_.guidance = s_.guidance >= 0 ? s_.guidance : d.guidance;
     job_.denoise = init_.empty() ? 1 : s_.strength;
-    guided_ = job_.cfg != 1;
+    guided_ = job_.cfg != 1 || find_sampler(job_.sampler).needs_unconditional;
     seed_ = s_.seed ? *s_.seed : std::random_device()() | uint64_t(std::random_device()()) << 32;
+    name_idle_options(s_, model_->family(), guided_);
+    check_text_fits(s_.out, parameters_text(s_, job_, seed_, s_.width, s_.height, guided_));
     if (s_.loras.empty()) return;
     std::vector<ImageModel::LoraRequest> loras;
     for (const std::string& lora : s_.loras) loras.push_back(parse_lora(lora));
@@ -238,6 +269,8 @@ class Generation {
       EncodedPrompt prompt = model_->encode(text, s_.clip_skip);
       for (const std::string& name : prompt.missing_embeddings)
         note(fmt::format("note: the prompt asks for embedding:{}, which was not found; it is left out", name));
+      for (const Tensor* part : {&prompt.context, &prompt.pooled})
+        if (!part->empty()) refuse_nan(*part, fmt::format("a text encoder of {}", s_.files.model.string()));
       return prompt;
     };
     job_.positive = {{encode(s_.prompt)}};
@@ -249,6 +282,7 @@ class Generation {
   Tensor start_latent() {
     if (init_.empty()) return Tensor(DType::f32, model_->latent_shape(s_.batch, s_.width, s_.height));
     Tensor one = model_->encode_image(init_.reshaped({1, init_.dim(0), init_.dim(1), 3}));
+    refuse_nan(one, fmt::format("the autoencoder of {}", (s_.files.vae.empty() ? s_.files.model : s_.files.vae).string()));
     Tensor latent(DType::f32, {s_.batch, one.dim(1), one.dim(2), one.dim(3)});
     for (int64_t b = 0; b < s_.batch; ++b) std::copy_n(one.data(), one.bytes(), latent.rows(b, b + 1).data());
     return latent;
@@ -275,10 +309,7 @@ class Generation {
       job_.progress = [&](const SampleProgress& p) {
         step_milliseconds_.push_back(1000 * seconds_since(step_start));
         step_start = Clock::now();
-        for (float v : p.denoised.f32())
-          if (std::isnan(v))
-            fail(Code::Corrupt, "the network gives values that are not numbers at step {}; the weights of {} or of a LoRA may be damaged", p.step + 1,
-                 s_.files.model.string());
+        refuse_nan(p.denoised, fmt::format("the denoiser of {} at step {}", s_.files.model.string(), p.step + 1));
         bar.show(uint64_t(p.step + 1), fmt::format("{:.2f} it/s", double(p.step + 1) / seconds_since(begun)));
         return !interrupted();
       };
@@ -289,6 +320,7 @@ class Generation {
     start = Clock::now();
     Tensor pixels = model_->decode(latent, tiles_);
     decode_seconds_ += seconds_since(start);
+    refuse_nan(pixels, fmt::format("the autoencoder of {}", (s_.files.vae.empty() ? s_.files.model : s_.files.vae).string()));
     throw_if_interrupted();
     for (int64_t b = 0; b < pixels.dim(0); ++b) write(pixels, b);
   }
@@ -349,6 +381,7 @@ int run_generate(Arguments arguments) {
   Settings settings;
   add_options(options, settings);
   options.parse_arguments(arguments);
+  check_settings(settings);
   return Generation(std::move(settings)).run();
 }
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <csignal>
 #include <exception>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -105,6 +106,7 @@ int exit_code_of(Code code) { return code == Code::Cancelled ? kCancelled : kFai
 int main(int count, char** words) {
   using namespace sinter;
   std::vector<std::string> arguments(words + (count > 0 ? 1 : 0), words + count);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error like a full disk, not the end of the program
   bool json = false;
   for (const std::string& argument : arguments) json = json || argument == "--json";
   try {

@@ -4,10 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -515,13 +513,11 @@ TransferReport Cache::clear(const CacheFilter& filter) {
 
 TransferReport Cache::export_to(const fs::path& file, const CacheFilter& filter) {
   TransferReport report;
-  fs::path temporary = file.string() + fmt::format(".{}.tmp", ::getpid());
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  if (!out) fail(Code::Io, "{}: the archive cannot be created ({})", temporary.string(), std::strerror(errno));
+  AtomicFile out(file);
   ArchiveWriter archive(out);
   for (auto& entry : list(filter)) {
     auto read = state_->store->read(entry.key);
-    if (!read || !out) continue;
+    if (!read) continue;
     DecodedEntry decoded = decode_entry(read->bytes, entry.key, state_->compiler);
     if (decoded.state != EntryState::Good) {
       report.problems.push_back(
@@ -533,13 +529,8 @@ TransferReport Cache::export_to(const fs::path& file, const CacheFilter& filter)
     report.bytes += read->bytes.size();
   }
   archive.finish();
-  out.close();
-  std::error_code error;
-  if (out) fs::rename(temporary, file, error);
-  if (out && !error) return report;
-  std::error_code ignored;
-  fs::remove(temporary, ignored);
-  fail(Code::Io, "{}: the archive cannot be written ({})", file.string(), error ? error.message() : "is there room on the disk?");
+  out.commit();
+  return report;
 }
 
 TransferReport Cache::import_from(const fs::path& file) {

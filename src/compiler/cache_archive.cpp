@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <istream>
-#include <ostream>
 
 #include "base/error.h"
 
@@ -17,7 +16,7 @@ constexpr char kMagic[8] = {'S', 'I', 'N', 'T', 'E', 'R', 'A', 'R'};
 constexpr uint64_t kVersion = 1;
 constexpr uint64_t kPiece = uint64_t(1) << 20;
 
-void write_number(std::ostream& out, uint64_t value) { out.write(reinterpret_cast<const char*>(&value), sizeof value); }
+void write_number(AtomicFile& out, uint64_t value) { out.write(&value, sizeof value); }
 
 /// Grows with what is really there, so that a size that lies costs nothing.
 bool read_bytes(std::istream& in, uint64_t bytes, Blob& out) {
@@ -39,7 +38,7 @@ uint64_t read_number(std::istream& in, const std::string& name, uint64_t entries
 
 }  // namespace
 
-ArchiveWriter::ArchiveWriter(std::ostream& out) : out_(out) {
+ArchiveWriter::ArchiveWriter(AtomicFile& out) : out_(out) {
   out_.write(kMagic, sizeof kMagic);
   write_number(out_, kVersion);
 }
@@ -47,7 +46,7 @@ ArchiveWriter::ArchiveWriter(std::ostream& out) : out_(out) {
 void ArchiveWriter::add(std::span<const std::byte> entry_file) {
   SINTER_ASSERT(!entry_file.empty());
   write_number(out_, entry_file.size());
-  out_.write(reinterpret_cast<const char*>(entry_file.data()), std::streamsize(entry_file.size()));
+  out_.write(entry_file.data(), entry_file.size());
   ++count_;
 }
 

@@ -3,20 +3,21 @@
 #include <iosfwd>
 #include <string>
 
+#include "base/file.h"
 #include "compiler/entry_file.h"
 
 namespace sinter {
 
-/// Many entry files in one stream, for carrying a cache to another machine.
+/// Writes many entry files into one, for carrying a cache to another machine.
 class ArchiveWriter {
  public:
-  explicit ArchiveWriter(std::ostream& out);
+  explicit ArchiveWriter(AtomicFile& out);
   void add(std::span<const std::byte> entry_file);
   /// Must be the last call: without it the archive counts as truncated.
   void finish();
 
  private:
-  std::ostream& out_;
+  AtomicFile& out_;
   uint64_t count_ = 0;
 };
 

@@ -7,12 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <set>
+
+#include "base/error.h"
+#include "base/file.h"
 
 namespace sinter {
 namespace {
@@ -55,34 +57,6 @@ bool read_all(int fd, Blob& bytes) {
   return true;
 }
 
-bool write_all(int fd, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    ssize_t put = ::write(fd, bytes.data(), bytes.size());
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return false;
-    bytes = bytes.subspan(size_t(put));
-  }
-  return true;
-}
-
-/// Writes `temporary`, syncs it and renames it over `file`. Returns what went wrong; then the temporary file is gone again.
-std::string write_and_rename(const fs::path& temporary, const fs::path& file, std::span<const std::byte> bytes) {
-  auto give_up = [&](const char* doing) {
-    std::string why = reason(doing, temporary);
-    ::unlink(temporary.c_str());
-    return why;
-  };
-  {
-    Descriptor out(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-    if (!out.good()) return reason("cannot create", temporary);
-    if (!write_all(out.get(), bytes)) return give_up("cannot write");
-    // Without this a crash of the machine may keep the new name and lose the bytes. That would be found, but cost a compile.
-    if (::fsync(out.get()) != 0) return give_up("cannot sync");
-  }
-  if (::rename(temporary.c_str(), file.c_str()) != 0) return give_up("cannot rename");
-  return {};
-}
-
 class FileHold : public EntryStore::Hold {
  public:
   FileHold(int fd, fs::path file) : descriptor_(fd), file_(std::move(file)) {}
@@ -115,17 +89,22 @@ class DiskEntries : public EntryStore {
   }
 
   std::string write(const Digest& key, std::span<const std::byte> bytes) override {
-    static std::atomic<uint64_t> count{0};
     fs::path path = path_of(key), temporaries = directory_ / "tmp";
     std::error_code error;
     for (auto& folder : {path.parent_path(), temporaries})
       if (fs::create_directories(folder, error); error)
         return fmt::format("cannot create {}: {}", folder.string(), error.message());
-    timespec now;
-    ::clock_gettime(CLOCK_REALTIME, &now);
-    // Processes in different containers may share the directory and a process id: the time sets their names apart.
-    std::string name = fmt::format("{}-{}-{}.tmp", ::getpid(), microseconds(now), count++);
-    return write_and_rename(temporaries / name, path, bytes);
+    // A pipe or a link in the place of an entry makes room; AtomicFile would refuse the one and follow the other.
+    struct stat stat;
+    if (::lstat(path.c_str(), &stat) == 0 && !S_ISREG(stat.st_mode)) ::unlink(path.c_str());
+    try {
+      AtomicFile file(path, temporaries);
+      file.write(bytes.data(), bytes.size());
+      file.commit();
+    } catch (const Error& e) {
+      return e.message();
+    }
+    return {};
   }
 
   bool remove(const Digest& key) override { return ::unlink(path_of(key).c_str()) == 0 || errno == ENOENT || errno == ENOTDIR; }

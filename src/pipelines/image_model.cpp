@@ -276,6 +276,10 @@ class ImageModel::BatchedDenoiser : public Denoiser {
     int64_t batch = input.dim(0), total = batch * int64_t(conditionings.size());
     int64_t tokens = 1;
     for (int c : conditionings) tokens = std::lcm(tokens, prompts_[size_t(c)]->context.dim(1));
+    // Where lengths differ so much that repeating costs more than it saves, each goes by itself; the reference draws the line here.
+    constexpr int64_t kMostRepeats = 4;
+    for (int c : conditionings)
+      if (tokens / prompts_[size_t(c)]->context.dim(1) > kMostRepeats) return eval_apart(input, timestep, conditionings);
     std::vector<Tensor> inputs, contexts, vectors;
     for (int c : conditionings) {
       inputs.push_back(input);
@@ -300,6 +304,12 @@ class ImageModel::BatchedDenoiser : public Denoiser {
   }
 
  private:
+  std::vector<Tensor> eval_apart(const Tensor& input, float timestep, std::span<const int> conditionings) {
+    std::vector<Tensor> parts;
+    for (const int& c : conditionings) parts.push_back(eval(input, timestep, {&c, 1}).at(0));
+    return parts;
+  }
+
   ImageModel& model_;
   const SamplingJob& job_;
   std::vector<const EncodedPrompt*> prompts_;

@@ -80,8 +80,4 @@ Tensor mix_by_mask(const Tensor& mask, const Tensor& inside, const Tensor& outsi
   return out;
 }
 
-bool all_zero(const Tensor& a) {
-  return std::ranges::all_of(a.f32(), [](float x) { return x == 0; });
-}
-
 }  // namespace sinter

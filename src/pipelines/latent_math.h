@@ -14,6 +14,4 @@ Tensor operator/(const Tensor& a, float divisor);
 /// inside*mask + outside*(1-mask). The mask's axes are as long as the latent's or 1; missing leading axes count as 1.
 Tensor mix_by_mask(const Tensor& mask, const Tensor& inside, const Tensor& outside);
 
-bool all_zero(const Tensor& a);
-
 }  // namespace sinter

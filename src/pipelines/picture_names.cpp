@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace sinter {
 namespace {
@@ -28,7 +29,8 @@ std::vector<Span> spans(int64_t from, int64_t to) {
   double ratio = double(from) / double(to), reach = std::max(1.0, ratio);
   for (int64_t i = 0; i < to; ++i) {
     double middle = (double(i) + 0.5) * ratio - 0.5;
-    int64_t first = std::max<int64_t>(0, int64_t(std::ceil(middle - reach))), last = std::min(from - 1, int64_t(std::floor(middle + reach)));
+    int64_t first = std::max<int64_t>(0, int64_t(std::ceil(middle - reach))),
+            last = std::min(from - 1, int64_t(std::floor(middle + reach)));
     Span span{first, {}};
     double sum = 0;
     for (int64_t j = first; j <= last; ++j) {
@@ -51,6 +53,12 @@ void check_picture_name(const std::string& pattern) {
     fail(Code::InvalidArgument, "pictures are written as .png, .jpg, .jpeg or .webp, not as '{}'", pattern);
   if (path.has_parent_path() && !std::filesystem::is_directory(path.parent_path()))
     fail(Code::NotFound, "the folder '{}' of --out does not exist", path.parent_path().string());
+  constexpr size_t kNameLimit = 255;  // bytes, on every file system we write to
+  if (path.filename().string().size() > kNameLimit)
+    fail(Code::InvalidArgument, "the name given by --out has {} bytes; file names have at most {}",
+         path.filename().string().size(), kNameLimit);
+  remove_stale_temporaries(path.has_parent_path() ? path.parent_path() : ".");
+  AtomicFile probe(path);  // rights say little: file systems may be read-only, full or out of names
 }
 
 std::filesystem::path next_picture_name(const std::string& pattern, uint64_t seed, size_t made, bool several) {

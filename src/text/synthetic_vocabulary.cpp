@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "text/byte_pair_encoding.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
@@ -98,22 +98,6 @@ BytePairEncoding::Merges learn_merges(size_t limit) {
   return merges;
 }
 
-void write_file(const fs::path& path, const std::string& text) {
-  fs::path temporary = path;
-  temporary += ".part";
-  std::ofstream file(temporary, std::ios::binary);
-  file.write(text.data(), std::streamsize(text.size()));
-  file.close();
-  std::error_code error;
-  if (file) fs::rename(temporary, path, error);
-  if (!file || error) {
-    std::error_code ignored;
-    fs::remove(temporary, ignored);
-    fail(Code::Io, "{}: cannot be written: {}", path.string(),
-         error ? error.message() : "the disk may be full or the folder read-only");
-  }
-}
-
 void make_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
@@ -196,14 +180,14 @@ std::string synthetic_t5_vocabulary(int64_t size) {
 void write_clip_vocabulary(const fs::path& folder, int64_t size) {
   SyntheticClipVocabulary vocabulary = synthetic_clip_vocabulary(size);
   make_folder(folder);
-  write_file(folder / "vocab.json", vocabulary.vocab_json);
-  write_file(folder / "merges.txt", vocabulary.merges_txt);
+  write_atomically(folder / "vocab.json", vocabulary.vocab_json);
+  write_atomically(folder / "merges.txt", vocabulary.merges_txt);
 }
 
 void write_t5_vocabulary(const fs::path& folder, int64_t size) {
   std::string json = synthetic_t5_vocabulary(size);
   make_folder(folder);
-  write_file(folder / "tokenizer.json", json);
+  write_atomically(folder / "tokenizer.json", json);
 }
 
 }  // namespace sinter

@@ -1,17 +1,17 @@
 #include "text/vocabulary.h"
 
 #include <cstdlib>
-#include <fstream>
 #include <optional>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/settings.h"
 
 namespace sinter {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr uintmax_t kLargestFile = uintmax_t(64) << 20;
+constexpr uint64_t kLargestFile = uint64_t(64) << 20;  // far above any vocabulary
 
 bool is_file(const fs::path& path) {
   std::error_code ignored;
@@ -23,21 +23,11 @@ bool is_folder(const fs::path& path) {
   return fs::is_directory(path, ignored);
 }
 
-std::string read_file(const fs::path& path) {
-  std::error_code error;
-  uintmax_t bytes = fs::file_size(path, error);
-  if (error) fail(Code::Io, "{}: cannot be read: {}", path.string(), error.message());
-  if (bytes > kLargestFile)
-    fail(Code::Io, "{}: {} bytes; expected a vocabulary file, which has at most {}", path.string(), bytes, kLargestFile);
-  std::ifstream file(path, std::ios::binary);
-  std::string text(bytes, '\0');
-  if (!file.read(text.data(), std::streamsize(bytes))) fail(Code::Io, "{}: cannot be read to its end", path.string());
-  return text;
-}
+std::string read_text(const fs::path& path) { return read_file(path, kLargestFile); }
 
 /// A tokenizer.json of CLIP and one of T5 bear the same name, and a diffusers folder may hold both.
 bool has_model_type(const fs::path& tokenizer_json, VocabularyKind kind) {
-  return read_file(tokenizer_json).find(kind == VocabularyKind::Clip ? "\"BPE\"" : "\"Unigram\"") != std::string::npos;
+  return read_text(tokenizer_json).find(kind == VocabularyKind::Clip ? "\"BPE\"" : "\"Unigram\"") != std::string::npos;
 }
 
 std::optional<VocabularyFiles> files_in(const fs::path& folder, VocabularyKind kind) {
@@ -119,8 +109,8 @@ VocabularyFiles find_vocabulary(VocabularyKind kind, const VocabularySearch& sea
 
 ClipTokenizer load_clip_tokenizer(const VocabularyFiles& files) {
   if (!files.tokenizer_json.empty())
-    return ClipTokenizer::from_tokenizer_json(read_file(files.tokenizer_json), files.tokenizer_json.string());
-  return ClipTokenizer::from_vocab_and_merges(read_file(files.vocab_json), read_file(files.merges), files.vocab_json.string(),
+    return ClipTokenizer::from_tokenizer_json(read_text(files.tokenizer_json), files.tokenizer_json.string());
+  return ClipTokenizer::from_vocab_and_merges(read_text(files.vocab_json), read_text(files.merges), files.vocab_json.string(),
                                               files.merges.string());
 }
 
@@ -128,7 +118,7 @@ T5Tokenizer load_t5_tokenizer(const VocabularyFiles& files) {
   if (files.tokenizer_json.empty())
     fail(Code::InvalidArgument, "{}: T5 needs a tokenizer.json",
          files.vocab_json.empty() ? "vocabulary" : files.vocab_json.string());
-  return T5Tokenizer::from_tokenizer_json(read_file(files.tokenizer_json), files.tokenizer_json.string());
+  return T5Tokenizer::from_tokenizer_json(read_text(files.tokenizer_json), files.tokenizer_json.string());
 }
 
 }  // namespace sinter

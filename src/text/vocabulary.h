@@ -36,7 +36,7 @@ struct VocabularyFiles {
 /// The first place that has one. Code::NotFound says what is needed, every place looked at, and where to put it.
 VocabularyFiles find_vocabulary(VocabularyKind kind, const VocabularySearch& search);
 
-/// Errors name the file; Code::Io where it cannot be read or is larger than 64 MiB.
+/// Errors name the file; Code::Unsupported where it is larger than 64 MiB.
 ClipTokenizer load_clip_tokenizer(const VocabularyFiles& files);
 T5Tokenizer load_t5_tokenizer(const VocabularyFiles& files);
 

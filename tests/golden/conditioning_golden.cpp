@@ -1,3 +1,5 @@
+#include <nlohmann/json.hpp>
+
 #include "golden/end_to_end.h"
 #include "golden/golden_reader.h"
 #include "pipelines/image_model.h"
@@ -32,8 +34,7 @@ void compare(GoldenFile& file, const std::string& name, const Tensor& ours, Gold
 
 void check_conditioning(const std::string& directory, Session& session, GoldenReport& report) {
   GoldenFile file(directory + "/conditioning.safetensors");
-  std::ifstream in(directory + "/manifest.json");
-  const json manifest = json::parse(in);
+  const json manifest = json::parse(read_file(directory + "/manifest.json"));
   for (const json& entry : manifest.at("cases")) {
     if (entry.at("file") != "conditioning.safetensors") continue;
     std::string family = entry.at("case");

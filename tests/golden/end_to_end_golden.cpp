@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <regex>
 
 #include "golden/golden_reader.h"
@@ -22,8 +23,7 @@ class EndToEnd {
  public:
   EndToEnd(const std::string& directory, const std::string& family, Session& session, GoldenReport& report)
       : directory_(directory), family_(family), file_(directory + "/e2e_" + family + ".safetensors"), session_(session), report_(report) {
-    std::ifstream in(directory + "/manifest.json");
-    manifest_ = json::parse(in);
+    manifest_ = json::parse(read_file(directory + "/manifest.json"));
     for (const json& c : manifest_.at("cases"))
       if (c.at("file") == "e2e_" + family + ".safetensors") {
         std::string name = c.at("case");

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "golden/end_to_end.h"
 #include "golden/golden_reader.h"
@@ -96,9 +97,9 @@ Directory look_at(const fs::path& path) {
     else if (!has_check(file) && !is_input(file))
       out.unknown.push_back(file);
   }
-  std::ifstream in(path / "manifest.json");
-  if (!in) fail(Code::NotFound, "{} has no manifest.json: is it a directory of golden data?", path.string());
-  const json manifest = json::parse(in);
+  if (!fs::exists(path / "manifest.json"))
+    fail(Code::NotFound, "{} has no manifest.json: is it a directory of golden data?", path.string());
+  const json manifest = json::parse(read_file(path / "manifest.json"));
   for (const json& entry : manifest.at("cases")) {
     std::string file = entry.at("file");
     if (is_not_yet(file))

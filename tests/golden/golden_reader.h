@@ -1,38 +1,21 @@
 #pragma once
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 
 #include "base/error.h"
 #include "golden/report.h"
-#include "tensor/tensor.h"
+#include "io/safetensors.h"
 
 namespace sinter::golden {
 
-/// The tensors of one golden file, for tests only: it trusts the file. Remembers which tensors were asked for.
+/// The tensors of one golden file, which remembers which of them were asked for.
 class GoldenFile {
  public:
   explicit GoldenFile(const std::string& path) : path_(path) {
-    std::ifstream file(path, std::ios::binary);
-    uint64_t header_bytes = 0;
-    if (!file.read(reinterpret_cast<char*>(&header_bytes), 8)) sinter::fail(Code::NotFound, "{} cannot be read", path);
-    std::string header(header_bytes, ' ');
-    file.read(header.data(), std::streamsize(header_bytes));
-    const auto entries = nlohmann::json::parse(header);
-    for (auto& [name, entry] : entries.items()) {
-      if (name == "__metadata__") continue;
-      std::string type = entry["dtype"];
-      for (char& c : type) c = char(std::tolower(c));
-      auto dtype = parse_dtype(type);
-      if (!dtype) sinter::fail(Code::Unsupported, "{}: {} has the dtype {}", path, name, type);
-      Tensor tensor(*dtype, entry["shape"].get<std::vector<int64_t>>());
-      file.seekg(std::streamoff(8 + header_bytes + entry["data_offsets"][0].get<uint64_t>()));
-      if (!file.read(reinterpret_cast<char*>(tensor.data()), tensor.bytes()))
-        sinter::fail(Code::Corrupt, "{}: {} lies beyond the end of the file", path, name);
-      tensors_.emplace(name, std::move(tensor));
-    }
+    auto file = SafetensorsFile::open(path);
+    // Copies, because the file's own bytes may be unaligned.
+    for (const SafetensorsEntry& entry : file->entries()) tensors_.emplace(entry.name, file->tensor(entry).clone());
   }
 
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "golden/golden_reader.h"
 #include "text/prompt.h"
@@ -99,9 +100,7 @@ class PromptCheck {
 }  // namespace
 
 void check_prompts(const std::string& directory, GoldenReport& report) {
-  std::ifstream file(directory + "/prompts.json");
-  if (!file) sinter::fail(Code::NotFound, "{}/prompts.json cannot be read", directory);
-  const json content = json::parse(file);
+  const json content = json::parse(read_file(directory + "/prompts.json"));
   ClipTokenizer clip =
       load_clip_tokenizer(find_vocabulary(VocabularyKind::Clip, {.given = std::filesystem::path(directory) / "tokenizers/clip"}));
   T5Tokenizer t5 =

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "golden/golden_reader.h"
@@ -21,14 +20,12 @@ struct Settings {
 
 /// The settings of each case "<kind>/<sampler>" from the manifest.
 std::map<std::string, Settings> read_settings(const std::string& directory) {
-  std::ifstream file(directory + "/manifest.json");
-  if (!file) sinter::fail(Code::NotFound, "{}/manifest.json cannot be read", directory);
   std::map<std::string, Settings> settings;
   auto note = [&](const nlohmann::json& entry) {
     if (entry.is_object() && entry.value("file", "") == "samplers.safetensors" && entry.contains("sampler"))
       settings[entry.at("case")] = {entry.at("seed").get<uint64_t>(), entry.at("cfg").get<float>()};
   };
-  nlohmann::json manifest = nlohmann::json::parse(file);
+  nlohmann::json manifest = nlohmann::json::parse(read_file(directory + "/manifest.json"));
   if (manifest.is_object())
     for (auto& [key, value] : manifest.items())
       if (value.is_array())

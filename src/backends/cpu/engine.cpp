@@ -91,10 +91,11 @@ CompileFacts Engine::microkernels_facts() const {
   return {"cpu/matrix kernels", {{"target", target_.text()}, {"compiler", std::string(kCompilerVersion)}}, 0};
 }
 
-const Microkernels& Engine::microkernels() {
+const Microkernels& Engine::microkernels(Lookup* lookup) {
+  if (lookup) *lookup = {.hit = true};
   if (!microkernels_) {
-    Blob object =
-        cache_.find_or_compile(microkernels_key(), microkernels_facts(), [&] { return code_generator().microkernels(target_); });
+    auto make = [&] { return code_generator().microkernels(target_); };
+    Blob object = cache_.find_or_compile(microkernels_key(), microkernels_facts(), make, lookup, [&] { return cancelled().load(); });
     code_.emplace(object);
     microkernels_ = load_microkernels(*code_, target_, host_cpu());
   }
@@ -162,19 +163,19 @@ CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOp
     for (int64_t k = begin; k < end; ++k) {
       engine.check_cancelled();
       if (k == 0) {  // first, because it takes longest
-        bool cached = engine.cache().contains(engine.microkernels_key());
-        engine.microkernels();
+        Lookup lookup;
+        engine.microkernels(&lookup);
         std::lock_guard lock(mutex);
         ++report.needed;
-        ++(cached ? report.cached : report.compiled);
-        if (!cached) report.reasons.push_back("cpu/matrix kernels: first compile for this target");
+        ++(lookup.hit ? report.cached : report.compiled);
+        if (!lookup.hit) report.reasons.push_back("cpu/matrix kernels: first compile for this target");
         continue;
       }
       const std::vector<size_t>& same = by_key.at(keys[size_t(k - 1)]);
       const Signature& s = signatures[same[0]];
       Lookup lookup;
       auto make = [&] { return compile(*units_[same[0]], options, engine.target()); };
-      auto get = [&] { return engine.cache().find_or_compile(s.key, s.facts, make, &lookup); };
+      auto get = [&] { return engine.cache().find_or_compile(s.key, s.facts, make, &lookup, [&] { return engine.cancelled().load(); }); };
       Blob bytes = in_context("compiling " + s.facts.label, get);
       for (size_t i : same) {
         try {

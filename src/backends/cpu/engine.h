@@ -19,8 +19,8 @@ class Engine {
   Cache& cache() { return cache_; }
   ThreadPool& pool() { return pool_; }
   const CpuTarget& target() const { return target_; }
-  /// Compiled, or read from the cache, at the first call.
-  const Microkernels& microkernels();
+  /// Compiled, or read from the cache, at the first call; `lookup` tells which.
+  const Microkernels& microkernels(Lookup* lookup = nullptr);
   /// Of the matrix kernels, under which the cache keeps them.
   Digest microkernels_key() const;
   CompileFacts microkernels_facts() const;

@@ -143,11 +143,6 @@ Arena::Arena() {
 
 Arena::~Arena() { munmap(base_, size_t(capacity_)); }
 
-void Arena::shrink_to(int64_t bytes) {
-  bytes = round_up(bytes, kHugePage);
-  if (bytes < capacity_) madvise(base_ + bytes, size_t(capacity_ - bytes), MADV_DONTNEED);
-}
-
 Layout::Layout(const CompiledGraph& compiled, const Bindings& bindings) : bindings_(bindings) {
   const CompiledGraph::Unit& root = compiled.root();
   auto place = [&](Value v) {

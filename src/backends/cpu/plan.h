@@ -18,8 +18,6 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   char* base() const { return base_; }
   int64_t capacity() const { return capacity_; }
-  /// Gives the memory from `bytes` on back to the system.
-  void shrink_to(int64_t bytes);
 
  private:
   char* base_ = nullptr;

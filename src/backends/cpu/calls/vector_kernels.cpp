@@ -4,29 +4,40 @@
 
 #include <cstring>
 
-// Products may be contracted with additions; nothing else is relaxed.
+// Products may be contracted with additions; nothing else is relaxed. The two compilers spell it, and targets, differently.
+#ifdef __clang__
+#pragma clang fp contract(fast)
+#define SINTER_PRAGMA(text) _Pragma(#text)
+#define SINTER_TARGET_BEGIN(features) \
+  SINTER_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define SINTER_TARGET_END _Pragma("clang attribute pop")
+#define SINTER_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#else
 #pragma GCC optimize("O3", "fp-contract=fast")
 #pragma GCC diagnostic ignored "-Wpsabi"
+#define SINTER_PRAGMA(text) _Pragma(#text)
+#define SINTER_TARGET_BEGIN(features) _Pragma("GCC push_options") SINTER_PRAGMA(GCC target(features))
+#define SINTER_TARGET_END _Pragma("GCC pop_options")
+#define SINTER_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"
+#endif
 
 namespace sinter {
 namespace {
 
 namespace avx2 {
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
+SINTER_TARGET_BEGIN("avx2,fma,f16c")
 #define SINTER_FLOATS 8
 #include "backends/cpu/calls/vector_kernels.inc"
 #undef SINTER_FLOATS
-#pragma GCC pop_options
+SINTER_TARGET_END
 }  // namespace avx2
 
 namespace avx512 {
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+SINTER_TARGET_BEGIN(SINTER_AVX512)
 #define SINTER_FLOATS 16
 #include "backends/cpu/calls/vector_kernels.inc"
 #undef SINTER_FLOATS
-#pragma GCC pop_options
+SINTER_TARGET_END
 }  // namespace avx512
 
 }  // namespace
