@@ -38,5 +38,6 @@ int64_t available_memory_bytes() {
 }
 
 int64_t peak_memory_bytes() { return kilobytes("/proc/self/status", "VmHWM:"); }
+int64_t resident_memory_bytes() { return kilobytes("/proc/self/status", "VmRSS:"); }
 
 }  // namespace sinter

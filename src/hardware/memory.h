@@ -8,5 +8,7 @@ namespace sinter {
 int64_t available_memory_bytes();
 /// The most memory that this process has held at once, pages of mapped files included.
 int64_t peak_memory_bytes();
+/// Bytes held now.
+int64_t resident_memory_bytes();
 
 }  // namespace sinter
