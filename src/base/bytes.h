@@ -16,8 +16,7 @@ namespace sinter {
 class ByteWriter {
  public:
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  void put(T value) {
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) void put(T value) {
     const auto* at = reinterpret_cast<const std::byte*>(&value);
     bytes_.insert(bytes_.end(), at, at + sizeof value);
   }

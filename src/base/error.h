@@ -39,10 +39,9 @@ decltype(auto) in_context(const std::string& where, Body&& body) {
 }
 
 /// A promise of ours that is broken; never used for input from outside.
-#define SINTER_ASSERT(condition)                                                                                  \
-  do {                                                                                                            \
-    if (!(condition))                                                                                             \
-      ::sinter::fail(::sinter::Code::Internal, "{}:{}: broken promise: {}", __FILE__, __LINE__, #condition);      \
+#define SINTER_ASSERT(condition)                                                                                             \
+  do {                                                                                                                       \
+    if (!(condition)) ::sinter::fail(::sinter::Code::Internal, "{}:{}: broken promise: {}", __FILE__, __LINE__, #condition); \
   } while (0)
 
 }  // namespace sinter

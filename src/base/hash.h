@@ -32,8 +32,7 @@ class Hasher {
   Hasher& add(const char* text) { return add(std::string_view(text)); }
   Hasher& add(const Digest& digest) { return add(digest.high).add(digest.low); }
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  Hasher& add(T value) {
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) Hasher& add(T value) {
     bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
     return *this;
   }

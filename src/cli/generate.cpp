@@ -135,7 +135,8 @@ void name_idle_options(const Settings& s, const Family& family, bool guided) {
 
 void check_size(int64_t size, const char* option) {
   if (size % 8 == 0) return;
-  throw UsageError(fmt::format("{} {} is not a multiple of 8; the nearest are {} and {}", option, size, size / 8 * 8, size / 8 * 8 + 8));
+  throw UsageError(
+      fmt::format("{} {} is not a multiple of 8; the nearest are {} and {}", option, size, size / 8 * 8, size / 8 * 8 + 8));
 }
 
 /// What can be known to be wrong before any file is read.
@@ -162,15 +163,17 @@ void check_text_fits(const std::filesystem::path& name, const std::string& text)
 /// `what` says who gave these values, and of what.
 void refuse_nan(const Tensor& values, const std::string& what) {
   for (float v : values.f32())
-    if (std::isnan(v)) fail(Code::Corrupt, "{} gives values that are not numbers; its weights or a LoRA for it may be damaged", what);
+    if (std::isnan(v))
+      fail(Code::Corrupt, "{} gives values that are not numbers; its weights or a LoRA for it may be damaged", what);
 }
 
 /// What other tools read back: the format that the first web interface for these models introduced.
-std::string parameters_text(const Settings& s, const SamplingJob& job, uint64_t seed, int64_t width, int64_t height, bool guided) {
+std::string parameters_text(const Settings& s, const SamplingJob& job, uint64_t seed, int64_t width, int64_t height,
+                            bool guided) {
   std::string text = s.prompt;
   if (guided && !s.negative.empty()) text += "\nNegative prompt: " + s.negative;
-  text += fmt::format("\nSteps: {}, Sampler: {}, Schedule type: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}", job.steps, job.sampler,
-                      job.scheduler, job.cfg, seed, width, height, s.files.model.stem().string());
+  text += fmt::format("\nSteps: {}, Sampler: {}, Schedule type: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}", job.steps,
+                      job.sampler, job.scheduler, job.cfg, seed, width, height, s.files.model.stem().string());
   if (!s.init_image.empty()) text += fmt::format(", Denoising strength: {}", job.denoise);
   if (s.clip_skip > 0) text += fmt::format(", Clip skip: {}", s.clip_skip);
   for (const std::string& lora : s.loras) text += fmt::format(", Lora: {}", std::filesystem::path(lora).filename().string());
@@ -243,8 +246,11 @@ class Generation {
     }
     auto foresight = model_->foresee(s_.batch, s_.width, s_.height, guided_, !init_.empty());
     int missing = foresight.compile.needed - foresight.compile.cached;
-    std::string time = missing == 0 ? "" : foresight.compile.seconds > 0 ? fmt::format(", about {:.1f} s", foresight.compile.seconds) : ", some seconds";
-    note(fmt::format("programs: {} needed, {} cached, {} to compile{}", foresight.compile.needed, foresight.compile.cached, missing, time));
+    std::string time = missing == 0                    ? ""
+                       : foresight.compile.seconds > 0 ? fmt::format(", about {:.1f} s", foresight.compile.seconds)
+                                                       : ", some seconds";
+    note(fmt::format("programs: {} needed, {} cached, {} to compile{}", foresight.compile.needed, foresight.compile.cached,
+                     missing, time));
     auto start = Clock::now();
     model_->compile(s_.batch, s_.width, s_.height, guided_, !init_.empty());
     compile_seconds_ = seconds_since(start);
@@ -259,7 +265,8 @@ class Generation {
     note(fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)),
                      tiles_ ? fmt::format("; the picture is decoded in tiles of {} pixels", tiles_->tile * 8) : ""));
     if (planned_ > available)
-      fail(Code::OutOfMemory, "the run needs {} and {} are available; make the picture or the batch smaller, or close other programs",
+      fail(Code::OutOfMemory,
+           "the run needs {} and {} are available; make the picture or the batch smaller, or close other programs",
            human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)));
   }
 
@@ -342,7 +349,12 @@ class Generation {
     if (s_.json) {
       print_json({{"images", images_},
                   {"seed", seed_},
-                  {"compile", {{"needed", c.needed}, {"cached", c.cached}, {"compiled", c.compiled}, {"seconds", compile_seconds_}, {"reasons", c.reasons}}},
+                  {"compile",
+                   {{"needed", c.needed},
+                    {"cached", c.cached},
+                    {"compiled", c.compiled},
+                    {"seconds", compile_seconds_},
+                    {"reasons", c.reasons}}},
                   {"memory", {{"planned_peak_bytes", {{"cpu", planned_}}}, {"measured_peak_bytes", {{"cpu", measured}}}}},
                   {"timing",
                    {{"start_to_first_step_seconds", first_step_seconds_},
@@ -356,10 +368,10 @@ class Generation {
     double steps = 0;
     for (double ms : step_milliseconds_) steps += ms / 1000;
     note(table({{"seed", "programs", "compiled", "start to 1st step", "text", "load", "steps", "decode", "total", "peak memory"},
-                {std::to_string(seed_), std::to_string(c.needed), std::to_string(c.compiled), fmt::format("{:.2f} s", first_step_seconds_),
-                 fmt::format("{:.2f} s", text_seconds_), fmt::format("{:.2f} s", load_seconds_),
-                 fmt::format("{} in {:.2f} s", step_milliseconds_.size(), steps), fmt::format("{:.2f} s", decode_seconds_),
-                 fmt::format("{:.2f} s", total), human_bytes(uint64_t(measured))}}));
+                {std::to_string(seed_), std::to_string(c.needed), std::to_string(c.compiled),
+                 fmt::format("{:.2f} s", first_step_seconds_), fmt::format("{:.2f} s", text_seconds_),
+                 fmt::format("{:.2f} s", load_seconds_), fmt::format("{} in {:.2f} s", step_milliseconds_.size(), steps),
+                 fmt::format("{:.2f} s", decode_seconds_), fmt::format("{:.2f} s", total), human_bytes(uint64_t(measured))}}));
   }
 
   Settings s_;

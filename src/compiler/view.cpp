@@ -68,9 +68,7 @@ std::optional<View> reshaped(const View& view, const Shape& shape) {
 
 }  // namespace
 
-View dense_view(BufferRef buffer, const Type& type) {
-  return {buffer, type.dtype, 0, type.shape, dense_strides(type.shape), {}};
-}
+View dense_view(BufferRef buffer, const Type& type) { return {buffer, type.dtype, 0, type.shape, dense_strides(type.shape), {}}; }
 
 bool is_dense(const View& view) {
   if (view.scaled()) return false;

@@ -72,7 +72,10 @@ struct ImageModel::TextEncoder {
 ImageModel::~ImageModel() = default;
 
 ImageModel::ImageModel(Session& session, const ModelFiles& files, const ModelOptions& options)
-    : session_(session), files_(files), options_(options), parts_(open_model(files.model, files.variant)),
+    : session_(session),
+      files_(files),
+      options_(options),
+      parts_(open_model(files.model, files.variant)),
       sampling_(make_sampling(parts_, options)) {
   auto add = [&](const std::filesystem::path& path, Component component) {
     if (!path.empty()) parts_.components[component] = open_component(path, component, files.variant);
@@ -145,11 +148,15 @@ void ImageModel::build_text_encoders(int clip_skip) {
       if (encoder->has_pooled) outputs.push_back({is_g ? ClipOutput::projected : ClipOutput::pooled, "pooled"});
       build_clip(*graph, config, kBatch, outputs, build_options(weights));
     }
-    if (encoder->tokenizer->largest_id() >= weights.shape(component == Component::T5 ? "shared.weight"
-                                                                                     : "text_model.embeddings.token_embedding.weight")[0])
-      fail(Code::InvalidArgument, "the vocabulary has ids up to {}, which the {} encoder of {} does not have; give the one that belongs to it",
+    if (encoder->tokenizer->largest_id() >=
+        weights.shape(component == Component::T5 ? "shared.weight" : "text_model.embeddings.token_embedding.weight")[0])
+      fail(Code::InvalidArgument,
+           "the vocabulary has ids up to {}, which the {} encoder of {} does not have; give the one that belongs to it",
            encoder->tokenizer->largest_id(), name(component), weights.path());
-    encoder->network = make_network(component, component == Component::T5 ? "T5" : component == Component::ClipG ? "CLIP-G" : "CLIP-L",
+    encoder->network = make_network(component,
+                                    component == Component::T5      ? "T5"
+                                    : component == Component::ClipG ? "CLIP-G"
+                                                                    : "CLIP-L",
                                     std::move(graph));
     encoders_.push_back(std::move(encoder));
   }
@@ -169,8 +176,8 @@ void ImageModel::build_vae() {
   const Weights& weights = parts_.weights(Component::Vae);
   VaeConfig config = detect_vae(weights);
   if (config.latent_channels != family().latent.channels)
-    fail(Code::InvalidArgument, "the autoencoder in {} has {} latent channels, the {} model has {}", weights.path(), config.latent_channels,
-         family().name, family().latent.channels);
+    fail(Code::InvalidArgument, "the autoencoder in {} has {} latent channels, the {} model has {}", weights.path(),
+         config.latent_channels, family().name, family().latent.channels);
   auto decoder = std::make_unique<Graph>();
   build_vae_decoder(*decoder, config, kBatch, kHeight, kWidth, build_options(weights));
   vae_decoder_ = make_network(Component::Vae, "the decoder", std::move(decoder));
@@ -224,7 +231,10 @@ EmbeddingLookup ImageModel::embeddings_of(const TextEncoder& encoder) const {
       Checkpoint file = Checkpoint::open(path);
       // SD1 files have one tensor; SDXL files name the encoder.
       const char* key = encoder.component == Component::ClipG ? "clip_g" : "clip_l";
-      std::string tensor_name = file.has(key) ? key : file.has("emb_params") ? "emb_params" : file.names().empty() ? "" : file.names()[0];
+      std::string tensor_name = file.has(key)            ? key
+                                : file.has("emb_params") ? "emb_params"
+                                : file.names().empty()   ? ""
+                                                         : file.names()[0];
       if (!tensor_name.empty()) return file.tensor(tensor_name).to(DType::f32);
     }
     return {};
@@ -238,7 +248,8 @@ EncodedPrompt ImageModel::encode(const std::string& prompt, int clip_skip) {
   for (auto& encoder : encoders_) {
     TokenizedPrompt tokens = tokenize_prompt(prompt, *encoder->tokenizer, encoder->rules, embeddings_of(*encoder));
     for (const std::string& missing : tokens.not_found)
-      if (std::find(encoded.missing_embeddings.begin(), encoded.missing_embeddings.end(), missing) == encoded.missing_embeddings.end())
+      if (std::find(encoded.missing_embeddings.begin(), encoded.missing_embeddings.end(), missing) ==
+          encoded.missing_embeddings.end())
         encoded.missing_embeddings.push_back(missing);
     // The empty prompt goes into the same batch: weights move tokens away from it or towards it.
     std::vector<std::vector<Token>> batch = tokens.chunks;
@@ -265,7 +276,8 @@ EncodedPrompt ImageModel::encode(const std::string& prompt, int clip_skip) {
 /// All conditionings of one step as one batch.
 class ImageModel::BatchedDenoiser : public Denoiser {
  public:
-  BatchedDenoiser(ImageModel& model, const SamplingJob& job, std::vector<const EncodedPrompt*> prompts, int64_t height, int64_t width)
+  BatchedDenoiser(ImageModel& model, const SamplingJob& job, std::vector<const EncodedPrompt*> prompts, int64_t height,
+                  int64_t width)
       : model_(model), job_(job), prompts_(std::move(prompts)) {
     SizeConditioning sizes = job.sizes.value_or(SizeConditioning{height * 8, width * 8, 0, 0, height * 8, width * 8});
     for (const EncodedPrompt* prompt : prompts_)
@@ -276,7 +288,8 @@ class ImageModel::BatchedDenoiser : public Denoiser {
     int64_t batch = input.dim(0), total = batch * int64_t(conditionings.size());
     int64_t tokens = 1;
     for (int c : conditionings) tokens = std::lcm(tokens, prompts_[size_t(c)]->context.dim(1));
-    // Where lengths differ so much that repeating costs more than it saves, each goes by itself; the reference draws the line here.
+    // Where lengths differ so much that repeating costs more than it saves, each goes by itself; the reference draws the line
+    // here.
     constexpr int64_t kMostRepeats = 4;
     for (int c : conditionings)
       if (tokens / prompts_[size_t(c)]->context.dim(1) > kMostRepeats) return eval_apart(input, timestep, conditionings);
@@ -348,10 +361,13 @@ Tensor ImageModel::sample(const SamplingJob& job) {
 }
 
 Tensor ImageModel::encode_image(const Tensor& pixels) {
-  if (!vae_encoder_) fail(Code::NotFound, "the autoencoder in {} has no encoder; pictures cannot be taken in", parts_.weights(Component::Vae).path());
+  if (!vae_encoder_)
+    fail(Code::NotFound, "the autoencoder in {} has no encoder; pictures cannot be taken in",
+         parts_.weights(Component::Vae).path());
   int64_t height = pixels.dim(1) / 8 * 8, width = pixels.dim(2) / 8 * 8;
   int64_t top = (pixels.dim(1) - height) / 2, left = (pixels.dim(2) - width) / 2;
-  if (height == 0 || width == 0) fail(Code::InvalidArgument, "a picture of {} x {} is too small: 8 x 8 is the least", pixels.dim(2), pixels.dim(1));
+  if (height == 0 || width == 0)
+    fail(Code::InvalidArgument, "a picture of {} x {} is too small: 8 x 8 is the least", pixels.dim(2), pixels.dim(1));
   Tensor x(DType::f32, {pixels.dim(0), 3, height, width});
   for (int64_t b = 0; b < pixels.dim(0); ++b)
     for (int64_t c = 0; c < 3; ++c)
@@ -386,7 +402,8 @@ std::vector<int64_t> ImageModel::latent_shape(int64_t batch, int64_t width, int6
   return {batch, family().latent.channels, height / 8, width / 8};
 }
 
-std::vector<std::pair<Network*, Bindings>> ImageModel::stages(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image) {
+std::vector<std::pair<Network*, Bindings>> ImageModel::stages(int64_t batch, int64_t width, int64_t height, bool guided,
+                                                              bool from_image) {
   std::vector<std::pair<Network*, Bindings>> list;
   for (auto& encoder : encoders_) list.push_back({encoder->network.get(), {{id(kBatch), 2}, {id(kText), 256}}});
   Bindings picture{{id(kBatch), batch}, {id(kHeight), height / 8}, {id(kWidth), width / 8}};
@@ -438,9 +455,11 @@ std::optional<DecodeTiles> ImageModel::choose_tiles(int64_t batch, int64_t laten
   Bindings whole{{id(kBatch), batch}, {id(kHeight), latent_height}, {id(kWidth), latent_width}};
   if (vae_decoder_->arena_bytes(whole) <= budget) return {};
   for (int64_t tile : {64, 48, 32}) {
-    Bindings one{{id(kBatch), 1}, {id(kHeight), std::min(latent_height, 2 * tile)}, {id(kWidth), std::min(latent_width, tile / 2)}};
+    Bindings one{
+        {id(kBatch), 1}, {id(kHeight), std::min(latent_height, 2 * tile)}, {id(kWidth), std::min(latent_width, tile / 2)}};
     Bindings square{{id(kBatch), 1}, {id(kHeight), std::min(latent_height, tile)}, {id(kWidth), std::min(latent_width, tile)}};
-    if (std::max(vae_decoder_->arena_bytes(one), vae_decoder_->arena_bytes(square)) <= budget) return DecodeTiles{tile, tile / 4 - tile % 4};
+    if (std::max(vae_decoder_->arena_bytes(one), vae_decoder_->arena_bytes(square)) <= budget)
+      return DecodeTiles{tile, tile / 4 - tile % 4};
   }
   fail(Code::OutOfMemory, "decoding even in tiles of 256 pixels needs more than the {} MB that are free", budget >> 20);
 }

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "models/checkpoint_names.h"
-#include "models/scope.h"
 #include "models/lora.h"
+#include "models/scope.h"
 #include "pipelines/conditioning.h"
 #include "pipelines/network.h"
 #include "pipelines/sample.h"

@@ -60,7 +60,11 @@ struct Network::Compiled {
 
 Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, cpu::WeightReader weights,
                  std::function<void(const std::string&)> done_with_weight)
-    : session_(session), label_(std::move(label)), graph_(std::move(graph)), weights_(std::move(weights)), done_(std::move(done_with_weight)) {}
+    : session_(session),
+      label_(std::move(label)),
+      graph_(std::move(graph)),
+      weights_(std::move(weights)),
+      done_(std::move(done_with_weight)) {}
 
 Network::~Network() = default;
 

@@ -43,7 +43,6 @@ class Session {
   cpu::CompileReport compiled_;
 };
 
-
 /// A graph on the session's backend: compiled at first use, weights loaded once, one plan for each set of sizes (the last few are
 /// kept).
 class Network {

@@ -59,7 +59,8 @@ Tensor one_tiling(const Tensor& x, int64_t tile_h, int64_t tile_w, int64_t overl
 
 Tensor decode_in_tiles(const Tensor& latent, const DecodeTiles& tiles, int64_t scale, const TileFunction& decode) {
   int64_t t = tiles.tile, o = tiles.overlap;
-  if (o < 0 || t / 2 <= o) fail(Code::InvalidArgument, "tiles of {} with an overlap of {}: the overlap must be below half a tile's half", t, o);
+  if (o < 0 || t / 2 <= o)
+    fail(Code::InvalidArgument, "tiles of {} with an overlap of {}: the overlap must be below half a tile's half", t, o);
   Tensor out;
   for (int64_t b = 0; b < latent.dim(0); ++b) {
     Tensor one = latent.rows(b, b + 1);

@@ -18,11 +18,11 @@ struct Info {
   bool floating;
 };
 constexpr Info kInfo[] = {
-    {DType::f32, "f32", 4, true},      {DType::f16, "f16", 2, true},      {DType::bf16, "bf16", 2, true},
+    {DType::f32, "f32", 4, true},       {DType::f16, "f16", 2, true},       {DType::bf16, "bf16", 2, true},
     {DType::f8e4m3, "f8e4m3", 1, true}, {DType::f8e5m2, "f8e5m2", 1, true}, {DType::f64, "f64", 8, true},
-    {DType::i64, "i64", 8, false},     {DType::i32, "i32", 4, false},     {DType::i16, "i16", 2, false},
-    {DType::i8, "i8", 1, false},       {DType::u64, "u64", 8, false},     {DType::u32, "u32", 4, false},
-    {DType::u16, "u16", 2, false},     {DType::u8, "u8", 1, false},       {DType::boolean, "bool", 1, false},
+    {DType::i64, "i64", 8, false},      {DType::i32, "i32", 4, false},      {DType::i16, "i16", 2, false},
+    {DType::i8, "i8", 1, false},        {DType::u64, "u64", 8, false},      {DType::u32, "u32", 4, false},
+    {DType::u16, "u16", 2, false},      {DType::u8, "u8", 1, false},        {DType::boolean, "bool", 1, false},
 };
 const Info& info(DType type) { return kInfo[int(type)]; }
 
@@ -87,42 +87,72 @@ void store(void* to, int64_t i, T value) {
 
 double load_as_double(const void* from, DType type, int64_t i) {
   switch (type) {
-    case DType::f32: return load<float>(from, i);
-    case DType::f16: return f16_to_f32(load<uint16_t>(from, i));
-    case DType::bf16: return bf16_to_f32(load<uint16_t>(from, i));
-    case DType::f8e4m3: return small_to_f32(load<uint8_t>(from, i), 4, 3, false);
-    case DType::f8e5m2: return small_to_f32(load<uint8_t>(from, i), 5, 2, true);
-    case DType::f64: return load<double>(from, i);
-    case DType::i64: return double(load<int64_t>(from, i));
-    case DType::i32: return load<int32_t>(from, i);
-    case DType::i16: return load<int16_t>(from, i);
-    case DType::i8: return load<int8_t>(from, i);
-    case DType::u64: return double(load<uint64_t>(from, i));
-    case DType::u32: return load<uint32_t>(from, i);
-    case DType::u16: return load<uint16_t>(from, i);
-    case DType::u8: return load<uint8_t>(from, i);
-    case DType::boolean: return load<uint8_t>(from, i) != 0;
+    case DType::f32:
+      return load<float>(from, i);
+    case DType::f16:
+      return f16_to_f32(load<uint16_t>(from, i));
+    case DType::bf16:
+      return bf16_to_f32(load<uint16_t>(from, i));
+    case DType::f8e4m3:
+      return small_to_f32(load<uint8_t>(from, i), 4, 3, false);
+    case DType::f8e5m2:
+      return small_to_f32(load<uint8_t>(from, i), 5, 2, true);
+    case DType::f64:
+      return load<double>(from, i);
+    case DType::i64:
+      return double(load<int64_t>(from, i));
+    case DType::i32:
+      return load<int32_t>(from, i);
+    case DType::i16:
+      return load<int16_t>(from, i);
+    case DType::i8:
+      return load<int8_t>(from, i);
+    case DType::u64:
+      return double(load<uint64_t>(from, i));
+    case DType::u32:
+      return load<uint32_t>(from, i);
+    case DType::u16:
+      return load<uint16_t>(from, i);
+    case DType::u8:
+      return load<uint8_t>(from, i);
+    case DType::boolean:
+      return load<uint8_t>(from, i) != 0;
   }
   return 0;
 }
 
 void store_double(void* to, DType type, int64_t i, double value) {
   switch (type) {
-    case DType::f32: return store(to, i, float(value));
-    case DType::f16: return store(to, i, f32_to_f16(float(value)));
-    case DType::bf16: return store(to, i, f32_to_bf16(float(value)));
-    case DType::f8e4m3: return store(to, i, uint8_t(f32_to_small(float(value), 4, 3, false)));
-    case DType::f8e5m2: return store(to, i, uint8_t(f32_to_small(float(value), 5, 2, true)));
-    case DType::f64: return store(to, i, value);
-    case DType::i64: return store(to, i, saturate<int64_t>(value));
-    case DType::i32: return store(to, i, saturate<int32_t>(value));
-    case DType::i16: return store(to, i, saturate<int16_t>(value));
-    case DType::i8: return store(to, i, saturate<int8_t>(value));
-    case DType::u64: return store(to, i, saturate<uint64_t>(value));
-    case DType::u32: return store(to, i, saturate<uint32_t>(value));
-    case DType::u16: return store(to, i, saturate<uint16_t>(value));
-    case DType::u8: return store(to, i, saturate<uint8_t>(value));
-    case DType::boolean: return store(to, i, uint8_t(value != 0));
+    case DType::f32:
+      return store(to, i, float(value));
+    case DType::f16:
+      return store(to, i, f32_to_f16(float(value)));
+    case DType::bf16:
+      return store(to, i, f32_to_bf16(float(value)));
+    case DType::f8e4m3:
+      return store(to, i, uint8_t(f32_to_small(float(value), 4, 3, false)));
+    case DType::f8e5m2:
+      return store(to, i, uint8_t(f32_to_small(float(value), 5, 2, true)));
+    case DType::f64:
+      return store(to, i, value);
+    case DType::i64:
+      return store(to, i, saturate<int64_t>(value));
+    case DType::i32:
+      return store(to, i, saturate<int32_t>(value));
+    case DType::i16:
+      return store(to, i, saturate<int16_t>(value));
+    case DType::i8:
+      return store(to, i, saturate<int8_t>(value));
+    case DType::u64:
+      return store(to, i, saturate<uint64_t>(value));
+    case DType::u32:
+      return store(to, i, saturate<uint32_t>(value));
+    case DType::u16:
+      return store(to, i, saturate<uint16_t>(value));
+    case DType::u8:
+      return store(to, i, saturate<uint8_t>(value));
+    case DType::boolean:
+      return store(to, i, uint8_t(value != 0));
   }
 }
 

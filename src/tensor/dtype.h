@@ -9,7 +9,7 @@ namespace sinter {
 enum class DType : uint8_t { f32, f16, bf16, f8e4m3, f8e5m2, f64, i64, i32, i16, i8, u64, u32, u16, u8, boolean };
 
 int64_t byte_size(DType type);
-std::string_view name(DType type);                       ///< "f32", "bf16", ...
+std::string_view name(DType type);                        ///< "f32", "bf16", ...
 std::optional<DType> parse_dtype(std::string_view text);  ///< the inverse of name()
 bool is_float(DType type);
 

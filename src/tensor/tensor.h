@@ -52,7 +52,7 @@ class Tensor {
   std::shared_ptr<const void> owner_;
 };
 
-int64_t element_count(std::span<const int64_t> shape);  ///< Code::InvalidArgument where it overflows or a size is negative
+int64_t element_count(std::span<const int64_t> shape);   ///< Code::InvalidArgument where it overflows or a size is negative
 std::string shape_text(std::span<const int64_t> shape);  ///< "[2, 77, 768]"
 /// ||a - b|| / ||b|| over all elements in double precision; infinity where either holds NaN or the shapes differ.
 double relative_error(const Tensor& a, const Tensor& b);

@@ -51,7 +51,8 @@ ChunkRules t5_rules();                                ///< one chunk of at least
 using EmbeddingLookup = std::function<std::optional<Tensor>(const std::string& name)>;
 
 /// The chunks that ComfyUI makes of a prompt. A run of text of 8 or more tokens is cut where a chunk is full, a shorter one moves
-/// to the next chunk whole. Without a lookup `embedding:name` is ordinary text. tests/golden/prompts_golden.cpp compares with the reference.
+/// to the next chunk whole. Without a lookup `embedding:name` is ordinary text. tests/golden/prompts_golden.cpp compares with the
+/// reference.
 TokenizedPrompt tokenize_prompt(std::string_view prompt, const Tokenizer& tokenizer, const ChunkRules& rules,
                                 const EmbeddingLookup& embeddings = {});
 

@@ -22,7 +22,11 @@ constexpr double kLatent = 2e-4, kConditioning = 5e-5, kNoise = 2e-6, kImage = 3
 class EndToEnd {
  public:
   EndToEnd(const std::string& directory, const std::string& family, Session& session, GoldenReport& report)
-      : directory_(directory), family_(family), file_(directory + "/e2e_" + family + ".safetensors"), session_(session), report_(report) {
+      : directory_(directory),
+        family_(family),
+        file_(directory + "/e2e_" + family + ".safetensors"),
+        session_(session),
+        report_(report) {
     manifest_ = json::parse(read_file(directory + "/manifest.json"));
     for (const json& c : manifest_.at("cases"))
       if (c.at("file") == "e2e_" + family + ".safetensors") {
@@ -85,8 +89,8 @@ class EndToEnd {
     return prompt;
   }
 
-  EncodedPrompt encode(ImageModel& model, const std::string& name, const std::optional<std::string>& prompt, const std::string& key,
-                       int clip_skip) {
+  EncodedPrompt encode(ImageModel& model, const std::string& name, const std::optional<std::string>& prompt,
+                       const std::string& key, int clip_skip) {
     if (!prompt) return recorded(name, key);
     EncodedPrompt encoded = model.encode(*prompt, clip_skip);
     compare(name + "/" + key, encoded.context, kConditioning);
@@ -97,13 +101,15 @@ class EndToEnd {
   std::optional<std::string> positive_prompt(const std::string& name) const {
     if (name.find("long_prompt") == std::string::npos) return positive_;
     for (const json& c : manifest_.at("cases"))
-      if (c.at("file") == "conditioning.safetensors" && c.contains("prompts") && c.at("prompts").size() > 2) return c.at("prompts")[2];
+      if (c.at("file") == "conditioning.safetensors" && c.contains("prompts") && c.at("prompts").size() > 2)
+        return c.at("prompts")[2];
     return std::nullopt;
   }
 
   void sampling(const std::string& name, json s) {
     bool combine = name == "combine";
-    if (combine) s.update({{"seed", "3"}, {"steps", 4}, {"cfg", 5.0}, {"sampler", "euler"}, {"scheduler", "normal"}, {"denoise", 1.0}});
+    if (combine)
+      s.update({{"seed", "3"}, {"steps", 4}, {"cfg", 5.0}, {"sampler", "euler"}, {"scheduler", "normal"}, {"denoise", 1.0}});
     std::unique_ptr<ImageModel> other;
     ImageModel* model = model_.get();
     if (name.find("vpred") != std::string::npos) {
@@ -119,7 +125,8 @@ class EndToEnd {
 
     SamplingJob job;
     job.positive.push_back({encode(*model, name, positive_prompt(name), "positive", clip_skip)});
-    EncodedPrompt negative = encode(*model, name, family_ == "flux" ? std::optional<std::string>("") : negative_, "negative", clip_skip);
+    EncodedPrompt negative =
+        encode(*model, name, family_ == "flux" ? std::optional<std::string>("") : negative_, "negative", clip_skip);
     job.negative.push_back({negative});
     if (combine) job.positive.push_back({negative, 0.5f});
     job.sampler = s.at("sampler"), job.scheduler = s.at("scheduler");
@@ -136,7 +143,8 @@ class EndToEnd {
     if (file_.has(name + "/noise_mask")) job.mask = file_.get(name + "/noise_mask");
     if (s.contains("size_conditioning")) {
       const json& z = s["size_conditioning"];
-      job.sizes = SizeConditioning{z.at("height"), z.at("width"), z.at("crop_h"), z.at("crop_w"), z.at("target_height"), z.at("target_width")};
+      job.sizes = SizeConditioning{z.at("height"), z.at("width"),         z.at("crop_h"),
+                                   z.at("crop_w"), z.at("target_height"), z.at("target_width")};
     }
     compare(name + "/noise", prepare_noise(noise.shape(), job.seed), kNoise);
 

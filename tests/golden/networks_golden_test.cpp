@@ -10,7 +10,8 @@ void on_every_backend(const std::string& file, Check check) {
   for (Backend backend : {Backend::Native, Backend::Eager, Backend::Reference}) {
     CAPTURE(name(backend));
     Session session({.backend = backend}, {.memory_only = true});
-    expect_golden(file, [&](const std::string& directory, GoldenReport& report) { check(directory, report, session_runner(session)); });
+    expect_golden(file,
+                  [&](const std::string& directory, GoldenReport& report) { check(directory, report, session_runner(session)); });
   }
 }
 }  // namespace

@@ -95,7 +95,8 @@ const Microkernels& Engine::microkernels(Lookup* lookup) {
   if (lookup) *lookup = {.hit = true};
   if (!microkernels_) {
     auto make = [&] { return code_generator().microkernels(target_); };
-    Blob object = cache_.find_or_compile(microkernels_key(), microkernels_facts(), make, lookup, [&] { return cancelled().load(); });
+    Blob object =
+        cache_.find_or_compile(microkernels_key(), microkernels_facts(), make, lookup, [&] { return cancelled().load(); });
     code_.emplace(object);
     microkernels_ = load_microkernels(*code_, target_, host_cpu());
   }
@@ -175,7 +176,9 @@ CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOp
       const Signature& s = signatures[same[0]];
       Lookup lookup;
       auto make = [&] { return compile(*units_[same[0]], options, engine.target()); };
-      auto get = [&] { return engine.cache().find_or_compile(s.key, s.facts, make, &lookup, [&] { return engine.cancelled().load(); }); };
+      auto get = [&] {
+        return engine.cache().find_or_compile(s.key, s.facts, make, &lookup, [&] { return engine.cancelled().load(); });
+      };
       Blob bytes = in_context("compiling " + s.facts.label, get);
       for (size_t i : same) {
         try {

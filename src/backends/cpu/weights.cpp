@@ -41,7 +41,8 @@ void BoundWeights::fill(const Key& key, Entry& entry, const Tensor& tensor) {
   const auto& [name, slot] = key;
   std::vector<int64_t> shape = constant_shape(entry.type);
   if (tensor.count() != element_count(std::span<const int64_t>(shape)))
-    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape), shape_text(tensor.shape()));
+    fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape),
+         shape_text(tensor.shape()));
   entry.ready = true;
   if (slot.form == WeightSlot::plain) {
     entry.plain = tensor.to(entry.type.dtype).reshaped(shape);

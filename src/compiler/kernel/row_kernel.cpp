@@ -26,22 +26,37 @@ std::string RowKernel::text() const {
   std::string out = fmt::format("row kernel, {} outer dims\n", rank);
   for (size_t i = 0; i < operands.size(); ++i) {
     const KernelOperand& o = operands[i];
-    out += fmt::format("  {} ${}: {} {}{}\n", o.written ? "out" : "in", i, name(o.dtype), kColumn[int(o.column)], kRow[int(o.row)]);
+    out +=
+        fmt::format("  {} ${}: {} {}{}\n", o.written ? "out" : "in", i, name(o.dtype), kColumn[int(o.column)], kRow[int(o.row)]);
   }
   for (size_t i = 0; i < body.size(); ++i) {
     const KernelStep& s = body[i];
     switch (s.kind) {
-      case KernelStep::load: out += fmt::format("  %{} = load ${}\n", i, s.operand); break;
-      case KernelStep::constant: out += fmt::format("  %{} = {}\n", i, s.value); break;
+      case KernelStep::load:
+        out += fmt::format("  %{} = load ${}\n", i, s.operand);
+        break;
+      case KernelStep::constant:
+        out += fmt::format("  %{} = {}\n", i, s.value);
+        break;
       case KernelStep::primitive:
         out += fmt::format("  %{} = {} %{}{}{}\n", i, name(s.prim), s.a, s.b >= 0 ? fmt::format(", %{}", s.b) : "",
                            s.c >= 0 ? fmt::format(", %{}", s.c) : "");
         break;
-      case KernelStep::reduce_sum: out += fmt::format("  %{} = sum of the row of %{}\n", i, s.a); break;
-      case KernelStep::reduce_max: out += fmt::format("  %{} = maximum of the row of %{}\n", i, s.a); break;
-      case KernelStep::column_index: out += fmt::format("  %{} = column\n", i); break;
-      case KernelStep::row_index: out += fmt::format("  %{} = index of outer dim {}\n", i, s.operand); break;
-      case KernelStep::store: out += fmt::format("  ${} = %{}\n", s.operand, s.a); break;
+      case KernelStep::reduce_sum:
+        out += fmt::format("  %{} = sum of the row of %{}\n", i, s.a);
+        break;
+      case KernelStep::reduce_max:
+        out += fmt::format("  %{} = maximum of the row of %{}\n", i, s.a);
+        break;
+      case KernelStep::column_index:
+        out += fmt::format("  %{} = column\n", i);
+        break;
+      case KernelStep::row_index:
+        out += fmt::format("  %{} = index of outer dim {}\n", i, s.operand);
+        break;
+      case KernelStep::store:
+        out += fmt::format("  ${} = %{}\n", s.operand, s.a);
+        break;
     }
   }
   return out;

@@ -33,10 +33,10 @@ struct KernelOperand {
 /// One step of a kernel's body; `a`, `b`, `c` are numbers of earlier steps.
 struct KernelStep {
   enum Kind : uint8_t {
-    load,          ///< element of operand at (row, column), converted to f32 (integers too)
+    load,  ///< element of operand at (row, column), converted to f32 (integers too)
     constant,
-    primitive,     ///< prim(a, b, c), in f32
-    reduce_sum,    ///< of `a` over all columns; one value a row
+    primitive,   ///< prim(a, b, c), in f32
+    reduce_sum,  ///< of `a` over all columns; one value a row
     reduce_max,
     column_index,  ///< the column number
     row_index,     ///< the index along outer dim `operand`
@@ -48,8 +48,8 @@ struct KernelStep {
   double value = 0;
 };
 
-/// A fused group of pointwise, movement and row-reduction ops: for each row of an iteration space of `rank` outer dims and one dim
-/// of columns, evaluate the body for every column. A reduction is complete before what depends on it is evaluated; what comes
+/// A fused group of pointwise, movement and row-reduction ops: for each row of an iteration space of `rank` outer dims and one
+/// dim of columns, evaluate the body for every column. A reduction is complete before what depends on it is evaluated; what comes
 /// before it is evaluated again from its loads, which are in cache by then. Where a kernel runs on part of the columns,
 /// reductions still cover the whole row, and what depends on them is stored for that part. Stores come last; a step that does not
 /// depend on the column is computed once a row, and only such a step may be stored to an operand with one element a row.

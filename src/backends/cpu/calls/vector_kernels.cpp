@@ -8,8 +8,7 @@
 #ifdef __clang__
 #pragma clang fp contract(fast)
 #define SINTER_PRAGMA(text) _Pragma(#text)
-#define SINTER_TARGET_BEGIN(features) \
-  SINTER_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define SINTER_TARGET_BEGIN(features) SINTER_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define SINTER_TARGET_END _Pragma("clang attribute pop")
 #define SINTER_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 #else
