@@ -84,7 +84,6 @@ class ImageModel {
   /// Tiles for a decode whose buffers would not fit into `budget` bytes; none where it fits whole.
   std::optional<DecodeTiles> choose_tiles(int64_t batch, int64_t latent_height, int64_t latent_width, int64_t budget);
 
-  int64_t pixels_per_latent() const { return 8; }
   std::vector<int64_t> latent_shape(int64_t batch, int64_t width, int64_t height) const;
 
   /// What will be compiled for a run of this size, and the memory that it will take at most, stage by stage.
