@@ -88,7 +88,7 @@ class ImageModel {
 
   /// What will be compiled for a run of this size, and the memory that it will take at most, stage by stage.
   struct Foresight {
-    cpu::CompileReport compile;
+    CompileReport compile;
     int64_t peak_bytes = 0;
   };
   Foresight foresee(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);

@@ -18,7 +18,7 @@ PanelLayout layout_of(const WeightSlot& slot, const std::vector<int64_t>& shape,
 
 }  // namespace
 
-BoundWeights::BoundWeights(const CompiledGraph& compiled) : engine_(compiled.engine()) {
+BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engine_(engine) {
   add(compiled.root(), "");
   for (auto& [key, entry] : entries_) {
     if (key.second.form == WeightSlot::plain) continue;
@@ -28,7 +28,7 @@ BoundWeights::BoundWeights(const CompiledGraph& compiled) : engine_(compiled.eng
   }
 }
 
-void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefix) {
+void BoundWeights::add(const Unit& unit, const std::string& prefix) {
   for (WeightSlot slot : unit.program.weights) {
     const WeightUse& use = unit.weights[size_t(slot.ordinal)];
     slot.ordinal = 0;

@@ -9,25 +9,17 @@
 
 namespace sinter::cpu {
 
-/// Where weights come from: the tensor of a full name, in any float type, with the declared number of elements.
-using WeightReader = std::function<Tensor(const std::string& name)>;
-
 /// The weights of one model in the forms that its programs want. Each is read once, packed and kept; what was packed lets go of
 /// the pages of the file it was read from.
-class BoundWeights {
+class BoundWeights final : public sinter::BoundWeights {
  public:
-  explicit BoundWeights(const CompiledGraph& compiled);
+  BoundWeights(Engine& engine, const CompiledGraph& compiled);
 
-  /// Bytes that load() will keep, not counting weights used where they lie in the file.
-  int64_t packed_bytes() const { return packed_bytes_; }
-  /// Reads and packs everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more,
-  /// and may be empty. Errors name the weight.
+  int64_t bytes() const override { return packed_bytes_; }
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
-            const std::function<void(double fraction)>& progress = {});
-  /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
-  void forget(const std::set<std::string>& names);
-  /// Forgets all of them and gives their memory back.
-  void unload();
+            const std::function<void(double fraction)>& progress = {}) override;
+  void forget(const std::set<std::string>& names) override;
+  void unload() override;
 
   const void* get(const std::string& name, const WeightSlot& slot) const;
 
@@ -39,7 +31,7 @@ class BoundWeights {
     bool ready = false;
   };
   using Key = std::pair<std::string, WeightSlot>;
-  void add(const CompiledGraph::Unit& unit, const std::string& prefix);
+  void add(const Unit& unit, const std::string& prefix);
   void fill(const Key& key, Entry& entry, const Tensor& tensor);
 
   Engine& engine_;

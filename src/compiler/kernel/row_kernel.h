@@ -69,6 +69,9 @@ struct RowKernel {
   std::string text() const;  ///< one line a step, for people
 };
 
+/// What a kernel may have at most that is fused into a call; tiles are the parts of a linear layer.
+inline constexpr int kMaxFusedOperands = 64, kMaxFusedParams = 512, kMaxTiles = 4;
+
 /// A compiled row kernel: rows [row_begin, row_end) of the flattened outer dims, columns [column_begin, column_end).
 /// operands[i] is the address of element 0 of operand i. Operands written overlap no other operand, except that one may be
 /// exactly the same memory as a read operand with the same addressing.

@@ -1,8 +1,7 @@
-#include "backends/cpu/calls/tile_kernel.h"
-#include "backends/cpu/program.h"
+#include "compiler/lowering/program.h"
 #include "graph/ops.h"
 
-namespace sinter::cpu {
+namespace sinter {
 namespace {
 
 struct BufferVisitor {
@@ -73,13 +72,13 @@ class Validator {
 
  private:
   void check(const RowKernel& k) {
-    expect(k.rank >= 1 && k.rank <= 64 && k.operands.size() <= size_t(TileKernelCall::kOperands), "a kernel is too large");
+    expect(k.rank >= 1 && k.rank <= 64 && k.operands.size() <= size_t(kMaxFusedOperands), "a kernel is too large");
     for (const KernelOperand& o : k.operands) {
       expect_types({o.dtype});
       expect(o.column <= ColumnAccess::strided && o.row <= RowAccess::flat, "an operand is addressed in no known way");
     }
     for (size_t i = 0; i < k.body.size(); ++i) check(k, k.body[i], i);
-    expect(k.param_count() <= TileKernelCall::kParams, "a kernel has too many params");
+    expect(k.param_count() <= kMaxFusedParams, "a kernel has too many params");
   }
 
   void check(const RowKernel& k, const KernelStep& s, size_t number) {
@@ -142,7 +141,7 @@ class Validator {
     const Shape& shape = weights_[size_t(slot.ordinal)].shape();
     expect(slot.parts == s.parts && shape[0] == Dim(s.n * s.parts) && shape[1] == Dim(s.k),
            "a matrix has another size than its weight");
-    expect(s.parts <= TileKernelCall::kTiles && (s.parts == 1 || s.epilogue), "the parts of a matrix meet nowhere");
+    expect(s.parts <= kMaxTiles && (s.parts == 1 || s.epilogue), "the parts of a matrix meet nowhere");
     check(s.epilogue, s.parts);
   }
 
@@ -194,4 +193,4 @@ void for_each_buffer(const Step& step, const std::function<void(BufferRef)>& vis
 
 void validate(const Program& program, const Graph& graph) { Validator(program, graph)(); }
 
-}  // namespace sinter::cpu
+}  // namespace sinter

@@ -1,10 +1,10 @@
-#include "backends/cpu/program.h"
+#include "compiler/lowering/program.h"
 
 #include <map>
 
 #include "base/bytes.h"
 
-namespace sinter::cpu {
+namespace sinter {
 namespace {
 
 /// The free symbols of a graph in the order of their numbers in its digest.
@@ -211,4 +211,4 @@ Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph)
   return program;
 }
 
-}  // namespace sinter::cpu
+}  // namespace sinter

@@ -1,9 +1,9 @@
 #include <algorithm>
 
-#include "backends/cpu/lower.h"
-#include "backends/cpu/lowered_ops.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/lowering/lowered_ops.h"
 
-namespace sinter::cpu {
+namespace sinter {
 
 const OpDef group_scale_shift_op = {
     .name = "group_scale_shift",
@@ -83,4 +83,4 @@ void legalise(const Graph& from, Graph& to) {
   copy_graph(*last, to);
 }
 
-}  // namespace sinter::cpu
+}  // namespace sinter

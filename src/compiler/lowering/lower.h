@@ -1,7 +1,7 @@
 #pragma once
-#include "backends/cpu/program.h"
+#include "compiler/lowering/program.h"
 
-namespace sinter::cpu {
+namespace sinter {
 
 struct LowerOptions {
   bool fuse = true;       ///< false: one kernel for each op (the eager backend)
@@ -16,4 +16,4 @@ Program lower(const Graph& graph, const LowerOptions& options);
 /// The graph in ops that lower() knows: composites without a call of their own expanded, reductions over the last axis only.
 void legalise(const Graph& from, Graph& to);
 
-}  // namespace sinter::cpu
+}  // namespace sinter

@@ -1,11 +1,10 @@
-#include "backends/cpu/kernel_builder.h"
+#include "compiler/lowering/kernel_builder.h"
 
 #include <doctest/doctest.h>
 
 #include "graph/ops.h"
 
 using namespace sinter;
-using namespace sinter::cpu;
 
 namespace {
 

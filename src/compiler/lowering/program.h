@@ -9,7 +9,7 @@
 #include "compiler/kernel/row_kernel.h"
 #include "compiler/view.h"
 
-namespace sinter::cpu {
+namespace sinter {
 
 /// One operand of a kernel in use: where it is and the numbers that its params take.
 struct OperandUse {
@@ -153,4 +153,4 @@ void validate(const Program& program, const Graph& graph);
 std::vector<std::byte> to_bytes(const Program& program, const Graph& graph);
 Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph);
 
-}  // namespace sinter::cpu
+}  // namespace sinter

@@ -1,16 +1,14 @@
-#include "backends/cpu/lower.h"
+#include "compiler/lowering/lower.h"
 
 #include <algorithm>
 #include <set>
 #include <unordered_map>
 #include <unordered_set>
 
-#include "backends/cpu/calls/pack.h"
-#include "backends/cpu/calls/tile_kernel.h"
-#include "backends/cpu/kernel_builder.h"
-#include "backends/cpu/lowered_ops.h"
+#include "compiler/lowering/kernel_builder.h"
+#include "compiler/lowering/lowered_ops.h"
 
-namespace sinter::cpu {
+namespace sinter {
 namespace {
 
 bool is_scalar_constant(const Node& n) { return n.op == &constant_op && n.attrs.as<ConstantAttrs>().value.count() == 1; }
@@ -403,7 +401,7 @@ class Lowering {
     if (!columns.is_constant() || n_total % columns.constant() != 0) throw NeedsMemory{n};
     step.n = columns.constant();
     step.parts = int32_t(n_total / step.n);
-    if (step.parts > TileKernelCall::kTiles) throw NeedsMemory{n};
+    if (step.parts > kMaxTiles) throw NeedsMemory{n};
     step.m = rows_count(n->inputs[0].shape());
     step.weight = slot(weight, WeightSlot::matrix, panels_for(weight, a.dtype, true), step.parts);
     step.epilogue = epilogue(n, root, step.n, step.parts);
@@ -645,4 +643,4 @@ Program lower(const Graph& graph, const LowerOptions& options) { return Lowering
 
 std::string kernel_symbol(size_t kernel) { return "sinter_kernel_" + std::to_string(kernel); }
 
-}  // namespace sinter::cpu
+}  // namespace sinter

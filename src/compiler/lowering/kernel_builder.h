@@ -4,9 +4,9 @@
 #include <optional>
 #include <unordered_map>
 
-#include "backends/cpu/program.h"
+#include "compiler/lowering/program.h"
 
-namespace sinter::cpu {
+namespace sinter {
 
 /// Thrown while a kernel is built: this node must lie in memory before the kernel can read it. Lowering starts again with it
 /// there.
@@ -36,4 +36,4 @@ BuiltKernel build_kernel(const Node* root, const Residents& residents, const std
 /// The view of `node` through the movement ops above a value in memory; throws NeedsMemory.
 View view_of(const Node* node, const Residents& residents);
 
-}  // namespace sinter::cpu
+}  // namespace sinter

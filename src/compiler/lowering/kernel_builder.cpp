@@ -1,11 +1,11 @@
-#include "backends/cpu/kernel_builder.h"
+#include "compiler/lowering/kernel_builder.h"
 
 #include <algorithm>
 
 #include "graph/formula.h"
 #include "graph/ops.h"
 
-namespace sinter::cpu {
+namespace sinter {
 namespace {
 
 bool is_one(const Dim& dim) { return dim.is_constant() && dim.constant() == 1; }
@@ -309,4 +309,4 @@ View view_of(const Node* node, const Residents& residents) {
   return *view;
 }
 
-}  // namespace sinter::cpu
+}  // namespace sinter

@@ -1,12 +1,11 @@
-#include "backends/cpu/program.h"
+#include "compiler/lowering/program.h"
 
 #include <doctest/doctest.h>
 
-#include "backends/cpu/lower.h"
+#include "compiler/lowering/lower.h"
 #include "random_network.h"
 
 using namespace sinter;
-using namespace sinter::cpu;
 
 namespace {
 
