@@ -50,10 +50,14 @@ Signature signature(const Engine& engine, const Graph& graph, const std::string&
            0}};
 }
 
-Blob compile(const Engine& engine, const Unit& unit, const CompileOptions& options) {
+LowerOptions lowering_of(const Engine& engine, const CompileOptions& options) {
   LowerOptions lowering = engine.lowering();
   lowering.fuse = options.fuse;
-  Program program = lower(unit.graph, lowering);
+  return lowering;
+}
+
+Blob compile(const Engine& engine, const Unit& unit, const CompileOptions& options) {
+  Program program = lower(unit.graph, lowering_of(engine, options));
   engine.generate(program);
   return to_bytes(program, unit.graph);
 }
@@ -121,11 +125,12 @@ CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOp
   std::vector<Named> graphs;
   std::unordered_map<const Graph*, int> seen;
   collect(graph, options.label, graphs, seen);
+  LowerOptions lowering = lowering_of(engine, options);
   for (auto& [g, label] : graphs) {
     auto unit = std::make_unique<Unit>();
     unit->source = g;
     unit->label = label;
-    legalise(*g, unit->graph);
+    legalise(*g, unit->graph, lowering);
     for (Value weight : own_weights(unit->graph)) unit->weights.push_back({weight->attrs.as<NameAttrs>().name, weight->type});
     for (Value v : topological_order(unit->graph))
       if (v->op == &call_op) {

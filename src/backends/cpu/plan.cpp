@@ -142,7 +142,7 @@ class Plan::Builder {
     }
     const void* weight(int slot, const BoundWeights& weights) const {
       const WeightSlot& s = unit.program.weights[size_t(slot)];
-      return weights.get(prefix + unit.weights[size_t(s.ordinal)].name, s);
+      return weights.get(prefix + unit.weights[size_t(s.ordinals[0])].name, s);
     }
   };
 

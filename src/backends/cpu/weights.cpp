@@ -30,8 +30,8 @@ BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engi
 
 void BoundWeights::add(const Unit& unit, const std::string& prefix) {
   for (WeightSlot slot : unit.program.weights) {
-    const WeightUse& use = unit.weights[size_t(slot.ordinal)];
-    slot.ordinal = 0;
+    const WeightUse& use = unit.weights[size_t(slot.ordinals.at(0))];
+    slot.ordinals.clear();
     entries_.try_emplace({prefix + use.name, slot}, Entry{.type = use.type});
   }
   for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix);
@@ -96,7 +96,7 @@ void BoundWeights::unload() {
 
 const void* BoundWeights::get(const std::string& name, const WeightSlot& slot) const {
   WeightSlot key = slot;
-  key.ordinal = 0;
+  key.ordinals.clear();
   const Entry& entry = entries_.at({name, key});
   if (!entry.ready) fail(Code::Internal, "the weight '{}' is not loaded", name);
   return slot.form == WeightSlot::plain ? entry.plain.data() : block_.data() + entry.offset;

@@ -35,7 +35,7 @@ class BoundWeights final : public sinter::BoundWeights {
   void fill(const Key& key, Entry& entry, const Tensor& tensor);
 
   Engine& engine_;
-  std::map<Key, Entry> entries_;  // slot.ordinal is 0 in keys
+  std::map<Key, Entry> entries_;  // slots in keys have no ordinals
   int64_t packed_bytes_ = 0;
   Tensor block_;  // all packed forms, one behind the other: single allocations would each end in a half-empty huge page
 };

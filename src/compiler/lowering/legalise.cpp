@@ -2,6 +2,7 @@
 
 #include "compiler/lowering/lower.h"
 #include "compiler/lowering/lowered_ops.h"
+#include "compiler/lowering/vendor_rules.h"
 
 namespace sinter {
 
@@ -59,8 +60,10 @@ Value reduce_last_axis(const Node& n, Value x, Graph& to) {
 
 }  // namespace
 
-void legalise(const Graph& from, Graph& to) {
-  const Graph* current = &from;
+void legalise(const Graph& from, Graph& to, const LowerOptions& options) {
+  Graph ruled;
+  if (options.vendor && options.fuse) apply_vendor_rules(from, ruled);
+  const Graph* current = options.vendor && options.fuse ? &ruled : &from;
   std::unique_ptr<Graph> last;
   for (bool again = true; again;) {
     again = false;

@@ -35,6 +35,14 @@ const Node* weight_of(Value v) {
   return n->op == &weight_op ? n : nullptr;
 }
 
+/// A window of one pixel over whole channels is a linear layer.
+bool is_pointwise_conv(const Node& n) {
+  if (n.op != &conv2d_op) return false;
+  const auto& a = n.attrs.as<ConvAttrs>();
+  const Shape& window = n.inputs[1].shape();
+  return window[2] == Dim(1) && window[3] == Dim(1) && a.stride == 1 && a.top + a.left + a.bottom + a.right == 0;
+}
+
 class Lowering {
  public:
   Lowering(const Graph& graph, const LowerOptions& options) : graph_(graph), options_(options), order_(topological_order(graph)) {
@@ -68,6 +76,7 @@ class Lowering {
     fused_.clear();
     fused_call_.clear();
     prologue_.clear();
+    tails_.clear();
     slots_.clear();
     callees_ = 0;
     find_residents();
@@ -78,6 +87,14 @@ class Lowering {
   }
 
   // What lies in memory --------------------------------------------------------------------------------------------------
+
+  /// Kernels of a GPU keep a value's f32 digits where the graph rounds it between two pointwise ops: nothing is gained by losing
+  /// them, and a pass over memory is saved.
+  bool rounds(const Node& n) const {
+    bool kept = options_.vendor && options_.fuse && n.op == &cast_op && is_float(n.inputs[0].dtype()) &&
+                (n.type.dtype == DType::f16 || n.type.dtype == DType::bf16);
+    return narrows(n) && !kept;
+  }
 
   /// The value below movement ops.
   const Node* base(const Node* n) const {
@@ -93,17 +110,20 @@ class Lowering {
   void find_residents() {
     for (Value v : order_) {
       const Node& n = *v;
+      if (options_.vendor && n.op == &concat_op && weight_rows(v)) continue;  // joined where weights are loaded
       if (is_call(n)) {
         resident_.insert(&n);
         for (Value input : n.inputs)
-          if (!weight_of(input)) want_in_memory(input);
-      } else if (is_inline(n) && (narrows(n) || (!options_.fuse && !is_movement(n) && !is_cheap(&n)))) {
+          if (!weight_of(input) && !(options_.vendor && weight_rows(input))) want_in_memory(input);
+      } else if (is_inline(n) && (rounds(n) || (!options_.fuse && !is_movement(n) && !is_cheap(&n)))) {
         resident_.insert(&n);
       }
     }
     for (const Output& output : graph_.outputs()) {
       const Node* n = output.value.node();
-      if (is_inline(*n)) resident_.insert(n);
+      const Node* written = below_reshapes(n);
+      if (written->op == &result_op || is_leaf(*written)) written = n;
+      if (is_inline(*written)) resident_.insert(written);
     }
     // From the end: a value inside several kernels is computed once and kept, unless that is nothing to compute.
     for (size_t i = order_.size(); i-- > 0;) {
@@ -120,8 +140,12 @@ class Lowering {
       if (is_inline(*n) && !is_movement(*n) && !resident_.contains(n) && roots.size() > 1 && !is_cheap(n)) resident_.insert(n);
     }
     if (options_.fuse) {
-      find_prologues();
-      find_epilogues();
+      if (options_.vendor) {
+        find_tails();
+      } else {
+        find_prologues();
+        find_epilogues();
+      }
     }
   }
 
@@ -154,7 +178,7 @@ class Lowering {
       const Node* b = base(n);
       bool alone = n == b || (has_one_user(b) && !in_memory_.contains(b));
       for (const Node* at = n; alone && at != b; at = at->inputs[0].node()) alone = has_one_user(at);
-      bool pointwise = is_inline(*b) && !is_reduction(*b) && !narrows(*b) && alone;
+      bool pointwise = is_inline(*b) && !is_reduction(*b) && !rounds(*b) && alone;
       if (pointwise && !contains_reduction(b)) {
         resident_.erase(b);
         resident_.erase(n);
@@ -193,6 +217,63 @@ class Lowering {
     }
   }
 
+  /// What follows a product or convolution and its vendor can do: bias, then GELU or a residual.
+  struct Tail {
+    const Node *root = nullptr, *bias = nullptr, *residual = nullptr;
+    bool gelu = false;
+  };
+
+  void find_tails() {
+    for (size_t i = 0; i < order_.size(); ++i) {
+      const Node* n = order_[i].node();
+      if (!(n->op == &linear_op && weight_rows(n->inputs[1])) && n->op != &conv2d_op) continue;
+      if (in_memory_.contains(n)) continue;
+      Tail tail = tail_of(n);
+      if (tail.root == n) continue;
+      tails_[n] = tail;
+      fused_call_[tail.root] = n;
+      resident_.erase(n);
+      resident_.insert(tail.root);
+    }
+  }
+
+  Tail tail_of(const Node* call) const {
+    Tail tail{call};
+    static const OpDef &kAdd = *find_op("add"), &kGelu = *find_op("gelu_tanh");
+    auto next = [&](const OpDef& op) -> const Node* {
+      if (!has_one_user(tail.root) || in_memory_.contains(tail.root)) return nullptr;
+      const Node* user = users_.at(tail.root)[0];
+      return user->op == &op && user->type == call->type && !fused_call_.contains(user) ? user : nullptr;
+    };
+    auto other = [&](const Node* sum) { return sum->inputs[sum->inputs[0].node() == tail.root ? 1 : 0]; };
+    if (const Node* sum = next(kAdd); sum && is_bias(other(sum), call)) {
+      tail.bias = unbroadcast(other(sum)).node();
+      tail.root = sum;
+    }
+    bool linear = call->op == &linear_op || is_pointwise_conv(*call);
+    if (!linear) return tail;
+    if (const Node* gelu = next(kGelu)) {
+      tail.gelu = true;
+      tail.root = gelu;
+    } else if (const Node* sum = next(kAdd); sum && is_residual(other(sum), tail.root)) {
+      tail.residual = other(sum).node();
+      tail.root = sum;
+    }
+    return tail;
+  }
+
+  bool is_bias(Value v, const Node* call) const {
+    v = unbroadcast(v);
+    return weight_rows(v) && v.shape().size() == 1 && v.dim(0) == call->type.shape.back();
+  }
+  static Value unbroadcast(Value v) { return v->op == &broadcast_op ? v->inputs[0] : v; }
+  /// In memory before the call, and of the same shape.
+  bool is_residual(Value v, const Node* sum) const {
+    const Node* n = base(v.node());
+    return v.node() != sum && v.shape() == sum->type.shape && v.dtype() == sum->type.dtype && n != sum &&
+           (resident_.contains(n) || n->op == &input_op || n->op == &result_op);
+  }
+
   /// The kernels that would read `n` as it stands.
   std::set<const Node*> kernel_roots(const Node* n) const {
     std::set<const Node*> roots;
@@ -223,7 +304,7 @@ class Lowering {
   void place_homes() {
     for (const auto& [node, index] : inputs_) homes_[node] = dense_view({BufferRef::parameter, index}, node->type);
     for (size_t i = 0; i < graph_.outputs().size(); ++i) {
-      const Node* n = graph_.outputs()[i].value.node();
+      const Node* n = below_reshapes(graph_.outputs()[i].value.node());
       if (resident_.contains(n) && n->op != &call_op && !homes_.contains(n))
         homes_[n] = dense_view({BufferRef::result, int(i)}, n->type);
     }
@@ -246,20 +327,60 @@ class Lowering {
     return view;
   }
 
+  /// What only changes shape on its way to `n` can be written where `n` is wanted.
+  const Node* below_reshapes(const Node* n) const {
+    while (n->op == &reshape_op && !resident_.contains(n) && has_one_user(n->inputs[0].node())) n = n->inputs[0].node();
+    return n;
+  }
+
   void place_parts(const Node* concat) {
     for (size_t p = 0; p < concat->inputs.size(); ++p) {
-      const Node* n = concat->inputs[p].node();
+      const Node* n = below_reshapes(concat->inputs[p].node());
       bool movable = resident_.contains(n) && n->op != &call_op && n->op != &embedding_op && n->op != &matmul_op &&
                      n->op != &group_scale_shift_op;
-      if (movable && !homes_.contains(n) && !dense_.contains(n)) homes_[n] = part_of_concat(concat, p);
+      if (!movable || homes_.contains(n) || dense_.contains(n)) continue;
+      if (auto view = reshaped(part_of_concat(concat, p), n->type.shape)) homes_[n] = *view;
     }
   }
 
   int slot(const Node* weight, WeightSlot::Form form, PanelType panels = PanelType::f32, int parts = 1) {
-    WeightSlot wanted{ordinals_.at(weight), form, panels, parts};
+    return slot({{ordinals_.at(weight)}, form, panels, parts});
+  }
+  int slot(const WeightSlot& wanted) {
     auto [at, fresh] = slots_.try_emplace(wanted, int(program_.weights.size()));
     if (fresh) program_.weights.push_back(wanted);
     return at->second;
+  }
+
+  /// Rows of one or more weights, one below the other.
+  struct WeightRows {
+    std::vector<const Node*> weights;
+    int64_t first = 0;
+  };
+  /// What a value made of weights by cast, concat and slice of rows is; nothing for any other value.
+  static std::optional<WeightRows> weight_rows(Value v) {
+    const Node* n = v.node();
+    if (n->op == &weight_op) return WeightRows{{n}};
+    if (n->op == &cast_op) return weight_rows(n->inputs[0]);
+    if (n->op == &slice_op && n->attrs.as<SliceAttrs>().axis == 0 && n->attrs.as<SliceAttrs>().begin.is_constant()) {
+      auto rows = weight_rows(n->inputs[0]);
+      if (rows) rows->first += n->attrs.as<SliceAttrs>().begin.constant();
+      return rows;
+    }
+    if (n->op != &concat_op || n->attrs.as<AxisAttrs>().axis != 0) return {};
+    WeightRows all;
+    for (Value input : n->inputs) {
+      auto part = weight_rows(input);
+      bool whole = part && part->first == 0 && part->weights.size() == 1 && input.shape() == part->weights[0]->type.shape;
+      if (!whole) return {};
+      all.weights.push_back(part->weights[0]);
+    }
+    return all;
+  }
+  int rows_slot(const WeightRows& rows, DType type) {
+    WeightSlot wanted{{}, WeightSlot::rows, panel_type(type), 1};
+    for (const Node* weight : rows.weights) wanted.ordinals.push_back(ordinals_.at(weight));
+    return slot(wanted);
   }
 
   std::optional<View> home(const Node* n) {
@@ -297,8 +418,7 @@ class Lowering {
       return;
     }
     if (!resident_.contains(n) || is_leaf(*n)) return;
-    if (n->op == &linear_op) return emit_linear(n, n);
-    if (n->op == &conv2d_op) return emit_conv(n, n);
+    if (n->op == &linear_op || n->op == &conv2d_op) return emit_product_call(n, n);
     if (n->op == &matmul_op) return emit_matmul(n);
     if (n->op == &attention_op) return emit_attention(n);
     if (n->op == &group_scale_shift_op) return emit_group_stats(n);
@@ -306,8 +426,7 @@ class Lowering {
     if (n->op == &concat_op) return emit_concat(n);
     if (n->op == &call_op) return emit_call(n);
     if (!is_inline(*n)) fail(Code::Unsupported, "the CPU backend has no lowering for the op '{}'", n->op->name);
-    if (auto at = fused_call_.find(n); at != fused_call_.end())
-      return at->second->op == &linear_op ? emit_linear(at->second, n) : emit_conv(at->second, n);
+    if (auto at = fused_call_.find(n); at != fused_call_.end()) return emit_product_call(at->second, n);
     program_.steps.push_back(RowStep{add_kernel(build_kernel(n, residents(), homes_.at(n)))});
   }
 
@@ -341,7 +460,7 @@ class Lowering {
   void emit_output(int i) {
     const Node* n = graph_.outputs()[size_t(i)].value.node();
     View target = dense_view({BufferRef::result, i}, n->type);
-    if (auto at = homes_.find(n); at != homes_.end() && at->second.buffer == target.buffer) return;
+    if (auto at = homes_.find(below_reshapes(n)); at != homes_.end() && at->second.buffer == target.buffer) return;
     copy(n, target);
   }
 
@@ -387,6 +506,89 @@ class Lowering {
     step.out_stride = *row_stride(out);
   }
 
+  void emit_product_call(const Node* n, const Node* root) {
+    bool linear = n->op == &linear_op || (options_.vendor && is_pointwise_conv(*n) && weight_rows(n->inputs[1]));
+    if (linear && options_.vendor && weight_rows(n->inputs[1])) return emit_vendor_linear(n, root);
+    if (linear) return emit_linear(n, root);
+    emit_conv(n, root);
+  }
+
+  /// A view as `batch` times rows: the first axis, and all but the last of the others. Nothing where the view is none.
+  struct BatchedRows {
+    View view;
+    Dim batch_stride = 0, stride = 0;
+    bool together = true;  ///< the batches follow each other like rows
+  };
+  static std::optional<BatchedRows> batched_rows(const View& view) {
+    if (auto stride = row_stride(view)) {
+      Dim rows = element_count({view.shape.begin() + (view.shape.size() > 1), view.shape.end() - 1});
+      return BatchedRows{view, rows * *stride, *stride};
+    }
+    if (view.scaled() || view.shape.size() < 3) return {};
+    View one = view;
+    one.shape.erase(one.shape.begin());
+    one.strides.erase(one.strides.begin());
+    auto stride = row_stride(one);
+    if (!stride) return {};
+    return BatchedRows{view, view.strides[0], *stride, false};
+  }
+  BatchedRows batched_rows_of(Value v) {
+    View view = view_of(v.node(), residents());
+    auto rows = batched_rows(view);
+    if (!rows) throw NeedsMemory{v.node(), resident_.contains(v.node())};
+    return *rows;
+  }
+
+  /// A home with gaps that rows cannot cross is copied to from a temporary.
+  View writable_rows(const Node* root, bool batched) {
+    const View& home = homes_.at(root);
+    if (batched ? batched_rows(home).has_value() : row_stride(home).has_value()) return home;
+    int index = temporary(element_count(root->type.shape) * Dim(byte_size(home.dtype)));
+    return dense_view({BufferRef::temporary, index}, {home.dtype, root->type.shape});
+  }
+  void copy_home(const Node* root, const View& from) {
+    const View& home = homes_.at(root);
+    if (!(home.buffer == from.buffer)) copy(from, home);
+  }
+
+  void emit_vendor_linear(const Node* n, const Node* root) {
+    LinearStep step;
+    WeightRows rows = *weight_rows(n->inputs[1]);
+    Value x = n->inputs[0];
+    BatchedRows a = batched_rows_of(x);
+    View target = writable_rows(root, true);
+    BatchedRows out = *batched_rows(target);
+    bool together = a.together && out.together;
+    step.k = x.dim(-1).constant();
+    step.n = n->type.shape.back().constant();
+    step.weight = rows_slot(rows, a.view.dtype);
+    step.weight_row = rows.first;
+    VendorTail& tail = step.tail.emplace();
+    tail.out_type = target.dtype;
+    if (auto at = tails_.find(n); at != tails_.end()) {
+      tail.gelu = at->second.gelu;
+      if (at->second.bias) {
+        WeightRows bias = *weight_rows(Value(at->second.bias));
+        if (bias.first != rows.first) throw NeedsMemory{n};
+        tail.bias = rows_slot(bias, tail.out_type);
+      }
+      if (at->second.residual) {
+        BatchedRows residual = batched_rows_of(Value(at->second.residual));
+        if (residual.view.dtype != tail.out_type) throw NeedsMemory{n};
+        together = together && residual.together;
+        tail.adds = true;
+        tail.residual = place(residual.view);
+        tail.residual_stride = residual.stride, tail.residual_batch_stride = residual.batch_stride;
+      }
+    }
+    step.a = place(a.view), step.a_stride = a.stride, step.a_type = a.view.dtype, step.a_batch_stride = a.batch_stride;
+    step.out = place(target), step.out_stride = out.stride, step.out_batch_stride = out.batch_stride;
+    step.batch = together ? Dim(1) : x.dim(0);
+    step.m = together ? rows_count(x.shape()) : element_count({x.shape().begin() + 1, x.shape().end() - 1});
+    program_.steps.push_back(std::move(step));
+    copy_home(root, target);
+  }
+
   void emit_linear(const Node* n, const Node* root) {
     const Node* weight = weight_of(n->inputs[1]);
     if (!weight) return emit_product(n->inputs[0], n->inputs[1], n, true);
@@ -427,17 +629,38 @@ class Lowering {
       step.in_type = view.dtype;
       step.pixel_stride = stride;
     }
-    if (weight) {
+    if (weight && options_.vendor) {
+      step.weight = slot(weight, WeightSlot::filters, panel_type(step.in_type));
+    } else if (weight) {
       step.weight = slot(weight, WeightSlot::convolution, panels_for(weight, step.in_type, step.c % 2 == 0));
     } else {
-      View filter = dense_operand(n->inputs[1]);
+      View filter = options_.vendor ? filters_of(n->inputs[1], step.in_type) : dense_operand(n->inputs[1]);
       step.computed = true;
       step.filter_type = filter.dtype;
       step.filter = place(filter);
     }
+    if (options_.vendor) {
+      View target = writable_rows(root, false);
+      step.tail.emplace().out_type = target.dtype;
+      if (auto at = tails_.find(n); at != tails_.end() && at->second.bias)
+        step.tail->bias = rows_slot(*weight_rows(Value(at->second.bias)), target.dtype);
+      step.out = place(target);
+      step.out_stride = *row_stride(target);
+      program_.steps.push_back(std::move(step));
+      return copy_home(root, target);
+    }
     step.epilogue = epilogue(n, root, step.out_c, 1);
     set_result(step, root);
     program_.steps.push_back(std::move(step));
+  }
+
+  /// Computed filters [out, in, height, width] as [out, height, width, in].
+  View filters_of(Value v, DType type) {
+    View view = copyable(v.node());
+    std::rotate(view.shape.begin() + 1, view.shape.begin() + 2, view.shape.end());
+    std::rotate(view.strides.begin() + 1, view.strides.begin() + 2, view.strides.end());
+    if (view.scaled()) throw NeedsMemory{v.node()};
+    return copied(view, type);
   }
 
   View dense_operand(Value v) {
@@ -472,8 +695,9 @@ class Lowering {
     step.a_type = a.dtype, step.b_type = b.dtype;
     step.a = place(a), step.b = place(b);
     const View& out = homes_.at(n);
-    if (out.dtype == DType::f32 && is_dense(out)) {
+    if ((out.dtype == DType::f32 || options_.vendor) && is_dense(out)) {
       step.out = place(out);
+      step.out_type = out.dtype;
       program_.steps.push_back(std::move(step));
       return;
     }
@@ -539,6 +763,10 @@ class Lowering {
     Place places[2];
     for (int i = 0; i < 2; ++i) {
       const Node* at = in[i].node();
+      if (options_.vendor && weight_rows(in[i])) {
+        places[i] = {{BufferRef::weight, rows_slot(*weight_rows(in[i]), DType::f32)}, 0};
+        continue;
+      }
       if (!home(at) || home(at)->dtype != DType::f32) {
         if (at->op != &cast_op) throw NeedsMemory{at};
         throw_unless_resident(at);
@@ -570,9 +798,11 @@ class Lowering {
     for (size_t p = 0; p < n->inputs.size(); ++p) {
       View target = part_of_concat(n, p);
       const Node* part = n->inputs[p].node();
-      auto at = homes_.find(part);
-      bool there = at != homes_.end() && resident_.contains(part) && at->second.buffer == target.buffer &&
-                   at->second.offset == target.offset && at->second.strides == target.strides;
+      const Node* written = below_reshapes(part);
+      auto at = homes_.find(written);
+      auto place = reshaped(target, written->type.shape);
+      bool there = place && at != homes_.end() && resident_.contains(written) && at->second.buffer == place->buffer &&
+                   at->second.offset == place->offset && at->second.strides == place->strides;
       if (!there) copy(part, target);
     }
   }
@@ -617,6 +847,7 @@ class Lowering {
   std::unordered_map<const Node*, View> homes_;
   std::unordered_map<const Node*, const Node*> fused_, fused_call_;  // call -> root, root -> call
   std::unordered_set<const Node*> prologue_;                         // convolutions
+  std::unordered_map<const Node*, Tail> tails_;                      // of vendor calls
   std::map<WeightSlot, int> slots_;
   std::unordered_map<const Node*, std::vector<int>> call_results_;
   int callees_ = 0;

@@ -170,14 +170,18 @@ void fields(auto& a, KernelUse& v) { a(v.kernel, v.columns, v.outer, v.operands)
 void fields(auto& a, Place& v) { a(v.buffer, v.offset); }
 void fields(auto& a, HeadPlace& v) { a(v.at, v.b, v.t, v.h); }
 void fields(auto& a, RowStep& v) { a(v.use); }
+void fields(auto& a, VendorTail& v) {
+  a(v.bias, v.gelu, v.adds, v.residual, v.residual_stride, v.residual_batch_stride, v.out_type);
+}
 void fields(auto& a, LinearStep& v) {
-  a(v.m, v.n, v.k, v.parts, v.a_type, v.a, v.a_stride, v.weight, v.epilogue, v.out, v.out_stride);
+  a(v.m, v.n, v.k, v.parts, v.a_type, v.a, v.a_stride, v.weight, v.weight_row, v.epilogue, v.tail, v.out, v.out_stride, v.batch,
+    v.a_batch_stride, v.out_batch_stride);
 }
 void fields(auto& a, ConvStep& v) {
   a(v.n, v.h, v.w, v.c, v.out_c, v.kernel_h, v.kernel_w, v.stride, v.top, v.left, v.bottom, v.right, v.in_type);
-  a(v.prologue, v.in, v.pixel_stride, v.weight, v.computed, v.filter_type, v.filter, v.epilogue, v.out, v.out_stride);
+  a(v.prologue, v.in, v.pixel_stride, v.weight, v.computed, v.filter_type, v.filter, v.epilogue, v.tail, v.out, v.out_stride);
 }
-void fields(auto& a, MatmulStep& v) { a(v.batch, v.m, v.n, v.k, v.a_type, v.b_type, v.shared_b, v.a, v.b, v.out); }
+void fields(auto& a, MatmulStep& v) { a(v.batch, v.m, v.n, v.k, v.a_type, v.b_type, v.out_type, v.shared_b, v.a, v.b, v.out); }
 void fields(auto& a, AttentionStep& v) {
   a(v.b, v.heads, v.queries, v.keys, v.d, v.scale, v.causal, v.biased, v.in, v.out_type, v.q, v.k, v.v, v.bias, v.out);
   a(v.bias_key_stride);
@@ -187,7 +191,7 @@ void fields(auto& a, GroupStatsStep& v) {
 }
 void fields(auto& a, EmbeddingStep& v) { a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out); }
 void fields(auto& a, CallStep& v) { a(v.callee, v.arguments, v.results); }
-void fields(auto& a, WeightSlot& v) { a(v.ordinal, v.form, v.panels, v.parts); }
+void fields(auto& a, WeightSlot& v) { a(v.ordinals, v.form, v.panels, v.parts); }
 void fields(auto& a, Temporary& v) { a(v.bytes, v.first_step, v.last_step); }
 void fields(auto& a, KernelOperand& v) { a(v.dtype, v.column, v.row, v.written); }
 void fields(auto& a, KernelStep& v) { a(v.kind, v.prim, v.a, v.b, v.c, v.operand, v.value); }

@@ -38,7 +38,17 @@ struct RowStep {
   KernelUse use;
 };
 
-/// linear: see calls/linear.h. Without an epilogue the result goes to `out` as f32 rows.
+/// What a vendor's product or convolution does to its result, in this order, before it stores it as `out_type`.
+struct VendorTail {
+  int32_t bias = -1;  ///< slot of form `rows` in `out_type`; none: -1
+  bool gelu = false;  ///< the tanh form
+  bool adds = false;  ///< the residual, of `out_type`
+  Place residual;
+  Dim residual_stride = 0, residual_batch_stride = 0;
+  DType out_type = DType::f32;
+};
+
+/// out[m, n] = a[m, k] . weight[n, k]^T, then the epilogue, or the vendor's tail.
 struct LinearStep {
   Dim m;
   int64_t n = 0, k = 0;  ///< n of one part
@@ -46,13 +56,17 @@ struct LinearStep {
   DType a_type = DType::f32;
   Place a;
   Dim a_stride = 0;
-  int32_t weight = 0;  ///< slot
-  std::optional<KernelUse> epilogue;
+  int32_t weight = 0;                 ///< slot
+  int64_t weight_row = 0;             ///< where the n rows begin in a slot of form `rows`, and in the tail's bias
+  std::optional<KernelUse> epilogue;  ///< none: `out` gets the result as it is (f32 unless the tail says otherwise)
+  std::optional<VendorTail> tail;
   Place out;
   Dim out_stride = 0;
+  /// With a tail: so many times m rows, where those of a, the residual or the result cannot be walked as one.
+  Dim batch = 1, a_batch_stride = 0, out_batch_stride = 0;
 };
 
-/// conv: see calls/conv.h.
+/// A convolution, channels-last.
 struct ConvStep {
   Dim n, h, w;
   int64_t c = 0, out_c = 0, kernel_h = 1, kernel_w = 1, stride = 1, top = 0, left = 0, bottom = 0, right = 0;
@@ -65,6 +79,7 @@ struct ConvStep {
   DType filter_type = DType::f32;
   Place filter;
   std::optional<KernelUse> epilogue;
+  std::optional<VendorTail> tail;
   Place out;
   Dim out_stride = 0;
 };
@@ -72,7 +87,7 @@ struct ConvStep {
 /// A product of two computed matrices: out[b, m, n] = a[b, m, :] . b[b, n, :], all dense.
 struct MatmulStep {
   Dim batch, m, n, k;
-  DType a_type = DType::f32, b_type = DType::f32;
+  DType a_type = DType::f32, b_type = DType::f32, out_type = DType::f32;
   bool shared_b = false;  ///< one b for the whole batch
   Place a, b, out;
 };
@@ -115,12 +130,18 @@ struct CallStep {
 
 using Step = std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep>;
 
-/// A form in which a program wants one of its graph's own weights.
+/// A form in which a program wants some of its graph's own weights.
 struct WeightSlot {
-  int32_t ordinal = 0;  ///< in own_weights(graph)
-  enum Form : uint8_t { plain, matrix, convolution } form = plain;
-  PanelType panels = PanelType::f32;  ///< of packed forms
-  int32_t parts = 1;                  ///< of a matrix: each packed by itself
+  std::vector<int32_t> ordinals;  ///< in own_weights(graph); several only in the form `rows`
+  enum Form : uint8_t {
+    plain,        ///< as it is declared
+    matrix,       ///< packed for the CPU's matrix kernels
+    convolution,  ///< the same, of a window
+    rows,         ///< row-major [rows, k], several weights one below the other; a bias is rows of one
+    filters,      ///< [out, height, width, in]
+  } form = plain;
+  PanelType panels = PanelType::f32;  ///< the element type of all forms but `plain`
+  int32_t parts = 1;                  ///< of `matrix`: each packed by itself
   auto operator<=>(const WeightSlot&) const = default;
 };
 

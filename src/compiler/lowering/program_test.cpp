@@ -14,7 +14,7 @@ struct Lowered {
   Program program;
   explicit Lowered(uint32_t seed, bool fuse = true) {
     RandomNetwork(seed).fill(source, 10);
-    legalise(source, graph);
+    legalise(source, graph, {fuse, false});
     program = lower(graph, {fuse, false});
     program.code = {std::byte{1}, std::byte{2}, std::byte{3}};
   }
@@ -80,7 +80,7 @@ TEST_CASE("numbers that refer to nothing are corrupt") {
   refused([](Program& p) { p.temporaries[0].last_step = 1 << 20; });
   refused([](Program& p) { p.kernels[0].body[0].kind = KernelStep::Kind(77); });
   refused([](Program& p) { p.kernels[0].operands[0].dtype = DType(99); });
-  refused([](Program& p) { p.weights.push_back({1000, WeightSlot::plain, PanelType::f32, 1}); });
+  refused([](Program& p) { p.weights.push_back({{1000}, WeightSlot::plain, PanelType::f32, 1}); });
   refused([](Program& p) { p.steps.push_back(CallStep{1000, {}, {}}); });
 }
 

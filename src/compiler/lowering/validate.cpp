@@ -13,13 +13,16 @@ struct BufferVisitor {
   void operator()(const std::optional<KernelUse>& use) const {
     if (use) (*this)(*use);
   }
+  void operator()(const std::optional<VendorTail>& tail) const {
+    if (tail && tail->adds) visit(tail->residual.buffer);
+  }
   void operator()(const RowStep& s) const { (*this)(s.use); }
   void operator()(const LinearStep& s) const {
-    visit(s.a.buffer), (*this)(s.epilogue);
+    visit(s.a.buffer), (*this)(s.epilogue), (*this)(s.tail);
     if (!s.epilogue) visit(s.out.buffer);
   }
   void operator()(const ConvStep& s) const {
-    (*this)(s.prologue), (*this)(s.epilogue);
+    (*this)(s.prologue), (*this)(s.epilogue), (*this)(s.tail);
     if (!s.prologue) visit(s.in.buffer);
     if (s.computed) visit(s.filter.buffer);
     if (!s.epilogue) visit(s.out.buffer);
@@ -90,9 +93,17 @@ class Validator {
   }
 
   void check(const WeightSlot& slot) {
-    expect(below(slot.ordinal, weights_.size()), "there is no such weight");
-    expect(slot.form <= WeightSlot::convolution && slot.panels <= PanelType::bf16_dot, "a weight is wanted in no known form");
-    const Shape& shape = weights_[size_t(slot.ordinal)].shape();
+    expect(!slot.ordinals.empty(), "a slot is of no weight");
+    for (int32_t ordinal : slot.ordinals) expect(below(ordinal, weights_.size()), "there is no such weight");
+    expect(slot.form <= WeightSlot::filters && slot.panels <= PanelType::bf16_dot, "a weight is wanted in no known form");
+    const Shape& shape = shape_of(slot);
+    if (slot.form == WeightSlot::rows) {
+      for (int32_t ordinal : slot.ordinals)
+        expect(row_elements(weights_[size_t(ordinal)].shape()) == row_elements(shape), "joined weights have rows of one length");
+      return;
+    }
+    expect(slot.ordinals.size() == 1, "several weights are joined in a form that cannot be");
+    if (slot.form == WeightSlot::filters) expect(shape.size() == 4, "a weight is no convolution");
     if (slot.form == WeightSlot::matrix)
       expect(shape.size() == 2 && slot.parts > 0 && shape[0].constant() % slot.parts == 0, "a weight is no such matrix");
     if (slot.form == WeightSlot::convolution) expect(shape.size() == 4 && slot.parts == 1, "a weight is no convolution");
@@ -104,7 +115,8 @@ class Validator {
                              p_.temporaries.size()};
     expect(below(b.index, counts[b.space]), "there is no such buffer");
     if (b.space == BufferRef::weight)
-      expect(p_.weights[size_t(b.index)].form == WeightSlot::plain, "a packed weight is read plainly");
+      expect(p_.weights[size_t(b.index)].form == WeightSlot::plain || p_.weights[size_t(b.index)].form == WeightSlot::rows,
+             "a packed weight is read plainly");
     if (b.space != BufferRef::temporary) return;
     const Temporary& t = p_.temporaries[size_t(b.index)];
     expect(int64_t(step) >= t.first_step && int64_t(step) <= t.last_step, "a temporary is used when it does not live");
@@ -137,8 +149,14 @@ class Validator {
   void check(const LinearStep& s) {
     expect_types({s.a_type});
     expect_sizes({s.n, s.k, s.parts});
+    if (s.tail) {
+      expect(row_elements(shape_of(packed(s.weight, WeightSlot::rows))) == s.k && s.parts == 1 && !s.epilogue,
+             "a matrix has rows of another length than its weight");
+      expect_rows(s.weight, s.weight_row, s.n);
+      return check(*s.tail, s.weight_row, s.n);
+    }
     const WeightSlot& slot = packed(s.weight, WeightSlot::matrix);
-    const Shape& shape = weights_[size_t(slot.ordinal)].shape();
+    const Shape& shape = shape_of(slot);
     expect(slot.parts == s.parts && shape[0] == Dim(s.n * s.parts) && shape[1] == Dim(s.k),
            "a matrix has another size than its weight");
     expect(s.parts <= kMaxTiles && (s.parts == 1 || s.epilogue), "the parts of a matrix meet nowhere");
@@ -149,13 +167,35 @@ class Validator {
     expect_types({s.in_type, s.filter_type});
     expect_sizes({s.c, s.out_c, s.kernel_h, s.kernel_w, s.stride, s.top + 1, s.left + 1, s.bottom + 1, s.right + 1});
     if (!s.computed) {
-      const Shape& shape = weights_[size_t(packed(s.weight, WeightSlot::convolution).ordinal)].shape();
+      const Shape& shape = shape_of(packed(s.weight, s.tail ? WeightSlot::filters : WeightSlot::convolution));
       expect(shape == Shape{s.out_c, s.c, s.kernel_h, s.kernel_w}, "a convolution has another size than its weight");
+    }
+    if (s.tail) {
+      expect(!s.prologue && !s.epilogue, "a vendor's convolution has a fused kernel");
+      check(*s.tail, 0, s.out_c);
     }
     check(s.prologue, 1), check(s.epilogue, 1);
   }
 
-  void check(const MatmulStep& s) { expect_types({s.a_type, s.b_type}); }
+  void check(const VendorTail& tail, int64_t row, int64_t rows) {
+    expect_types({tail.out_type});
+    if (tail.bias < 0) return;
+    expect(row_elements(shape_of(packed(tail.bias, WeightSlot::rows))) == 1, "a bias has more than one element a row");
+    expect_rows(tail.bias, row, rows);
+  }
+  void expect_rows(int32_t slot, int64_t row, int64_t rows) const {
+    int64_t total = 0;
+    for (int32_t ordinal : p_.weights[size_t(slot)].ordinals) total += weights_[size_t(ordinal)].shape()[0].constant();
+    expect(row >= 0 && rows <= total && row <= total - rows, "a weight has fewer rows than its step reads");
+  }
+  const Shape& shape_of(const WeightSlot& slot) const { return weights_[size_t(slot.ordinals[0])].shape(); }
+  static int64_t row_elements(const Shape& shape) {
+    int64_t count = 1;
+    for (size_t d = 1; d < shape.size(); ++d) count *= shape[d].constant();
+    return count;
+  }
+
+  void check(const MatmulStep& s) { expect_types({s.a_type, s.b_type, s.out_type}); }
   void check(const AttentionStep& s) { expect_types({s.in, s.out_type}); }
   void check(const GroupStatsStep& s) {
     expect_types({s.type});
