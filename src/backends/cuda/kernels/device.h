@@ -29,6 +29,9 @@ struct Bf16 {
 struct E4m3 {
   uint8_t bits;
 };
+struct E5m2 {
+  uint8_t bits;
+};
 
 inline float as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 inline uint32_t as_bits(float value) { return __builtin_bit_cast(uint32_t, value); }
@@ -53,6 +56,9 @@ inline float to_float(E4m3 x) {
   const float value = f16_bits_to_float(uint16_t((x.bits & 0x80) << 8 | (x.bits & 0x7f) << 7)) * 256.f;
   return (x.bits & 0x7f) == 0x7f ? as_float(0x7fffffff) : value;
 }
+
+/// The upper half of an f16.
+inline float to_float(E5m2 x) { return f16_bits_to_float(uint16_t(x.bits << 8)); }
 
 inline void from_float(float value, F32& to) { to.bits = as_bits(value); }
 inline void from_float(float value, F16& to) { to.bits = float_to_f16_bits(value); }
@@ -83,6 +89,33 @@ template <class T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
   T at[N];
 };
+
+template <class T, int N>
+SINTER_DEVICE_INLINE void from_floats(const float (&v)[N], Pack<T, N>& to) {
+  SINTER_UNROLL
+  for (int i = 0; i < N; ++i) from_float(v[i], to.at[i]);
+}
+// Conversions make pairs; N is even.
+template <int N>
+SINTER_DEVICE_INLINE void from_floats(const float (&v)[N], Pack<Bf16, N>& to) {
+  SINTER_UNROLL
+  for (int i = 0; i < N; i += 2) {
+    const uint32_t pair = floats_to_bf16_pair(v[i], v[i + 1]);
+    to.at[i].bits = uint16_t(pair);
+    to.at[i + 1].bits = uint16_t(pair >> 16);
+  }
+}
+#if !defined(SINTER_DEVICE_EMULATION) && SINTER_DEVICE_ARCH >= 89
+template <int N>
+SINTER_DEVICE_INLINE void from_floats(const float (&v)[N], Pack<E4m3, N>& to) {
+  SINTER_UNROLL
+  for (int i = 0; i < N; i += 2) {
+    const uint16_t pair = floats_to_e4m3_pair(v[i], v[i + 1]);
+    to.at[i].bits = uint8_t(pair);
+    to.at[i + 1].bits = uint8_t(pair >> 8);
+  }
+}
+#endif
 
 /// Sum over the 32 lanes of a warp, in every lane.
 template <class T>
