@@ -540,9 +540,12 @@ class Lowering {
   }
 
   /// A home with gaps that rows cannot cross is copied to from a temporary.
-  View writable_rows(const Node* root, bool batched) {
+  View writable_rows(const Node* root) {
     const View& home = homes_.at(root);
-    if (batched ? batched_rows(home).has_value() : row_stride(home).has_value()) return home;
+    return batched_rows(home) ? home : writable_dense(root);
+  }
+  View writable_dense(const Node* root) {
+    const View& home = homes_.at(root);
     int index = temporary(element_count(root->type.shape) * Dim(byte_size(home.dtype)));
     return dense_view({BufferRef::temporary, index}, {home.dtype, root->type.shape});
   }
@@ -556,7 +559,7 @@ class Lowering {
     WeightRows rows = *weight_rows(n->inputs[1]);
     Value x = n->inputs[0];
     BatchedRows a = batched_rows_of(x);
-    View target = writable_rows(root, true);
+    View target = writable_rows(root);
     BatchedRows out = *batched_rows(target);
     bool together = a.together && out.together;
     step.k = x.dim(-1).constant();
@@ -624,6 +627,7 @@ class Lowering {
     if (prologue_.contains(n)) {
       step.prologue = add_kernel(build_kernel(x.node(), residents(), {}));
     } else {
+      if (options_.vendor) dense_operand(x);
       auto [view, stride] = rows_of(x);
       step.in = place(view);
       step.in_type = view.dtype;
@@ -640,7 +644,7 @@ class Lowering {
       step.filter = place(filter);
     }
     if (options_.vendor) {
-      View target = writable_rows(root, false);
+      View target = is_dense(homes_.at(root)) ? homes_.at(root) : writable_dense(root);
       step.tail.emplace().out_type = target.dtype;
       if (auto at = tails_.find(n); at != tails_.end() && at->second.bias)
         step.tail->bias = rows_slot(*weight_rows(Value(at->second.bias)), target.dtype);

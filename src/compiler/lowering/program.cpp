@@ -166,7 +166,7 @@ class Reader {
 void fields(auto& a, BufferRef& v) { a(v.space, v.index); }
 void fields(auto& a, View::Scale& v) { a(v.numerator, v.denominator); }
 void fields(auto& a, OperandUse& v) { a(v.buffer, v.tile, v.offset, v.strides, v.column_stride, v.scales); }
-void fields(auto& a, KernelUse& v) { a(v.kernel, v.columns, v.outer, v.operands); }
+void fields(auto& a, KernelUse& v) { a(v.kernel, v.variant, v.columns, v.outer, v.operands); }
 void fields(auto& a, Place& v) { a(v.buffer, v.offset); }
 void fields(auto& a, HeadPlace& v) { a(v.at, v.b, v.t, v.h); }
 void fields(auto& a, RowStep& v) { a(v.use); }
@@ -196,7 +196,10 @@ void fields(auto& a, Temporary& v) { a(v.bytes, v.first_step, v.last_step); }
 void fields(auto& a, KernelOperand& v) { a(v.dtype, v.column, v.row, v.written); }
 void fields(auto& a, KernelStep& v) { a(v.kind, v.prim, v.a, v.b, v.c, v.operand, v.value); }
 void fields(auto& a, RowKernel& v) { a(v.rank, v.operands, v.body); }
-void fields(auto& a, Program& v) { a(v.steps, v.weights, v.constants, v.temporaries, v.kernels, v.code); }
+void fields(auto& a, GpuSchedule::Operand& v) { a(v.access, v.read_only); }
+void fields(auto& a, GpuSchedule& v) { a(v.columns, v.vector, v.turns, v.row_threads, v.block_rows, v.wide, v.operands); }
+void fields(auto& a, KernelVariant& v) { a(v.kernel, v.schedule); }
+void fields(auto& a, Program& v) { a(v.steps, v.weights, v.constants, v.temporaries, v.kernels, v.variants, v.code); }
 
 }  // namespace
 

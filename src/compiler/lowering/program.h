@@ -5,6 +5,7 @@
 #include <variant>
 #include <vector>
 
+#include "compiler/kernel/gpu_row_kernel.h"
 #include "compiler/kernel/microkernels.h"
 #include "compiler/kernel/row_kernel.h"
 #include "compiler/view.h"
@@ -22,7 +23,8 @@ struct OperandUse {
 };
 
 struct KernelUse {
-  int32_t kernel = 0;  ///< index into Program::kernels
+  int32_t kernel = 0;    ///< index into Program::kernels
+  int32_t variant = -1;  ///< index into Program::variants; none on a CPU
   Dim columns = 1;
   std::vector<Dim> outer;
   std::vector<OperandUse> operands;
@@ -150,17 +152,26 @@ struct Temporary {
   int32_t first_step = 0, last_step = 0;  ///< between which it is in use
 };
 
-/// What compiling one block for a CPU gives: a list of steps over buffers with symbolic sizes, and machine code.
+/// A kernel as it is compiled for a GPU.
+struct KernelVariant {
+  int32_t kernel = 0;
+  GpuSchedule schedule;
+  bool operator==(const KernelVariant&) const = default;
+};
+
+/// What compiling one block gives: a list of steps over buffers with symbolic sizes, and machine code.
 struct Program {
   std::vector<Step> steps;
   std::vector<WeightSlot> weights;
   std::vector<Tensor> constants;
   std::vector<Temporary> temporaries;
   std::vector<RowKernel> kernels;
-  std::vector<std::byte> code;  ///< ELF object with one function for each kernel; empty if there is none
+  std::vector<KernelVariant> variants;
+  /// With one function for each kernel (CPU: an ELF object) or variant (GPU); empty if there is none.
+  std::vector<std::byte> code;
 };
 
-std::string kernel_symbol(size_t kernel);
+std::string kernel_symbol(size_t kernel_or_variant);
 
 /// Calls `visit` on every buffer that a step touches, tiles aside.
 void for_each_buffer(const Step& step, const std::function<void(BufferRef)>& visit);

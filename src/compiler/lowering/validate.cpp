@@ -62,6 +62,7 @@ class Validator {
 
   void operator()() {
     for (const RowKernel& kernel : p_.kernels) check(kernel);
+    for (const KernelVariant& variant : p_.variants) check(variant);
     for (const WeightSlot& slot : p_.weights) check(slot);
     for (const Tensor& constant : p_.constants) expect_types({constant.dtype()});
     for (const Temporary& t : p_.temporaries)
@@ -90,6 +91,17 @@ class Validator {
     bool memory = s.kind == KernelStep::load || s.kind == KernelStep::store;
     if (memory) expect(below(s.operand, k.operands.size()), "a kernel has no such operand");
     if (s.kind == KernelStep::row_index) expect(below(s.operand, size_t(k.rank)), "a kernel has no such dim");
+  }
+
+  void check(const KernelVariant& v) {
+    expect(below(v.kernel, p_.kernels.size()), "a variant is of no kernel");
+    const GpuSchedule& s = v.schedule;
+    auto power_of_two = [](int n) { return n > 0 && (n & (n - 1)) == 0; };
+    expect(s.columns >= 0 && power_of_two(s.vector) && s.vector <= 8 && s.turns > 0 && s.turns <= 1024, "a schedule is impossible");
+    expect(s.row_threads > 0 && s.block_rows > 0 && s.row_threads <= 1024 && s.block_rows <= 1024 / s.row_threads,
+           "a block has too many threads");
+    expect(s.operands.size() == p_.kernels[size_t(v.kernel)].operands.size(), "a schedule is of another kernel");
+    for (const auto& operand : s.operands) expect(power_of_two(operand.access) && operand.access <= 16, "an access is impossible");
   }
 
   void check(const WeightSlot& slot) {
@@ -125,6 +137,8 @@ class Validator {
   void check(const KernelUse& use, int tiles) {
     expect(below(use.kernel, p_.kernels.size()), "there is no such kernel");
     const RowKernel& k = p_.kernels[size_t(use.kernel)];
+    expect(use.variant == -1 || (below(use.variant, p_.variants.size()) && p_.variants[size_t(use.variant)].kernel == use.kernel),
+           "a kernel is used in no variant of it");
     expect(use.outer.size() == size_t(k.rank) && use.operands.size() == k.operands.size(), "a kernel is used for another one");
     for (size_t i = 0; i < use.operands.size(); ++i) {
       const OperandUse& o = use.operands[i];
