@@ -11,8 +11,9 @@ while(at LESS length)
 endwhile()
 file(WRITE ${OUTPUT} "#include <string_view>
 namespace sinter::cuda {
-extern const std::string_view ${SYMBOL};
-constinit const std::string_view ${SYMBOL} =
+static constexpr char text[] =
 ${pieces};
+extern const std::string_view ${SYMBOL};
+constinit const std::string_view ${SYMBOL}(text, sizeof text - 1);
 }  // namespace sinter::cuda
 ")

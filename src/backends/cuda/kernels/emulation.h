@@ -17,6 +17,7 @@
   void name(__VA_ARGS__)
 #define SINTER_DEVICE_INLINE inline
 #define SINTER_UNROLL
+#define SINTER_NO_UNROLL
 
 namespace sinter::device {
 
