@@ -87,7 +87,7 @@ inline std::vector<float> download(TestDevice& device, const DeviceTensor& tenso
 inline double rounding(DType type) {
   switch (type) {
     case DType::bf16:
-      return 0x1p-9;
+      return 0x1p-8;
     case DType::f16:
       return 0x1p-11;
     case DType::f8e4m3:
