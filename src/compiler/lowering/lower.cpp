@@ -788,6 +788,8 @@ class Lowering {
     EmbeddingStep step;
     const Node* weight = weight_of(n->inputs[0]);
     View table = weight ? *home(weight) : dense_operand(n->inputs[0]);
+    if (weight && options_.vendor)
+      table = dense_view({BufferRef::weight, rows_slot({{weight}}, n->type.dtype)}, {n->type.dtype, weight->type.shape});
     View indices = dense_operand(n->inputs[1]);
     SINTER_ASSERT(indices.dtype == DType::i64);
     step.count = element_count(indices.shape);

@@ -1,13 +1,9 @@
 #pragma once
+#include "backends/cuda/head_strides.h"
 #include "backends/cuda/kernels/kernels.h"
 #include "tensor/dtype.h"
 
 namespace sinter::cuda {
-
-/// Where element (b, t, h, d) of a tensor is: strides in elements; d lies dense.
-struct HeadStrides {
-  int64_t b = 0, t = 0, h = 0;
-};
 
 /// out = softmax(scale * q k^T + bias) v for each batch entry and head, for machines without cuDNN; the meaning is that of the
 /// CPU's calls/attention.h. 16-bit types with d up to 256, a multiple of 8, and rows at multiples of 16 bytes never hold the
