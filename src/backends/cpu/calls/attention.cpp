@@ -47,7 +47,7 @@ Plan make_plan(const AttentionShape& s, int threads, const Microkernels& kernels
   const int64_t bytes = byte_size(p.type), keys = std::max<int64_t>(s.keys, 1);
   p.key_block = round_up(divide_up(keys, divide_up(keys, 128)), 8);
   p.d_block = even_part(s.d, 256);
-  const int64_t panels = divide_up(s.queries, p.columns), most = std::max<int64_t>(1, 128 / p.columns);
+  const int64_t panels = divide_up(s.queries, p.columns), most = std::max<int64_t>(1, 256 / p.columns);
   int64_t wanted = divide_up(12 * threads, p.heads);  // pieces of a head that keep all threads busy to the end
   p.panels = std::clamp<int64_t>(divide_up(panels, wanted), threads == 1 ? most : 1, most);
   p.row_pieces = std::max<int64_t>(1, divide_up(panels, p.panels));
@@ -167,7 +167,9 @@ class Run {
   void begin(int64_t head, const Panel& p, float* rows) const {
     const float* from = reinterpret_cast<const float*>(row(c_.q, c_.q_strides, head, p.first));
     int64_t stride = c_.q_strides.t;
-    if (s_.in != DType::f32 || p.used < p.columns) {
+    bool in_place = s_.in == p_.type && p.used == p.columns;
+    if (p_.dot) in_place = in_place && s_.d % 2 == 0 && stride % 2 == 0, stride /= 2;
+    if (!in_place) {
       for (int64_t i = 0; i < p.columns; ++i) {
         if (i < p.used)
           copy_row(row(c_.q, c_.q_strides, head, p.first + i), rows + i * p_.row_floats);
@@ -179,7 +181,8 @@ class Run {
     // Pairs stay together: they are moved as one float.
     vector_.transpose(from, stride, p.q, p.columns, p.columns, p_.dot ? divide_up(s_.d, 2) : s_.d);
     if (!p_.dot) vector_.scale(p.q, s_.scale * kLog2E, p.q, s_.d * p.columns);
-    std::fill_n(p.out, (s_.d + 1) * p.columns, 0.f);
+    if (s_.keys == 0) std::fill_n(p.out, s_.d * p.columns, 0.f);
+    std::fill_n(p.sum, p.columns, 0.f);
     std::fill_n(p.maximum, p.columns, -INFINITY);
   }
 
@@ -213,12 +216,12 @@ class Run {
     // Query i sees keys up to i.
     for (int64_t i = s_.causal ? std::max<int64_t>(0, p.first + 1 - key) : count; i < count; ++i)
       std::fill_n(scores + i * p.columns, std::min<int64_t>(key + i - p.first, p.columns), -INFINITY);
-    const SoftmaxBlock block{scores, count, p.columns, p.maximum, p.sum, p.out, p_.value_rows};
+    const SoftmaxBlock block{scores, count, p.columns, p.maximum, p.sum, p.out, key ? p_.value_rows : 0};
     if (p_.dot)
       vector_.softmax_pairs(block, scale);
     else
       vector_.softmax(block);
-    multiply(values(head, key), p_.v_bytes, scores, count, p.out, p_.value_rows, p.columns, true);
+    multiply(values(head, key), p_.v_bytes, scores, count, p.out, p_.value_rows, p.columns, key > 0);
   }
 
   template <class Body>

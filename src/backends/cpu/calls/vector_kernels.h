@@ -4,8 +4,8 @@
 namespace sinter {
 
 /// One block of online softmax over scores in base 2 (that is, already multiplied with log2 e), all dense. scores[key][query]:
-/// for each query raises the running maximum, replaces the scores with exp2(score - maximum), adds their sum to `sum`, and
-/// multiplies the query's column of `out` by what the old maximum was too large.
+/// for each query raises the running maximum (unless it is less than 8 too small), replaces the scores with exp2(score -
+/// maximum), adds their sum to `sum`, and multiplies the query's column of `out` by what the old maximum was too large.
 struct SoftmaxBlock {
   float* scores;  ///< [keys][queries]
   int64_t keys;
