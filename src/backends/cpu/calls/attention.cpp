@@ -1,5 +1,7 @@
 #include "backends/cpu/calls/attention.h"
 
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -113,27 +115,30 @@ class Run {
   /// Rows of keys, and the values of the same tokens, transposed.
   void prepare(int64_t head, int64_t group, int worker) const {
     const int64_t end = std::min(s_.keys, (group + 1) * kTokenGroup), bytes = byte_size(p_.type);
-    char* rows = reinterpret_cast<char*>(staging(worker));
+    float* rows = staging(worker);
     for (int64_t t = group * kTokenGroup; t < end;) {
       const int64_t in_block = t % p_.key_block, count = std::min(end - t, p_.key_block - in_block);
-      for (int64_t i = 0; i < count; ++i) {
-        copy_row(row(c_.k, c_.k_strides, head, t + i), keys(head) + (t + i) * p_.k_bytes);
-        convert_row(row(c_.v, c_.v_strides, head, t + i), s_.in, rows + i * p_.k_bytes, p_.type, s_.d);
+      for (int64_t i = 0; i < count; ++i) copy_row(row(c_.k, c_.k_strides, head, t + i), keys(head) + (t + i) * p_.k_bytes);
+      const char* v = row(c_.v, c_.v_strides, head, t);
+      int64_t stride = c_.v_strides.t;
+      if (s_.in != p_.type) {
+        for (int64_t i = 0; i < count; ++i)
+          convert_row(row(c_.v, c_.v_strides, head, t + i), s_.in, rows + i * p_.row_floats, p_.type, s_.d);
+        v = reinterpret_cast<const char*>(rows), stride = p_.row_floats;
       }
       char* to = values(head, t) + in_block * bytes;
       if (p_.dot)
-        transpose_values(rows, to, count);
+        transpose_values(v, stride, to, count);
       else
-        vector_.transpose(reinterpret_cast<float*>(rows), p_.k_bytes / 4, reinterpret_cast<float*>(to), p_.v_bytes / 4, count,
-                          s_.d);
+        vector_.transpose(reinterpret_cast<const float*>(v), stride, reinterpret_cast<float*>(to), p_.v_bytes / 4, count, s_.d);
       t += count;
     }
   }
 
-  void transpose_values(const char* rows, char* to, int64_t count) const {
+  void transpose_values(const char* rows, int64_t from_stride, char* to, int64_t count) const {
     const int64_t stride = p_.v_bytes / 2;
     auto* out = reinterpret_cast<uint16_t*>(to);
-    vector_.transpose_halves(reinterpret_cast<const uint16_t*>(rows), p_.k_bytes / 2, out, stride, count, s_.d);
+    vector_.transpose_halves(reinterpret_cast<const uint16_t*>(rows), from_stride, out, stride, count, s_.d);
     std::fill_n(out + s_.d * stride, count, f32_to_bf16(1));
     for (int64_t d = 0; d <= s_.d && count % 2; ++d) out[d * stride + count] = 0;
   }
@@ -160,8 +165,21 @@ class Run {
     const int64_t first = index * p_.panels, last = std::min(first + p_.panels, divide_up(s_.queries, p_.columns));
     for (int64_t i = first; i < last; ++i) begin(head, panel(i, worker, i - first), staging(worker));
     for (int64_t key = 0; key < s_.keys; key += p_.key_block)
-      for (int64_t i = first; i < last; ++i) add_keys(head, panel(i, worker, i - first), staging(worker), key);
+      for (int64_t i = first; i < last; ++i) {
+        fetch_keys(head, key + p_.key_block, i - first, last - first);
+        add_keys(head, panel(i, worker, i - first), staging(worker), key);
+      }
     for (int64_t i = first; i < last; ++i) write(head, panel(i, worker, i - first), staging(worker));
+  }
+
+  /// One of `parts` of the next block of keys is put on its way: many pieces read it, from a cache that all cores share.
+  void fetch_keys(int64_t head, int64_t key, int64_t part, int64_t parts) const {
+    if (key >= s_.keys) return;
+    auto fetch = [&](const char* from, int64_t bytes) {
+      for (int64_t i = bytes * part / parts; i < bytes * (part + 1) / parts; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
+    };
+    fetch(keys(head) + key * p_.k_bytes, std::min(p_.key_block, s_.keys - key) * p_.k_bytes);
+    fetch(values(head, key), p_.block_bytes);
   }
 
   void begin(int64_t head, const Panel& p, float* rows) const {
