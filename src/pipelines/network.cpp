@@ -103,7 +103,11 @@ void Network::compile(const Bindings& bindings) {
 }
 
 int64_t Network::weight_bytes(const Bindings& bindings) {
-  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->packed_bytes();
+  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->bytes();
+}
+
+int64_t Network::loading_peak_bytes(const Bindings& bindings, const std::function<int64_t(const std::string&)>& reading) {
+  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->loading_peak_bytes(reading);
 }
 
 int64_t Network::arena_bytes(const Bindings& bindings) {
@@ -119,10 +123,11 @@ void Network::load_weights(const std::function<void(double)>& progress) {
 
 void Network::unload_weights() {
   for (auto& c : compiled_) {
-    c->weights->unload();
+    c->weights->unload(done_);
     c->loaded = false;
     for (auto& b : c->bound) b.plan.reset();
   }
+  session_.arena().release();
 }
 
 void Network::weights_changed(const std::set<std::string>& names) {

@@ -143,6 +143,8 @@ Arena::Arena() {
 
 Arena::~Arena() { munmap(base_, size_t(capacity_)); }
 
+void Arena::release() { madvise(base_, size_t(capacity_), MADV_DONTNEED); }
+
 Layout::Layout(const CompiledGraph& compiled, const Bindings& bindings) : bindings_(bindings) {
   const CompiledGraph::Unit& root = compiled.root();
   auto place = [&](Value v) {
