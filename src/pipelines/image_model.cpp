@@ -142,13 +142,31 @@ void ImageModel::build_text_encoders(int clip_skip) {
   }
 }
 
+/// Models that see a picture or a mask beside the latent are of a family by their names, and a pipeline for them is lacking.
+void ImageModel::refuse_other_inputs(int64_t channels) const {
+  int64_t usual = family().latent.channels;
+  if (channels == usual) return;
+  const char* kind = channels == 2 * usual + 1 ? "a model for inpainting"
+                     : channels == 2 * usual   ? "a model for editing pictures"
+                                               : "a model for other inputs";
+  fail(Code::Unsupported,
+       "{}: {} of the family {}: it takes {} channels where {} are the latent's, and cannot draw from a prompt alone; give a "
+       "checkpoint for text to image, with --init where a picture is to be changed",
+       parts_.weights(Component::Denoiser).path(), kind, family().name, channels, usual);
+}
+
 void ImageModel::build_denoiser() {
   const Weights& weights = parts_.weights(Component::Denoiser);
   auto graph = std::make_unique<Graph>();
-  if (is_flux(family()))
-    build_flux(*graph, detect_flux(weights), {kBatch, kHeight, kWidth, kText}, build_options(weights));
-  else
-    build_unet(*graph, detect_unet(weights), {kBatch, kHeight, kWidth, kText}, build_options(weights));
+  if (is_flux(family())) {
+    FluxConfig config = detect_flux(weights);
+    refuse_other_inputs(config.in_channels);
+    build_flux(*graph, config, {kBatch, kHeight, kWidth, kText}, build_options(weights));
+  } else {
+    UnetConfig config = detect_unet(weights);
+    refuse_other_inputs(config.in_channels);
+    build_unet(*graph, config, {kBatch, kHeight, kWidth, kText}, build_options(weights));
+  }
   denoiser_ = make_network(Component::Denoiser, "the denoiser", std::move(graph));
 }
 

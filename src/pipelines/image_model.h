@@ -118,6 +118,7 @@ class ImageModel {
   std::unique_ptr<Network> make_network(Component component, const char* label, std::unique_ptr<Graph> graph);
   void build_text_encoders(int clip_skip);
   void build_denoiser();
+  void refuse_other_inputs(int64_t channels) const;
   void build_vae();
   EmbeddingLookup embeddings_of(const TextEncoder& encoder) const;
   struct Stage;
