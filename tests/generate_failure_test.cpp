@@ -159,6 +159,21 @@ TEST_CASE("weights that are not numbers are found where they are, and no picture
   }
 }
 
+TEST_CASE("models for inpainting and editing are refused by name, with what to do") {
+  TinyModel& tiny = TinyModel::get();
+  const std::string first = "model.diffusion_model.input_blocks.0.0.weight";
+  for (auto [channels, kind] : {std::pair<int64_t, const char*>{9, "a model for inpainting"}, {8, "a model for editing"}}) {
+    auto tensors = tiny.tensors();
+    std::vector<int64_t> shape = tensors.at(first).shape();
+    shape[1] = channels;
+    tensors[first] = Tensor(DType::f32, shape);
+    write_safetensors(tiny.folder / "other.safetensors", tensors, tiny.metadata());
+    CliResult result = refused(tiny, {"--model", "other.safetensors", "--clip-vocab", "m.vocab/clip"},
+                               std::string("other.safetensors: ") + kind, 1);
+    CHECK_MESSAGE(has(result.err, "give a checkpoint for text to image"), result.err);
+  }
+}
+
 TEST_CASE("a disk that is full when the picture is written leaves no part of it, and the next run works") {
   TinyModel& tiny = TinyModel::get();
   refused(tiny, {}, "bad.png", 1, [] {

@@ -22,7 +22,8 @@ namespace fs = std::filesystem;
 constexpr std::string_view kTemporaryMark = ".sinter-";
 constexpr std::string_view kTemporaryEnd = ".tmp";
 constexpr size_t kRandomLetters = 6;
-constexpr size_t kNameLimit = 255;  // bytes of one file name on every file system we write to
+constexpr size_t kLargestFolio = size_t(2) << 20;  // what the kernel caches, and maps, in one piece
+constexpr size_t kNameLimit = 255;                 // bytes of one file name on every file system we write to
 
 /// A descriptor that closes itself.
 struct Descriptor {
@@ -98,13 +99,12 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::drop(size_t offset, size_t bytes) const {
-  if (offset >= size_) return;
+  if (offset >= size_ || bytes == 0) return;
   size_t page = size_t(::sysconf(_SC_PAGESIZE));
+  size_t first = (offset - std::min(offset, kLargestFolio)) / page * page;
   size_t end = offset + std::min(bytes, size_ - offset);
-  size_t first = (offset + page - 1) / page * page;
-  // The last page of the file has nobody else's bytes behind the end.
-  size_t last = end == size_ ? (end + page - 1) / page * page : end / page * page;
-  if (first < last) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+  end += std::min(kLargestFolio, size_ - end);
+  ::madvise(const_cast<std::byte*>(data_) + first, end - first, MADV_DONTNEED);
 }
 
 void MappedFile::will_need(size_t offset, size_t bytes) const {

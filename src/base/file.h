@@ -37,7 +37,8 @@ class MappedFile {
   const std::string& path() const { return identity_.path; }
   const FileIdentity& identity() const { return identity_; }
 
-  /// Gives back the memory of the whole pages inside [offset, offset + bytes); reading them again reads the file again.
+  /// Gives back the memory of [offset, offset + bytes) and of 2 MiB on both sides: where a page is read, the kernel maps all that
+  /// it cached in one piece with it, which may be as much. Reading any of it again reads the file again.
   void drop(size_t offset, size_t bytes) const;
   /// Starts reading [offset, offset + bytes) in the background.
   void will_need(size_t offset, size_t bytes) const;

@@ -244,15 +244,15 @@ class Generation {
       note("the reference backend computes plainly and slowly, and plans nothing");
       return;
     }
-    auto foresight = model_->foresee(s_.batch, s_.width, s_.height, guided_, !init_.empty());
-    int missing = foresight.compile.needed - foresight.compile.cached;
-    std::string time = missing == 0                    ? ""
-                       : foresight.compile.seconds > 0 ? fmt::format(", about {:.1f} s", foresight.compile.seconds)
-                                                       : ", some seconds";
-    note(fmt::format("programs: {} needed, {} cached, {} to compile{}", foresight.compile.needed, foresight.compile.cached,
-                     missing, time));
+    RunShape shape{s_.batch, s_.width, s_.height, guided_, !init_.empty(), s_.count > 1};
+    auto foresight = model_->foresee(shape);
+    int missing = foresight.needed - foresight.cached;
+    std::string time = missing == 0            ? ""
+                       : foresight.seconds > 0 ? fmt::format(", about {:.1f} s", foresight.seconds)
+                                               : ", some seconds";
+    note(fmt::format("programs: {} needed, {} cached, {} to compile{}", foresight.needed, foresight.cached, missing, time));
     auto start = Clock::now();
-    model_->compile(s_.batch, s_.width, s_.height, guided_, !init_.empty());
+    model_->compile(shape);
     compile_seconds_ = seconds_since(start);
     for (const std::string& reason : session_.compiled().reasons) note("  compiled " + reason);
 
@@ -260,14 +260,15 @@ class Generation {
     if (s_.tile)
       tiles_ = DecodeTiles{s_.tile / 8, s_.tile / 32};
     else
-      tiles_ = model_->choose_tiles(s_.batch, s_.height / 8, s_.width / 8, available);
-    planned_ = model_->planned_peak_bytes(s_.batch, s_.width, s_.height, guided_, !init_.empty(), s_.count > 1, tiles_);
+      tiles_ = model_->choose_tiles(shape, available);
+    planned_ = model_->planned_peak_bytes(shape, tiles_);
     note(fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)),
                      tiles_ ? fmt::format("; the picture is decoded in tiles of {} pixels", tiles_->tile * 8) : ""));
     if (planned_ > available)
       fail(Code::OutOfMemory,
            "the run needs {} and {} are available; make the picture or the batch smaller, or close other programs",
            human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)));
+    program_ = program_memory_bytes();
   }
 
   void encode_prompts() {
@@ -355,7 +356,10 @@ class Generation {
                     {"compiled", c.compiled},
                     {"seconds", compile_seconds_},
                     {"reasons", c.reasons}}},
-                  {"memory", {{"planned_peak_bytes", {{"cpu", planned_}}}, {"measured_peak_bytes", {{"cpu", measured}}}}},
+                  {"memory",
+                   {{"planned_peak_bytes", {{"cpu", planned_}}},
+                    {"program_bytes", {{"cpu", program_}}},
+                    {"measured_peak_bytes", {{"cpu", measured}}}}},
                   {"timing",
                    {{"start_to_first_step_seconds", first_step_seconds_},
                     {"load_seconds", load_seconds_},
@@ -382,7 +386,7 @@ class Generation {
   bool guided_ = true;
   uint64_t seed_ = 0;
   std::optional<DecodeTiles> tiles_;
-  int64_t planned_ = 0;
+  int64_t planned_ = 0, program_ = 0;
   std::vector<std::string> images_;
   std::vector<double> step_milliseconds_;
   double load_seconds_ = 0, text_seconds_ = 0, decode_seconds_ = 0, compile_seconds_ = 0, first_step_seconds_ = -1;

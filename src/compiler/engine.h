@@ -32,16 +32,18 @@ using WeightReader = std::function<Tensor(const std::string& name)>;
 class BoundWeights {
  public:
   virtual ~BoundWeights() = default;
-  /// Bytes that load() will keep on the device, not counting weights used where they lie in the file.
+  /// Bytes that are held at most once all is loaded.
   virtual int64_t bytes() const = 0;
-  /// Reads everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more, and may be
-  /// empty. Errors name the weight.
+  /// Bytes that load() holds at most at any time, where reading one weight takes `reading(name)` until it is in its place.
+  virtual int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>& reading) const = 0;
+  /// Reads everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more (that may be
+  /// when it is unloaded), and may be empty. Errors name the weight.
   virtual void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
                     const std::function<void(double fraction)>& progress = {}) = 0;
   /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
   virtual void forget(const std::set<std::string>& names) = 0;
-  /// Forgets all of them and gives their memory back.
-  virtual void unload() = 0;
+  /// Forgets all of them and gives their memory back. `done` as in load().
+  virtual void unload(const std::function<void(const std::string&)>& done = {}) = 0;
 };
 
 /// A compiled graph bound to sizes and weights, ready to run any number of times.
@@ -103,6 +105,8 @@ class Engine {
   virtual std::unique_ptr<BoundWeights> bind_weights(const CompiledGraph& compiled) = 0;
   /// Weights must be loaded. Plans of one engine share their buffers: only one runs at a time.
   virtual std::unique_ptr<Plan> plan(const CompiledGraph& compiled, const Layout& layout, const BoundWeights& weights) = 0;
+  /// Gives back the memory of the plans' buffers; they take it again when they run.
+  virtual void release_buffers() = 0;
 
  private:
   Cache& cache_;

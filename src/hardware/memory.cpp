@@ -1,5 +1,7 @@
 #include "hardware/memory.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -39,5 +41,10 @@ int64_t available_memory_bytes() {
 
 int64_t peak_memory_bytes() { return kilobytes("/proc/self/status", "VmHWM:"); }
 int64_t resident_memory_bytes() { return kilobytes("/proc/self/status", "VmRSS:"); }
+
+int64_t program_memory_bytes() {
+  ::malloc_trim(0);
+  return resident_memory_bytes();
+}
 
 }  // namespace sinter

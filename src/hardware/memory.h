@@ -10,5 +10,8 @@ int64_t available_memory_bytes();
 int64_t peak_memory_bytes();
 /// Bytes held now.
 int64_t resident_memory_bytes();
+/// The same after what the heap keeps without using is given back: before a run has loaded anything, the size of the program
+/// itself.
+int64_t program_memory_bytes();
 
 }  // namespace sinter

@@ -219,6 +219,15 @@ void Checkpoint::drop(std::string_view name) const {
   entry.file->file().drop(entry.tensor->offset, entry.tensor->bytes);
 }
 
+void Checkpoint::drop(const Tensor& view) const {
+  if (!files_ || view.empty()) return;
+  for (const auto& file : files_->files) {
+    std::span<const std::byte> mapped = file->file().bytes();
+    bool inside = std::greater_equal<>()(view.data(), mapped.data()) && std::less<>()(view.data(), mapped.data() + mapped.size());
+    if (inside) file->file().drop(size_t(view.data() - mapped.data()), size_t(view.bytes()));
+  }
+}
+
 void Checkpoint::will_need(std::string_view name) const {
   const Entry& entry = get(name);
   entry.file->file().will_need(entry.tensor->offset, entry.tensor->bytes);

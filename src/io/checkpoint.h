@@ -39,6 +39,8 @@ class Checkpoint {
   Tensor tensor(std::string_view name) const;
   /// Gives back the memory that reading this tensor took; its content stays readable.
   void drop(std::string_view name) const;
+  /// The same for a view of one of the files; nothing happens for any other tensor.
+  void drop(const Tensor& view) const;
   /// Starts reading this tensor in the background.
   void will_need(std::string_view name) const;
 

@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/thread_pool.h"
 #include "graph/graph.h"
+#include "io/checkpoint.h"
 #include "models/family.h"
 
 namespace sinter {
@@ -61,7 +62,8 @@ struct LoraPatch {
 /// One LoRA file, understood for one set of networks. Factors stay in the mapped file until they are used.
 struct LoraFile {
   std::string path;
-  Digest identity;  ///< changes with the file
+  Checkpoint source;  ///< that the factors are views of; none where they were given
+  Digest identity;    ///< changes with the file
   std::vector<LoraPatch> patches;
   /// "lora key not loaded: <key> (<reason>)", sorted; never an error, as users mix files freely.
   std::vector<std::string> warnings;
@@ -87,13 +89,16 @@ class LoraStack {
   bool empty() const { return patches_.empty(); }
   bool changes(Component component, const std::string& weight) const;
   /// The changed weight as f32: merged in float as the reference does; storing rounds once. Weights without patches come
-  /// back as they are, converted.
+  /// back as they are, converted. The memory that reading the factors took is given back.
   Tensor apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool) const;
+  /// Bytes that apply() takes at most beside the original, its result included; 0 where nothing is changed.
+  int64_t working_bytes(Component component, const std::string& weight) const;
   /// Equal for stacks that change every weight equally.
   Digest identity() const;
 
  private:
   struct Applied {
+    const LoraFile* file;
     const LoraPatch* patch;
     double strength;
   };

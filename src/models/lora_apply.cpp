@@ -139,6 +139,25 @@ void apply_patch(const LoraPatch& patch, double strength, Tensor& weight, Thread
   swap_halves();
 }
 
+/// All tensors of a patch; some may be empty.
+std::vector<const Tensor*> factors(const LoraPatch& patch) {
+  struct Factors {
+    std::vector<const Tensor*> operator()(const LowRankChange& c) const { return {&c.up, &c.down, &c.mid}; }
+    std::vector<const Tensor*> operator()(const HadamardChange& c) const {
+      return {&c.w1_a, &c.w1_b, &c.w2_a, &c.w2_b, &c.t1, &c.t2};
+    }
+    std::vector<const Tensor*> operator()(const KroneckerChange& c) const {
+      return {&c.w1, &c.w1_a, &c.w1_b, &c.w2, &c.w2_a, &c.w2_b, &c.t2};
+    }
+    std::vector<const Tensor*> operator()(const Difference& c) const { return {&c.value}; }
+    std::vector<const Tensor*> operator()(const Replacement& c) const { return {&c.value}; }
+  };
+  std::vector<const Tensor*> all = std::visit(Factors{}, patch.change);
+  all.push_back(&patch.dora_scale);
+  std::erase_if(all, [](const Tensor* factor) { return factor->empty(); });
+  return all;
+}
+
 }  // namespace
 
 int64_t LoraPlace::columns() const {
@@ -152,7 +171,7 @@ LoraStack::LoraStack(std::vector<AppliedLora> loras) : loras_(std::move(loras)) 
     for (const LoraPatch& patch : lora.file->patches) {
       bool model = patch.place.component == Component::Denoiser;
       double strength = model ? lora.model_strength : lora.text_strength;
-      if (strength != 0) patches_[{patch.place.component, patch.place.weight}].push_back({&patch, strength});
+      if (strength != 0) patches_[{patch.place.component, patch.place.weight}].push_back({lora.file.get(), &patch, strength});
     }
 }
 
@@ -169,8 +188,29 @@ Tensor LoraStack::apply(Component component, const std::string& weight, const Te
       fail(Code::InvalidArgument, "{} has the shape {}, but the LoRA was read for {}", weight, shape_text(result.shape()),
            shape_text(applied.patch->place.shape));
     apply_patch(*applied.patch, applied.strength, result, pool);
+    for (const Tensor* factor : factors(*applied.patch)) applied.file->source.drop(*factor);
   }
   return result;
+}
+
+int64_t LoraStack::working_bytes(Component component, const std::string& weight) const {
+  auto found = patches_.find({component, weight});
+  if (found == patches_.end()) return 0;
+  int64_t result = 0, most = 0;
+  for (const Applied& applied : found->second) {
+    const LoraPatch& patch = *applied.patch;
+    int64_t whole = patch.place.columns() * byte_size(DType::f32);
+    result = patch.place.shape.empty() ? whole : patch.place.shape[0] * whole;
+    int64_t part = patch.place.rows * whole, working = 0;
+    for (const Tensor* factor : factors(patch)) working += factor->bytes() + factor->count() * byte_size(DType::f32);
+    // What is multiplied out before it is added: two products, or one of a convolution in three.
+    if (std::holds_alternative<HadamardChange>(patch.change)) working += 2 * part;
+    if (std::holds_alternative<KroneckerChange>(patch.change)) working += part;
+    if (auto* change = std::get_if<LowRankChange>(&patch.change); change && !change->mid.empty()) working += part;
+    if (!patch.dora_scale.empty()) working += part;
+    most = std::max(most, working);
+  }
+  return result + most;
 }
 
 Digest LoraStack::identity() const {

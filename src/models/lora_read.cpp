@@ -249,6 +249,7 @@ LoraFile LoraFile::open(const std::filesystem::path& path, std::span<const LoraN
   for (const std::string& key : foreign) file.warnings.push_back("lora key not loaded: " + key + " (of a type that we lack)");
   std::ranges::sort(file.warnings);
   file.path = path.string();
+  file.source = checkpoint;
   file.identity = checkpoint.identity();
   return file;
 }

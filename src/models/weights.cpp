@@ -129,6 +129,22 @@ Tensor Weights::load(const std::string& name, const std::vector<int64_t>& shape)
   return tensor.reshaped(shape);
 }
 
+int64_t Weights::reading_bytes(const std::string& name) const {
+  const auto& all = parts(name);
+  int64_t read = 0, copied = 0;
+  for (const WeightPart& part : all) {
+    TensorInfo tensor = info(part);
+    read += int64_t(tensor.bytes);
+    if (part.transpose) copied += int64_t(tensor.bytes);
+    if (tensor.dtype != dtype(name)) copied += int64_t(tensor.bytes);
+  }
+  if (all.size() > 1) {
+    std::vector<int64_t> whole = shape(name);
+    copied += element_count(std::span<const int64_t>(whole)) * byte_size(dtype(name));
+  }
+  return read + copied;
+}
+
 void Weights::will_need(const std::string& name) const {
   for (const WeightPart& part : parts(name)) checkpoint_.will_need(part.tensor);
 }

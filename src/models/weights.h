@@ -55,6 +55,8 @@ class Weights {
   Tensor load(const std::string& name) const;
   /// The same under the shape that a graph declares, which may have other trailing axes of size 1.
   Tensor load(const std::string& name, const std::vector<int64_t>& shape) const;
+  /// Bytes that load() takes at most: what it reads of the file, and a copy where the weight does not lie there as it is.
+  int64_t reading_bytes(const std::string& name) const;
   void will_need(const std::string& name) const;  ///< starts reading in the background
   void drop(const std::string& name) const;       ///< gives back what reading took
 

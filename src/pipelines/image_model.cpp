@@ -9,17 +9,12 @@
 #include "models/t5.h"
 #include "models/unet.h"
 #include "models/vae_image.h"
+#include "pipelines/image_model_parts.h"
 #include "tensor/random.h"
 
 namespace sinter {
+using namespace image_model;
 namespace {
-
-const Dim kBatch = Dim::symbol("batch"), kHeight = Dim::symbol("height"), kWidth = Dim::symbol("width");
-const Dim kText = Dim::symbol("text");
-const Dim kPictureHeight = Dim::symbol("picture_height"), kPictureWidth = Dim::symbol("picture_width");
-
-bool is_flux(const Family& family) { return family.prediction == Prediction::Flow; }
-bool is_sdxl(const Family& family) { return &family == &sdxl_family; }
 
 ModelSampling make_sampling(const ModelParts& parts, const ModelOptions& options) {
   const Family& family = *parts.family;
@@ -28,8 +23,6 @@ ModelSampling make_sampling(const ModelParts& parts, const ModelOptions& options
   return ModelSampling::stable_diffusion(options.prediction.value_or(parts.prediction),
                                          options.zero_terminal_snr || parts.zero_terminal_snr);
 }
-
-SymbolId id(const Dim& symbol) { return symbol.terms()[0].symbols[0]; }
 
 /// Rows of several tensors of one row shape, one behind the other.
 Tensor stack(const std::vector<Tensor>& parts) {
@@ -55,19 +48,6 @@ Tensor repeat_tokens(const Tensor& context, int64_t tokens) {
 }
 
 }  // namespace
-
-/// One text encoder with its tokenizer and what is taken from it.
-struct ImageModel::TextEncoder {
-  Component component;
-  const Tokenizer* tokenizer;
-  ChunkRules rules;
-  int64_t width = 0;
-  bool is_t5 = false;
-  bool has_hidden = true;
-  bool has_pooled = false;
-  T5Config t5;
-  std::unique_ptr<Network> network;
-};
 
 ImageModel::~ImageModel() = default;
 
@@ -162,13 +142,31 @@ void ImageModel::build_text_encoders(int clip_skip) {
   }
 }
 
+/// Models that see a picture or a mask beside the latent are of a family by their names, and a pipeline for them is lacking.
+void ImageModel::refuse_other_inputs(int64_t channels) const {
+  int64_t usual = family().latent.channels;
+  if (channels == usual) return;
+  const char* kind = channels == 2 * usual + 1 ? "a model for inpainting"
+                     : channels == 2 * usual   ? "a model for editing pictures"
+                                               : "a model for other inputs";
+  fail(Code::Unsupported,
+       "{}: {} of the family {}: it takes {} channels where {} are the latent's, and cannot draw from a prompt alone; give a "
+       "checkpoint for text to image, with --init where a picture is to be changed",
+       parts_.weights(Component::Denoiser).path(), kind, family().name, channels, usual);
+}
+
 void ImageModel::build_denoiser() {
   const Weights& weights = parts_.weights(Component::Denoiser);
   auto graph = std::make_unique<Graph>();
-  if (is_flux(family()))
-    build_flux(*graph, detect_flux(weights), {kBatch, kHeight, kWidth, kText}, build_options(weights));
-  else
-    build_unet(*graph, detect_unet(weights), {kBatch, kHeight, kWidth, kText}, build_options(weights));
+  if (is_flux(family())) {
+    FluxConfig config = detect_flux(weights);
+    refuse_other_inputs(config.in_channels);
+    build_flux(*graph, config, {kBatch, kHeight, kWidth, kText}, build_options(weights));
+  } else {
+    UnetConfig config = detect_unet(weights);
+    refuse_other_inputs(config.in_channels);
+    build_unet(*graph, config, {kBatch, kHeight, kWidth, kText}, build_options(weights));
+  }
   denoiser_ = make_network(Component::Denoiser, "the denoiser", std::move(graph));
 }
 
@@ -400,68 +398,6 @@ Tensor ImageModel::decode(const Tensor& latent, const std::optional<DecodeTiles>
 
 std::vector<int64_t> ImageModel::latent_shape(int64_t batch, int64_t width, int64_t height) const {
   return {batch, family().latent.channels, height / 8, width / 8};
-}
-
-std::vector<std::pair<Network*, Bindings>> ImageModel::stages(int64_t batch, int64_t width, int64_t height, bool guided,
-                                                              bool from_image) {
-  std::vector<std::pair<Network*, Bindings>> list;
-  for (auto& encoder : encoders_) list.push_back({encoder->network.get(), {{id(kBatch), 2}, {id(kText), 256}}});
-  Bindings picture{{id(kBatch), batch}, {id(kHeight), height / 8}, {id(kWidth), width / 8}};
-  Bindings pixels{{id(kBatch), batch}, {id(kPictureHeight), height}, {id(kPictureWidth), width}};
-  if (from_image && vae_encoder_) list.push_back({vae_encoder_.get(), pixels});
-  Bindings step = picture;
-  step[id(kBatch)] = batch * (guided ? 2 : 1);
-  step[id(kText)] = is_flux(family()) ? 256 : 77;
-  list.push_back({denoiser_.get(), step});
-  list.push_back({vae_decoder_.get(), picture});
-  return list;
-}
-
-ImageModel::Foresight ImageModel::foresee(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image) {
-  Foresight f;
-  for (auto& [network, bindings] : stages(batch, width, height, guided, from_image)) f.compile.add(network->foresee(bindings));
-  return f;
-}
-
-void ImageModel::compile(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image) {
-  for (auto& [network, bindings] : stages(batch, width, height, guided, from_image)) network->compile(bindings);
-}
-
-int64_t ImageModel::planned_peak_bytes(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image, bool repeated,
-                                       const std::optional<DecodeTiles>& tiles) {
-  int64_t peak = 0, text = 0, kept = 0, kept_arena = 0;
-  for (auto& [network, bindings] : stages(batch, width, height, guided, from_image)) {
-    Bindings sizes = bindings;
-    if (network == vae_decoder_.get() && tiles) {
-      sizes[id(kBatch)] = 1;
-      sizes[id(kHeight)] = std::min(height / 8, 2 * tiles->tile);
-      sizes[id(kWidth)] = std::min(width / 8, tiles->tile / 2);
-    }
-    // Text encoders stay until the prompts are encoded; of the others one is loaded at a time, or denoiser and decoder together.
-    bool is_text = network != denoiser_.get() && network != vae_decoder_.get() && network != vae_encoder_.get();
-    int64_t weights = network->weight_bytes(sizes);
-    if (is_text) weights = text += weights;
-    int64_t arena = network->arena_bytes(sizes);
-    peak = std::max(peak, weights + arena);
-    if (!repeated || (network != denoiser_.get() && network != vae_decoder_.get())) continue;
-    kept += weights;
-    kept_arena = std::max(kept_arena, arena);
-  }
-  return std::max(peak, kept + kept_arena);
-}
-
-std::optional<DecodeTiles> ImageModel::choose_tiles(int64_t batch, int64_t latent_height, int64_t latent_width, int64_t budget) {
-  if (session_.options().backend == Backend::Reference) return {};
-  Bindings whole{{id(kBatch), batch}, {id(kHeight), latent_height}, {id(kWidth), latent_width}};
-  if (vae_decoder_->arena_bytes(whole) <= budget) return {};
-  for (int64_t tile : {64, 48, 32}) {
-    Bindings one{
-        {id(kBatch), 1}, {id(kHeight), std::min(latent_height, 2 * tile)}, {id(kWidth), std::min(latent_width, tile / 2)}};
-    Bindings square{{id(kBatch), 1}, {id(kHeight), std::min(latent_height, tile)}, {id(kWidth), std::min(latent_width, tile)}};
-    if (std::max(vae_decoder_->arena_bytes(one), vae_decoder_->arena_bytes(square)) <= budget)
-      return DecodeTiles{tile, tile / 4 - tile % 4};
-  }
-  fail(Code::OutOfMemory, "decoding even in tiles of 256 pixels needs more than the {} MB that are free", budget >> 20);
 }
 
 void ImageModel::unload_text_encoders() {

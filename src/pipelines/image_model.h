@@ -57,6 +57,14 @@ struct SamplingJob {
   std::function<bool(const SampleProgress&)> progress;
 };
 
+/// What decides how much memory a run needs, and what it compiles.
+struct RunShape {
+  int64_t batch = 1, width = 0, height = 0;  ///< pixels
+  bool guided = true;                        ///< the denoiser sees two conditionings at once
+  bool from_image = false;                   ///< the encoder runs first
+  bool repeated = false;                     ///< more pictures are to come: the denoiser stays while one is decoded
+};
+
 /// A model of the sd15, sdxl or flux1 family, from prompt to picture. Networks are compiled together and loaded when they are
 /// first needed.
 class ImageModel {
@@ -81,22 +89,19 @@ class ImageModel {
   Tensor encode_image(const Tensor& pixels);
   /// Latents -> pixels f32[batch, height, width, 3] in 0..1; in tiles if `tiles` says so.
   Tensor decode(const Tensor& latent, const std::optional<DecodeTiles>& tiles = {});
-  /// Tiles for a decode whose buffers would not fit into `budget` bytes; none where it fits whole.
-  std::optional<DecodeTiles> choose_tiles(int64_t batch, int64_t latent_height, int64_t latent_width, int64_t budget);
 
   std::vector<int64_t> latent_shape(int64_t batch, int64_t width, int64_t height) const;
 
-  /// What will be compiled for a run of this size, and the memory that it will take at most, stage by stage.
-  struct Foresight {
-    CompileReport compile;
-    int64_t peak_bytes = 0;
-  };
-  Foresight foresee(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
-  /// Compiles everything for such a run.
-  void compile(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
-  /// `repeated`: the denoiser stays while pictures are decoded, because more are to come.
-  int64_t planned_peak_bytes(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image, bool repeated,
-                             const std::optional<DecodeTiles>& tiles);
+  /// What will be compiled for such a run.
+  CompileReport foresee(const RunShape& run);
+  /// Compiles everything for it.
+  void compile(const RunShape& run);
+  /// The most memory that it takes at once: weights, buffers, what is read of files, pictures; not the program itself, and 0 on
+  /// the reference backend. It holds where text encoders, encoder and denoiser are unloaded as soon as their work is done, the
+  /// denoiser after the last picture is sampled. Compiles what is missing.
+  int64_t planned_peak_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles);
+  /// The largest tiles with which the run fits into `budget` bytes; none where it fits without, or where tiles help nothing.
+  std::optional<DecodeTiles> choose_tiles(const RunShape& run, int64_t budget);
 
   /// Give the memory of these weights back; they are read again when needed.
   void unload_text_encoders();
@@ -113,9 +118,13 @@ class ImageModel {
   std::unique_ptr<Network> make_network(Component component, const char* label, std::unique_ptr<Graph> graph);
   void build_text_encoders(int clip_skip);
   void build_denoiser();
+  void refuse_other_inputs(int64_t channels) const;
   void build_vae();
   EmbeddingLookup embeddings_of(const TextEncoder& encoder) const;
-  std::vector<std::pair<Network*, Bindings>> stages(int64_t batch, int64_t width, int64_t height, bool guided, bool from_image);
+  struct Stage;
+  std::vector<Stage> stages(const RunShape& run);
+  int64_t loading_peak_bytes(const Stage& stage);
+  int64_t decode_buffer_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles);
 
   Session& session_;
   ModelFiles files_;

@@ -107,6 +107,10 @@ int64_t Network::weight_bytes(const Bindings& bindings) {
   return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->bytes();
 }
 
+int64_t Network::loading_peak_bytes(const Bindings& bindings, const std::function<int64_t(const std::string&)>& reading) {
+  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->loading_peak_bytes(reading);
+}
+
 int64_t Network::arena_bytes(const Bindings& bindings) {
   return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).bind(bindings).layout->bytes();
 }
@@ -120,10 +124,11 @@ void Network::load_weights(const std::function<void(double)>& progress) {
 
 void Network::unload_weights() {
   for (auto& c : compiled_) {
-    c->weights->unload();
+    c->weights->unload(done_);
     c->loaded = false;
     for (auto& b : c->bound) b.plan.reset();
   }
+  session_.engine().release_buffers();
 }
 
 void Network::weights_changed(const std::set<std::string>& names) {

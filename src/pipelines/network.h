@@ -55,11 +55,13 @@ class Network {
   CompileReport foresee(const Bindings& bindings);
   /// Compiles or finds the programs for these sizes.
   void compile(const Bindings& bindings);
-  /// Bytes of weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans nothing.
+  /// Bytes of loaded weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans nothing.
   int64_t weight_bytes(const Bindings& bindings);
   int64_t arena_bytes(const Bindings& bindings);
+  /// Bytes that loading the weights holds at most at any time, where reading one takes `reading(name)` until it is packed.
+  int64_t loading_peak_bytes(const Bindings& bindings, const std::function<int64_t(const std::string& name)>& reading);
   void load_weights(const std::function<void(double fraction)>& progress = {});
-  /// Gives the memory of all weights back.
+  /// Gives the memory of all weights back, and that of the session's buffers.
   void unload_weights();
   /// These weights have other values now.
   void weights_changed(const std::set<std::string>& names);

@@ -21,4 +21,6 @@ Arena::Arena() {
 
 Arena::~Arena() { munmap(base_, size_t(capacity_)); }
 
+void Arena::release() { madvise(base_, size_t(capacity_), MADV_DONTNEED); }
+
 }  // namespace sinter::cpu

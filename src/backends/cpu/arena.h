@@ -11,6 +11,8 @@ class Arena {
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
+  /// Gives back the memory that plans have touched; what they left in it is lost.
+  void release();
   char* base() const { return base_; }
   int64_t capacity() const { return capacity_; }
 

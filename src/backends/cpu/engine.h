@@ -39,6 +39,8 @@ class Engine final : public sinter::Engine {
   std::unique_ptr<sinter::Plan> plan(const CompiledGraph& compiled, const Layout& layout,
                                      const sinter::BoundWeights& weights) override;
 
+  void release_buffers() override { arena_.release(); }
+
  private:
   SharedProgram microkernels_program();
   void load_microkernels_from(const Blob& object);

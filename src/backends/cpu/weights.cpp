@@ -16,16 +16,37 @@ PanelLayout layout_of(const WeightSlot& slot, const std::vector<int64_t>& shape,
   return conv_layout(slot.panels, shape[0], shape[1], int(shape[2]), int(shape[3]), kernels);
 }
 
+/// Plain weights of more bytes are tables of embeddings. Smaller ones are copied: a bias that stays in the file keeps megabytes
+/// of the file in memory, because the kernel maps all that it cached in one piece with it.
+constexpr int64_t kLargestCopy = int64_t(1) << 20;
+constexpr int64_t kAlignment = 64;
+
 }  // namespace
 
 BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engine_(engine) {
   add(compiled.root(), "");
   for (auto& [key, entry] : entries_) {
-    if (key.second.form == WeightSlot::plain) continue;
+    const WeightSlot& slot = key.second;
+    std::vector<int64_t> shape = constant_shape(entry.type);
+    entry.bytes = slot.form == WeightSlot::plain ? element_count(std::span<const int64_t>(shape)) * byte_size(entry.type.dtype)
+                                                 : layout_of(slot, shape, engine_.microkernels()).bytes() * slot.parts;
+    entry.table = slot.form == WeightSlot::plain && entry.bytes > kLargestCopy;
+    if (entry.table) {
+      table_bytes_ += entry.bytes;
+      continue;
+    }
     entry.offset = packed_bytes_;
-    entry.bytes = layout_of(key.second, constant_shape(entry.type), engine_.microkernels()).bytes() * key.second.parts;
-    packed_bytes_ += entry.bytes;
+    packed_bytes_ += round_up(entry.bytes, kAlignment);
   }
+}
+
+int64_t BoundWeights::loading_peak_bytes(const std::function<int64_t(const std::string&)>& reading) const {
+  int64_t held = 0, peak = 0;
+  for (const auto& [key, entry] : entries_) {
+    held += entry.bytes;
+    peak = std::max(peak, held + reading(key.first));
+  }
+  return peak;
 }
 
 void BoundWeights::add(const Unit& unit, const std::string& prefix) {
@@ -44,11 +65,15 @@ void BoundWeights::fill(const Key& key, Entry& entry, const Tensor& tensor) {
     fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, shape_text(shape),
          shape_text(tensor.shape()));
   entry.ready = true;
-  if (slot.form == WeightSlot::plain) {
-    entry.plain = tensor.to(entry.type.dtype).reshaped(shape);
+  if (entry.table) {
+    entry.rows = tensor.to(entry.type.dtype).reshaped(shape);
     return;
   }
   if (block_.empty()) block_ = Tensor(DType::u8, {packed_bytes_});
+  if (slot.form == WeightSlot::plain) {
+    convert(tensor.data(), tensor.dtype(), block_.data() + entry.offset, entry.type.dtype, tensor.count());
+    return;
+  }
   PanelLayout layout = layout_of(slot, shape, engine_.microkernels());
   int64_t part_bytes = tensor.bytes() / slot.parts;
   for (int part = 0; part < slot.parts; ++part) {
@@ -68,15 +93,15 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
     // All forms of one weight from one reading.
     const std::string& name = entry->first.first;
     Tensor tensor;
-    bool in_place = false;
+    bool table = false;
     for (; entry != entries_.end() && entry->first.first == name; ++entry, ++at) {
       if (entry->second.ready) continue;
       engine_.check_cancelled();
       if (tensor.empty()) tensor = source(name);
       fill(entry->first, entry->second, tensor);
-      in_place = in_place || entry->first.second.form == WeightSlot::plain;
+      table = table || entry->second.table;
     }
-    if (done && !tensor.empty() && !in_place) done(name);
+    if (done && !tensor.empty() && !table) done(name);
     if (progress) progress(double(at) / double(entries_.size()));
   }
 }
@@ -86,10 +111,12 @@ void BoundWeights::forget(const std::set<std::string>& names) {
     if (names.contains(key.first)) entry.ready = false;
 }
 
-void BoundWeights::unload() {
+void BoundWeights::unload(const std::function<void(const std::string&)>& done) {
   for (auto& [key, entry] : entries_) {
     entry.ready = false;
-    entry.plain = {};
+    if (!entry.table || entry.rows.empty()) continue;
+    entry.rows = {};
+    if (done) done(key.first);
   }
   block_ = {};
 }
@@ -99,7 +126,7 @@ const void* BoundWeights::get(const std::string& name, const WeightSlot& slot) c
   key.ordinals.clear();
   const Entry& entry = entries_.at({name, key});
   if (!entry.ready) fail(Code::Internal, "the weight '{}' is not loaded", name);
-  return slot.form == WeightSlot::plain ? entry.plain.data() : block_.data() + entry.offset;
+  return entry.table ? entry.rows.data() : block_.data() + entry.offset;
 }
 
 }  // namespace sinter::cpu

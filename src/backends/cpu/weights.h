@@ -9,25 +9,29 @@
 
 namespace sinter::cpu {
 
-/// The weights of one model in the forms that its programs want. Each is read once, packed and kept; what was packed lets go of
-/// the pages of the file it was read from.
+/// The weights of one model in the forms that its programs want. Each is read once, packed or copied, and kept; what was read
+/// lets go of the pages of the file. Only tables, of which a run reads a few rows, are used where they lie.
 class BoundWeights final : public sinter::BoundWeights {
  public:
   BoundWeights(Engine& engine, const CompiledGraph& compiled);
 
-  int64_t bytes() const override { return packed_bytes_; }
+  int64_t bytes() const override { return packed_bytes_ + table_bytes_; }
+  int64_t packed_bytes() const { return packed_bytes_; }
+  int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>& reading) const override;
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
             const std::function<void(double fraction)>& progress = {}) override;
   void forget(const std::set<std::string>& names) override;
-  void unload() override;
+  void unload(const std::function<void(const std::string&)>& done = {}) override;
 
   const void* get(const std::string& name, const WeightSlot& slot) const;
 
  private:
   struct Entry {
     Type type;
-    int64_t offset = 0, bytes = 0;  // in block_, of packed forms
-    Tensor plain;                   // of the others: in the file, or converted
+    bool table = false;
+    int64_t offset = 0;  // in block_, unless it is a table
+    int64_t bytes = 0;
+    Tensor rows;  // of a table: in the file, or converted
     bool ready = false;
   };
   using Key = std::pair<std::string, WeightSlot>;
@@ -36,8 +40,8 @@ class BoundWeights final : public sinter::BoundWeights {
 
   Engine& engine_;
   std::map<Key, Entry> entries_;  // slots in keys have no ordinals
-  int64_t packed_bytes_ = 0;
-  Tensor block_;  // all packed forms, one behind the other: single allocations would each end in a half-empty huge page
+  int64_t packed_bytes_ = 0, table_bytes_ = 0;
+  Tensor block_;  // all but tables, one behind the other: single allocations would each end in a half-empty huge page
 };
 
 }  // namespace sinter::cpu

@@ -85,6 +85,12 @@ std::string Engine::compile_cached(std::string_view ptx, std::string_view name) 
   return std::string(text_of(cache().find_or_compile(key, facts, make)));
 }
 
+void Engine::release_buffers() {
+  context_.make_current();
+  arena_.release();
+  workspace_.release();
+}
+
 std::unique_ptr<sinter::BoundWeights> Engine::bind_weights(const CompiledGraph& compiled) {
   return std::make_unique<BoundWeights>(*this, compiled);
 }

@@ -68,6 +68,8 @@ class Engine final : public sinter::Engine {
   std::unique_ptr<sinter::Plan> plan(const CompiledGraph& compiled, const Layout& layout,
                                      const sinter::BoundWeights& weights) override;
 
+  void release_buffers() override;
+
  private:
   std::string compile_cached(std::string_view ptx, std::string_view name);
 

@@ -108,7 +108,7 @@ void BoundWeights::forget(const std::set<std::string>& names) {
       for (auto [entry, index] : at->second) entry->pieces[index].ready = false;
 }
 
-void BoundWeights::unload() {
+void BoundWeights::unload(const std::function<void(const std::string&)>&) {
   for (auto& [key, entry] : entries_)
     for (Piece& piece : entry.pieces) piece.ready = false;
   engine_.stream().synchronize();

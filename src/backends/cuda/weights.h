@@ -13,12 +13,14 @@ class BoundWeights final : public sinter::BoundWeights {
   BoundWeights(Engine& engine, const CompiledGraph& compiled);
 
   int64_t bytes() const override { return bytes_; }
+  /// What is read passes through page-locked buffers; device memory is taken at once.
+  int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>&) const override { return bytes_; }
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
             const std::function<void(double fraction)>& progress = {}) override;
   /// Random numbers of the usual size instead, made on the device: for benchmarks of models that are not there.
   void fill_random(uint64_t seed);
   void forget(const std::set<std::string>& names) override;
-  void unload() override;
+  void unload(const std::function<void(const std::string&)>& done = {}) override;
 
   DevicePtr get(const Unit& unit, const std::string& prefix, int32_t slot) const;
 

@@ -116,28 +116,28 @@ Tensor run_3m_sde(SamplerRun& run, Tensor x) {
 
 }  // namespace
 
-const SamplerDef dpmpp_sde_sampler = {
+constexpr SamplerDef dpmpp_sde_sampler = {
     .name = "dpmpp_sde",
     .summary = "Stochastic, second order, two model calls a step.",
     .run = run_sde,
     .noise = NoiseSource::Brownian,
 };
 
-const SamplerDef dpmpp_2m_sde_sampler = {
+constexpr SamplerDef dpmpp_2m_sde_sampler = {
     .name = "dpmpp_2m_sde",
     .summary = "Stochastic, second order from the last step's picture, one model call a step.",
     .run = run_2m_sde<Second::Midpoint>,
     .noise = NoiseSource::Brownian,
 };
 
-const SamplerDef dpmpp_2m_sde_heun_sampler = {
+constexpr SamplerDef dpmpp_2m_sde_heun_sampler = {
     .name = "dpmpp_2m_sde_heun",
     .summary = "dpmpp_2m_sde with Heun's weights for the second order.",
     .run = run_2m_sde<Second::Heun>,
     .noise = NoiseSource::Brownian,
 };
 
-const SamplerDef dpmpp_3m_sde_sampler = {
+constexpr SamplerDef dpmpp_3m_sde_sampler = {
     .name = "dpmpp_3m_sde",
     .summary = "Stochastic, third order from the last two steps' pictures, one model call a step.",
     .run = run_3m_sde,
@@ -146,32 +146,15 @@ const SamplerDef dpmpp_3m_sde_sampler = {
 
 // The names ending in _gpu differ in the device that draws the Brownian path, and ours is always drawn on the CPU.
 
-const SamplerDef dpmpp_sde_gpu_sampler = {
-    .name = "dpmpp_sde_gpu",
-    .summary = "dpmpp_sde under the name that workflows for GPUs use.",
-    .run = run_sde,
-    .noise = NoiseSource::Brownian,
-};
+static constexpr SamplerDef under_gpu_name(SamplerDef sampler, std::string_view name) {
+  sampler.name = name;
+  sampler.summary = "The same as without _gpu; workflows for GPUs use this name.";
+  return sampler;
+}
 
-const SamplerDef dpmpp_2m_sde_gpu_sampler = {
-    .name = "dpmpp_2m_sde_gpu",
-    .summary = "dpmpp_2m_sde under the name that workflows for GPUs use.",
-    .run = run_2m_sde<Second::Midpoint>,
-    .noise = NoiseSource::Brownian,
-};
-
-const SamplerDef dpmpp_2m_sde_heun_gpu_sampler = {
-    .name = "dpmpp_2m_sde_heun_gpu",
-    .summary = "dpmpp_2m_sde_heun under the name that workflows for GPUs use.",
-    .run = run_2m_sde<Second::Heun>,
-    .noise = NoiseSource::Brownian,
-};
-
-const SamplerDef dpmpp_3m_sde_gpu_sampler = {
-    .name = "dpmpp_3m_sde_gpu",
-    .summary = "dpmpp_3m_sde under the name that workflows for GPUs use.",
-    .run = run_3m_sde,
-    .noise = NoiseSource::Brownian,
-};
+constinit const SamplerDef dpmpp_sde_gpu_sampler = under_gpu_name(dpmpp_sde_sampler, "dpmpp_sde_gpu");
+constinit const SamplerDef dpmpp_2m_sde_gpu_sampler = under_gpu_name(dpmpp_2m_sde_sampler, "dpmpp_2m_sde_gpu");
+constinit const SamplerDef dpmpp_2m_sde_heun_gpu_sampler = under_gpu_name(dpmpp_2m_sde_heun_sampler, "dpmpp_2m_sde_heun_gpu");
+constinit const SamplerDef dpmpp_3m_sde_gpu_sampler = under_gpu_name(dpmpp_3m_sde_sampler, "dpmpp_3m_sde_gpu");
 
 }  // namespace sinter

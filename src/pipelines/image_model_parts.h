@@ -1,0 +1,32 @@
+#pragma once
+// What the files of ImageModel share; nobody else includes it.
+#include "models/t5.h"
+#include "pipelines/image_model.h"
+
+namespace sinter {
+namespace image_model {
+
+// The symbols of its graphs. Height and width are those of latents.
+inline const Dim kBatch = Dim::symbol("batch"), kHeight = Dim::symbol("height"), kWidth = Dim::symbol("width");
+inline const Dim kText = Dim::symbol("text");
+inline const Dim kPictureHeight = Dim::symbol("picture_height"), kPictureWidth = Dim::symbol("picture_width");
+
+inline bool is_flux(const Family& family) { return family.prediction == Prediction::Flow; }
+inline bool is_sdxl(const Family& family) { return &family == &sdxl_family; }
+
+}  // namespace image_model
+
+/// One text encoder with its tokenizer and what is taken from it.
+struct ImageModel::TextEncoder {
+  Component component;
+  const Tokenizer* tokenizer;
+  ChunkRules rules;
+  int64_t width = 0;
+  bool is_t5 = false;
+  bool has_hidden = true;
+  bool has_pooled = false;
+  T5Config t5;
+  std::unique_ptr<Network> network;
+};
+
+}  // namespace sinter

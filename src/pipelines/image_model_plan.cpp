@@ -1,0 +1,127 @@
+#include <algorithm>
+
+#include "pipelines/image_model_parts.h"
+
+namespace sinter {
+using namespace image_model;
+namespace {
+
+SymbolId id(const Dim& symbol) { return symbol.terms()[0].symbols[0]; }
+
+/// The memory of a run as it goes on. Buffers lie one over the other, and what they touched stays until leave().
+class RunningMemory {
+ public:
+  /// Weights are loaded, which takes `loading` bytes in all while one is read after the other.
+  void load(int64_t weights, int64_t loading) {
+    note(loading);
+    weights_ += weights;
+  }
+  /// A network runs; `tensors`: what it takes and gives, outside its buffers.
+  void run(int64_t buffers, int64_t tensors) {
+    buffers_ = std::max(buffers_, buffers);
+    note(tensors);
+  }
+  /// Weights and buffers are given back.
+  void leave() { weights_ = buffers_ = 0; }
+  /// Something is held from now on.
+  void hold(int64_t bytes) { held_ += bytes; }
+  int64_t peak() const { return peak_; }
+
+ private:
+  void note(int64_t more) { peak_ = std::max(peak_, held_ + weights_ + buffers_ + more); }
+  int64_t held_ = 0, weights_ = 0, buffers_ = 0, peak_ = 0;
+};
+
+int64_t pixel_bytes(int64_t batch, const RunShape& run) { return batch * run.width * run.height * 3 * byte_size(DType::f32); }
+
+}  // namespace
+
+/// A network of a run, with the sizes that it runs at.
+struct ImageModel::Stage {
+  Component component;
+  Network* network;
+  Bindings sizes;
+};
+
+std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
+  std::vector<Stage> list;
+  for (auto& encoder : encoders_)
+    list.push_back({encoder->component, encoder->network.get(), {{id(kBatch), 2}, {id(kText), 256}}});
+  Bindings picture{{id(kBatch), run.batch}, {id(kHeight), run.height / 8}, {id(kWidth), run.width / 8}};
+  Bindings start{{id(kBatch), 1}, {id(kPictureHeight), run.height}, {id(kPictureWidth), run.width}};
+  if (run.from_image && vae_encoder_) list.push_back({Component::Vae, vae_encoder_.get(), start});
+  Bindings step = picture;
+  step[id(kBatch)] = run.batch * (run.guided ? 2 : 1);
+  step[id(kText)] = is_flux(family()) ? 256 : 77;
+  list.push_back({Component::Denoiser, denoiser_.get(), step});
+  list.push_back({Component::Vae, vae_decoder_.get(), picture});
+  return list;
+}
+
+CompileReport ImageModel::foresee(const RunShape& run) {
+  CompileReport report;
+  for (const Stage& stage : stages(run)) report.add(stage.network->foresee(stage.sizes));
+  return report;
+}
+
+void ImageModel::compile(const RunShape& run) {
+  for (const Stage& stage : stages(run)) stage.network->compile(stage.sizes);
+}
+
+int64_t ImageModel::loading_peak_bytes(const Stage& stage) {
+  const Weights& weights = parts_.weights(stage.component);
+  return stage.network->loading_peak_bytes(stage.sizes, [&](const std::string& weight) {
+    return weights.reading_bytes(weight) + loras_.working_bytes(stage.component, weight);
+  });
+}
+
+int64_t ImageModel::decode_buffer_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles) {
+  int64_t height = run.height / 8, width = run.width / 8;
+  auto buffers = [&](int64_t batch, int64_t tile_height, int64_t tile_width) {
+    return vae_decoder_->arena_bytes(
+        {{id(kBatch), batch}, {id(kHeight), std::min(height, tile_height)}, {id(kWidth), std::min(width, tile_width)}});
+  };
+  if (!tiles) return buffers(run.batch, height, width);
+  int64_t t = tiles->tile;
+  return std::max({buffers(1, 2 * t, t / 2), buffers(1, t / 2, 2 * t), buffers(1, t, t)});
+}
+
+int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles) {
+  if (session_.options().backend == Backend::Reference) return 0;
+  RunningMemory memory;
+  int64_t picture = pixel_bytes(1, run), pictures = pixel_bytes(run.batch, run);
+  if (run.from_image) memory.hold(picture);
+  bool text = true;
+  for (const Stage& stage : stages(run)) {
+    bool is_decoder = stage.network == vae_decoder_.get(), is_encoder = stage.network == vae_encoder_.get();
+    bool is_denoiser = stage.network == denoiser_.get();
+    // Text encoders stay until all prompts are encoded, the encoder until the start is, the denoiser while it is needed again.
+    if (text && (is_encoder || is_denoiser)) {
+      memory.leave();
+      text = false;
+    }
+    memory.load(stage.network->weight_bytes(stage.sizes), loading_peak_bytes(stage));
+    if (is_decoder) {
+      // The decoded pictures and their copy with colours last; or, for one picture at a time, three tilings, the sum and the
+      // weights of one.
+      int64_t tensors = pictures + (tiles ? std::max(pictures, 4 * picture + picture / 3) : pictures);
+      memory.run(decode_buffer_bytes(run, tiles), tensors);
+    } else {
+      memory.run(stage.network->arena_bytes(stage.sizes), is_encoder ? picture : 0);
+    }
+    if (is_encoder || (is_denoiser && !run.repeated)) memory.leave();
+  }
+  return memory.peak();
+}
+
+std::optional<DecodeTiles> ImageModel::choose_tiles(const RunShape& run, int64_t budget) {
+  int64_t whole = planned_peak_bytes(run, {});
+  if (whole <= budget) return {};
+  for (int64_t tile : {64, 48, 32}) {
+    DecodeTiles tiles{tile, tile / 4 - tile % 4};
+    if (planned_peak_bytes(run, tiles) <= budget) return tiles;
+  }
+  return {};
+}
+
+}  // namespace sinter

@@ -1,0 +1,112 @@
+// Whether a run takes the memory that was planned for it, in processes of its own.
+#include "models/clip.h"
+#include "models/scope.h"
+#include "models/synthetic_checkpoint.h"
+#include "models/unet.h"
+#include "models/vae_image.h"
+#include "sparse_checkpoint.h"
+#include "tiny_model.h"
+
+using namespace sinter;
+using nlohmann::json;
+
+namespace {
+
+using Shapes = std::map<std::string, std::vector<int64_t>>;
+
+void add(Shapes& shapes, const std::string& prefix, const Graph& graph) {
+  for (const WeightUse& use : weights_of(graph)) {
+    auto& shape = shapes[prefix + use.name];
+    for (const Dim& dim : use.type.shape) shape.push_back(dim.constant());
+  }
+}
+
+/// SD1.5 with half the channels in U-Net and autoencoder: 0.7 GB of zeros. The tokenizer is the tiny model's.
+Shapes half_sd15() {
+  Shapes shapes;
+  UnetConfig unet = sd15_unet_config();
+  unet.channels /= 2;
+  for (auto& level : unet.levels) level.channels /= 2;
+  VaeConfig vae = sd_vae_config();
+  for (auto& channels : vae.channels) channels /= 2;
+  Dim batch = Dim::symbol("batch"), height = Dim::symbol("height"), width = Dim::symbol("width");
+  Graph denoiser, decoder, encoder, text;
+  build_unet(denoiser, unet, {batch, height, width, Dim::symbol("text")});
+  build_vae_decoder(decoder, vae, batch, height, width);
+  build_vae_encoder(encoder, vae, batch, height, width);
+  build_clip(text, clip_l_config(), batch, {{ClipOutput::pooled, "pooled"}});
+  add(shapes, "model.diffusion_model.", denoiser);
+  for (const Graph* half : {&decoder, &encoder}) {
+    Shapes part;
+    add(part, "first_stage_model.", *half);
+    shapes.merge(part);
+  }
+  add(shapes, "cond_stage_model.transformer.", text);
+  return shapes;
+}
+
+/// A LoRA of rank 16 for all linear layers of attention in the U-Net.
+Shapes lora_for(const Shapes& model) {
+  constexpr int64_t kRank = 16;
+  const std::string prefix = "model.", end = ".weight";
+  Shapes lora;
+  for (const auto& [name, shape] : model) {
+    if (!has(name, "transformer_blocks") || !name.ends_with(end) || shape.size() != 2) continue;
+    std::string module = name.substr(prefix.size(), name.size() - prefix.size() - end.size());
+    lora[module + ".lora_up.weight"] = {shape[0], kRank};
+    lora[module + ".lora_down.weight"] = {kRank, shape[1]};
+  }
+  return lora;
+}
+
+}  // namespace
+
+TEST_CASE("the measured peak is the planned one and the program itself, within 2 %") {
+#if defined(__SANITIZE_ADDRESS__)
+  MESSAGE("skipped: the sanitizer's own memory is measured too");
+#else
+  TinyModel& tiny = TinyModel::get();
+  Shapes shapes = half_sd15();
+  std::string model = (tiny.folder / "half.safetensors").string(), lora = (tiny.folder / "lora.safetensors").string();
+  write_sparse_checkpoint(model, shapes, DType::f16);
+  write_sparse_checkpoint(lora, lora_for(shapes), DType::f16);
+  write_image(tiny.folder / "start.png", Tensor(DType::f32, {256, 256, 3}));
+  std::string vocabulary = (vocabulary_folder(tiny.model) / "clip").string();
+  auto run = [&](std::vector<std::string> words) {
+    words.insert(words.end(), {"--model", model, "--clip-vocab", vocabulary, "--steps", "1", "--threads", "4"});
+    return tiny.run(words);
+  };
+  run({"--init", "start.png", "--out", "first.png"});  // compiles: LLVM's memory is the program's too, but less exactly
+
+  struct Case {
+    const char* name;
+    std::vector<std::string> words;
+  };
+  const Case cases[] = {
+      {"weights and little else", {}},
+      {"buffers", {"--batch", "2", "--width", "256", "--height", "256"}},
+      {"the decoder needs most", {"--width", "768", "--height", "512"}},
+      {"tiles", {"--width", "768", "--height", "512", "--vae-tile", "256"}},
+      {"the encoder's buffers go before the denoiser comes", {"--init", "start.png", "--width", "256", "--height", "256"}},
+      {"the denoiser stays for the next picture", {"--count", "2", "--width", "256", "--height", "256"}},
+      {"a LoRA", {"--lora", "lora.safetensors"}},
+      {"weights of another type", {"--weight-dtype", "f32"}},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.name);
+    std::vector<std::string> words = c.words;
+    words.insert(words.end(), {"--out", "memory{index}.png"});
+    json memory = run(words)["memory"];
+    double planned = memory["planned_peak_bytes"]["cpu"], program = memory["program_bytes"]["cpu"];
+    double measured = memory["measured_peak_bytes"]["cpu"];
+    // Code that runs for the first time, launch lists and thread stacks: a few megabytes, whatever the size of the model.
+    constexpr double kGrowth = 4e6;
+    CHECK(program < 120e6);  // LLVM is in it where something was compiled
+    CHECK(planned > 300e6);
+    CHECK(measured < (planned + program) * 1.02 + kGrowth);
+    CHECK(measured > (planned + program) * 0.98);
+    MESSAGE(fmt::format("{}: {:.0f} MB planned, {:.0f} the program, {:.0f} measured", c.name, planned / 1e6, program / 1e6,
+                        measured / 1e6));
+  }
+#endif
+}
