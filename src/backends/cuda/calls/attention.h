@@ -61,7 +61,7 @@ struct Fp8AttentionBuffers {
   DevicePtr descale_q = 0, descale_k = 0, descale_v = 0;
   DevicePtr scale_s = 0, descale_s = 0;      ///< of the probabilities: 256 and 1/256 suit values of at most 1
   DevicePtr scale_out = 0;                   ///< out = rounded(scale_out * result)
-  DevicePtr largest_s = 0, largest_out = 0;  ///< written: the largest absolute values, before scaling
+  DevicePtr largest_s = 0, largest_out = 0;  ///< written: the largest absolute values, before scaling; start from 0
   float scale = 1;
 };
 

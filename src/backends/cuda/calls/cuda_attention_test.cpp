@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <thread>
+
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/device_test_tools.h"
 #include "base/error.h"
@@ -242,6 +244,35 @@ TEST_CASE("an attention plan is stored, found again without timing and gives the
   c.scale = 0.5f;
   v->run(*found->bind(c.buffers(), v->workspace));
   CHECK(c.worst_error() < tolerance(s.type));
+}
+
+TEST_CASE("a damaged stored plan costs a new one and nothing else") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  Facts facts = v->vendor.key_facts("cudnn", v->vendor.cudnn()->version);
+  for (size_t bytes : {size_t(3), size_t(200)}) {
+    AttentionShape s = dense(1, 3, 40, 48 + int64_t(bytes), 64, DType::bf16);
+    Blob garbage(bytes, std::byte(0x5a));
+    v->cache.put(choice_key("attention", s.text(), facts, true), garbage, choice_facts("attention", s.text(), facts, true));
+    CHECK(!plan_attention(v->vendor, s)->choice().from_cache);
+    check_attention(*v, s, true);
+  }
+}
+
+TEST_CASE("attention is planned on several threads at once") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  std::vector<Planned<AttentionPlan>> plans(6);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < plans.size(); ++i)
+    threads.emplace_back([&, i] { plans[i] = plan_attention(v->vendor, dense(1, 2, 64 + 8 * int64_t(i), 80, 64, DType::bf16)); });
+  for (auto& t : threads) t.join();
+  for (const auto& plan : plans) {
+    REQUIRE_MESSAGE(plan, plan.why_none);
+    Case c(*v, plan->shape());
+    v->run(*plan->bind(c.buffers(), v->workspace));
+    CHECK(c.worst_error() < tolerance(DType::bf16));
+  }
 }
 
 TEST_CASE("bound attention runs the same inside a captured graph") {

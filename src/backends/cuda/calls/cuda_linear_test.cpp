@@ -297,5 +297,21 @@ TEST_CASE("addresses that are missing or worse aligned than promised are refused
   CHECK_THROWS_WITH_AS(plan->bind(buffers, v->workspace), doctest::Contains("no address for a"), Error);
 }
 
+TEST_CASE("a stored algorithm that the library refuses costs a new choice and nothing else") {
+  TestVendor* v = test_vendor(NeedsLibrary::CublasLt);
+  if (!v) return;
+  LinearShape s{.m = 88, .n = 72, .k = 128};
+  Facts facts = v->vendor.key_facts("cublaslt", v->vendor.cublaslt()->version);
+  std::string text = normalised(s).text();
+  for (size_t bytes : {size_t(5), size_t(76)}) {  // too short, and as long as an entry is
+    Blob garbage(bytes, std::byte(0x7f));
+    v->cache.put(choice_key("linear", text, facts, true), garbage, choice_facts("linear", text, facts, true));
+    auto plan = plan_linear(v->vendor, s);
+    REQUIRE(plan);
+    CHECK(!plan->choice().from_cache);
+    check_linear(*v, s);
+  }
+}
+
 }  // namespace
 }  // namespace sinter::cuda

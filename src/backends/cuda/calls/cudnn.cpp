@@ -46,7 +46,6 @@ enum {
   kPointwiseMode = 14,
   kDescriptor = 15,
   kReductionOperator = 18,
-  kBehaviorNote = 19,
   kChar = 24
 };
 }
@@ -95,9 +94,7 @@ enum {
   kPackIds = 1000,
   kPackPointers = 1001,
   kPackWorkspace = 1003,
-  kEngineIndex = 1301,
   kEngineNumericalNotes = 1303,
-  kEngineBehaviorNotes = 1305,
   kMatmulCompute = 1500,
   kMatmulA = 1520,
   kMatmulB = 1521,
@@ -118,7 +115,6 @@ constexpr int64_t kAlignment = 16;
 // What an engine says of itself.
 constexpr int kTensorCore = 0, kDownConvertInputs = 1, kReducedPrecisionReduction = 2, kFft = 3, kNondeterministic = 4;
 constexpr int kWinogradTile6 = 7, kWinogradTile13 = 8;
-constexpr int kRuntimeCompilation = 0;
 
 /// The heuristics are one thread's at a time.
 std::mutex& heuristics_mutex() {
@@ -356,11 +352,13 @@ DescribedDevice DescribedDevice::of(int capability) {
 
 namespace {
 
-/// An engine's notes of one sort.
-std::vector<int> notes(const CudnnCalls& calls, const CudnnObject& engine, int attribute, int attribute_type) {
+/// What an engine says it does to numbers.
+std::vector<int> numerical_notes(const CudnnCalls& calls, const CudnnObject& engine) {
   std::vector<int> found(16);
   int64_t count = 0;
-  if (calls.get(engine.handle(), attribute, attribute_type, int64_t(found.size()), &count, found.data())) return {};
+  if (calls.get(engine.handle(), attribute::kEngineNumericalNotes, type::kNumericalNote, int64_t(found.size()), &count,
+                found.data()))
+    return {};
   found.resize(size_t(std::clamp<int64_t>(count, 0, int64_t(found.size()))));
   return found;
 }
@@ -398,7 +396,7 @@ std::vector<CudnnObject> proposals(const CudnnCalls& calls, const CudnnObject& g
 
 }  // namespace
 
-std::vector<CudnnConfig> cudnn_configs(const CudnnCalls& calls, const CudnnObject& graph, const CudnnNumerics& numerics,
+std::vector<CudnnObject> cudnn_configs(const CudnnCalls& calls, const CudnnObject& graph, const CudnnNumerics& numerics,
                                        const DescribedDevice* device, std::string& why_none) {
   CudnnObject properties;
   if (device) {
@@ -408,19 +406,17 @@ std::vector<CudnnConfig> cudnn_configs(const CudnnCalls& calls, const CudnnObjec
   }
   int refused = 0;
   for (int mode : {kModeA, kModeFallback}) {
-    std::vector<CudnnConfig> accepted;
+    std::vector<CudnnObject> accepted;
     for (auto& object : proposals(calls, graph, mode, device ? &properties : nullptr, why_none)) {
       CudnnObject engine(calls, kind::kEngine);
       void* handle = engine.handle();
       int64_t count = 0;
       if (calls.get(object.handle(), attribute::kConfigEngine, type::kDescriptor, 1, &count, &handle)) continue;
-      if (!numerics_fit(notes(calls, engine, attribute::kEngineNumericalNotes, type::kNumericalNote), numerics)) {
+      if (!numerics_fit(numerical_notes(calls, engine), numerics)) {
         ++refused;
         continue;
       }
-      auto behaviour = notes(calls, engine, attribute::kEngineBehaviorNotes, type::kBehaviorNote);
-      bool runtime = std::find(behaviour.begin(), behaviour.end(), kRuntimeCompilation) != behaviour.end();
-      accepted.push_back({std::move(object), engine.int64(attribute::kEngineIndex), runtime});
+      accepted.push_back(std::move(object));
     }
     if (!accepted.empty()) return accepted;
   }
@@ -518,7 +514,7 @@ class CudnnPlanner {
     std::string refusal;
     for (auto& config : cudnn_configs(calls_, described, request_.numerics, nullptr, why)) {
       CudnnExecutable plan{CudnnObject(calls_, kind::kPlan)};
-      plan.object.set_object(attribute::kPlanConfig, config.object);
+      plan.object.set_object(attribute::kPlanConfig, config);
       plan.object.set_number(attribute::kPlanHandle, type::kHandle, &handle_);
       if (std::string problem = plan.object.try_finalize(); !problem.empty()) {
         refusal = problem;

@@ -124,15 +124,9 @@ struct CudnnNumerics {
   bool allow_tf32 = false;  ///< f32 inputs may be rounded to 10 fraction bits
 };
 
-struct CudnnConfig {
-  CudnnObject object;
-  int64_t engine = 0;
-  bool compiled_at_runtime = false;
-};
-
 /// The library's proposals for a graph, best first, without engines that add in varying order or, where `numerics` forbids it,
 /// round f32 inputs. Empty: not supported, with the reason.
-std::vector<CudnnConfig> cudnn_configs(const CudnnCalls& calls, const CudnnObject& graph, const CudnnNumerics& numerics,
+std::vector<CudnnObject> cudnn_configs(const CudnnCalls& calls, const CudnnObject& graph, const CudnnNumerics& numerics,
                                        const DescribedDevice* device, std::string& why_none);
 
 /// What runs; execute it with a pack of pointers.

@@ -11,7 +11,7 @@
 
 namespace sinter::cuda {
 
-/// A vendor call with all its addresses. The plan and the Vendor that it came from must outlive nothing else: it keeps the plan.
+/// A vendor call with all its addresses. It keeps its plan; the Vendor must outlive both.
 class BoundCall {
  public:
   virtual ~BoundCall() = default;
@@ -76,7 +76,7 @@ class Vendor {
   const std::string& why_no_cudnn() const { return why_no_cudnn_; }
 
   void* cublaslt_handle();
-  /// For executing on a stream; used by one thread at a time, as streams are.
+  /// For executing on a stream, which must live as long as this; used by one thread at a time, as streams are.
   void* cudnn_handle(const Stream& stream);
 
   /// A cuDNN handle that no other thread plans with meanwhile.
