@@ -11,7 +11,7 @@ namespace sinter::cpu {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cpu-4";
+constexpr std::string_view kCompilerVersion = "cpu-5";
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
