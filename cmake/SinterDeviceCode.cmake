@@ -5,6 +5,7 @@
 # and, with DEVICE_VARIANTS sm_89 for example, NAME_ptx_sm_89 too. Inside the device code SINTER_DEVICE_ARCH is 80 (or 89 ...).
 # No toolkit of the vendor is needed: clang knows the target, and nothing of CUDA is included.
 #
+# Functions and inline assembly count as convergent: what lanes do together must not be moved behind a branch.
 # The PTX version decides the oldest driver that takes it, so each target asks for the oldest that has what it needs.
 
 find_program(SINTER_DEVICE_CLANG NAMES clang++-19 HINTS /usr/lib/llvm-19/bin)
@@ -34,7 +35,7 @@ function(sinter_device_code target)
         OUTPUT ${ptx}
         COMMAND ${SINTER_DEVICE_CLANG} --target=nvptx64-nvidia-cuda -march=${architecture}
                 --cuda-feature=+${SINTER_PTX_OF_${architecture}} -std=c++20 -x c++ -ffreestanding -nostdinc++ -nogpulib -O3
-                -fno-exceptions -fno-rtti -ffp-contract=fast -Wall -Wextra -Werror -I${CMAKE_SOURCE_DIR}/src
+                -fno-exceptions -fno-rtti -fconvergent-functions -ffp-contract=fast -Wall -Wextra -Werror -I${CMAKE_SOURCE_DIR}/src
                 -DSINTER_DEVICE_ARCH=${number} -MD -MF ${ptx}.d -MT ${ptx} -S -o ${ptx} ${input}
         DEPENDS ${input}
         DEPFILE ${ptx}.d

@@ -39,6 +39,10 @@ inline GpuSchedule any_schedule(Random& random, const Case& c, const std::vector
     s.turns = int(random.between(1, 4));
     s.block_rows = std::has_single_bit(unsigned(s.row_threads)) ? std::max(32 / s.row_threads, 1 << random.below(3)) : 1;
     if (s.block_threads() > 1024) s.block_rows = 1;
+    if (!needs_whole_rows(c.kernel) && random.chance(50)) {
+      s.row_threads = int(random.between(1, 200));
+      s.block_rows = int(random.between(1, 5));
+    }
   }
   return s;
 }

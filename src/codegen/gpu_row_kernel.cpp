@@ -21,8 +21,9 @@ bool may_be_quick(const RowKernel& kernel) {
 
 void check(const RowKernel& kernel, const GpuSchedule& s) {
   bool power_of_two = std::has_single_bit(unsigned(s.row_threads));
-  bool shape = s.row_threads >= 1 && (power_of_two || s.row_threads % 32 == 0) && s.block_rows >= 1 &&
-               (power_of_two || s.block_rows == 1) && s.block_threads() <= 1024 && s.block_threads() % 32 == 0;
+  bool shape = s.row_threads >= 1 && s.block_rows >= 1 && s.block_threads() <= 1024;
+  if (needs_whole_rows(kernel))
+    shape = shape && (power_of_two || (s.row_threads % 32 == 0 && s.block_rows == 1)) && s.block_threads() % 32 == 0;
   bool vector = s.turns >= 1 && (s.vector == 1 || s.vector == 2 || s.vector == 4 || s.vector == 8) && s.columns % s.vector == 0;
   bool access = s.operands.size() == kernel.operands.size();
   for (size_t i = 0; access && i < s.operands.size(); ++i) {
@@ -113,8 +114,8 @@ class GpuRowKernelWriter {
       chunk = b.CreateSub(block, b.CreateMul(row_, slot(slots_.chunks())));
     }
     if (s.block_rows > 1) {
-      lane_ = b.CreateAnd(thread, number(s.row_threads - 1));
-      V in_block = b.CreateLShr(thread, uint64_t(std::countr_zero(unsigned(s.row_threads))));
+      V in_block = b.CreateUDiv(thread, number(s.row_threads));
+      lane_ = b.CreateURem(thread, number(s.row_threads));
       row_ = b.CreateAdd(b.CreateMul(row_, number(s.block_rows)), in_block);
     }
     column_ = b.CreateMul(lane_, number(vector()));

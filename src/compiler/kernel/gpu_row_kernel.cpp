@@ -33,6 +33,18 @@ bool swaps_pairs(const RowKernel& kernel) {
                      [](const KernelStep& s) { return s.kind == KernelStep::swap_pairs; });
 }
 
+/// Rows of one block of about so many threads, with full warps where that is possible.
+int block_rows_for(int row_threads, int threads) {
+  int best = 1;
+  double most = 0;
+  for (int rows = 1; rows * row_threads <= std::max(threads, row_threads); ++rows) {
+    int used = rows * row_threads;
+    double busy = double(used) / double(ceil_div(used, 32) * 32) + 0.1 * used / threads;
+    if (busy > most) most = busy, best = rows;
+  }
+  return best;
+}
+
 /// Columns in one thread side by side: 16 bytes of the narrower element types that are walked densely.
 int choose_vector(const RowKernel& kernel, int64_t column_multiple) {
   int64_t wanted = 4;
@@ -52,36 +64,45 @@ struct Shape {
 };
 
 double cost(Shape s, int64_t vectors, int vector, bool whole_rows) {
-  int64_t covered = int64_t(s.threads) * s.turns;
-  double idle = double(ceil_div(vectors, covered) * covered) / double(std::max<int64_t>(vectors, 1));
+  int64_t covered = int64_t(s.threads) * s.turns, chunks = ceil_div(vectors, covered);
+  double idle = double(chunks * covered) / double(std::max<int64_t>(vectors, 1));
   double elements = double(s.turns) * vector, wanted = whole_rows ? 24 : 16;
   double result = idle + 0.05 * std::fabs(std::log2(elements / wanted));
-  if (!is_power_of_two(s.threads)) result += 0.02;
+  if (whole_rows && !is_power_of_two(s.threads)) result += 0.02;
   if (whole_rows && s.threads > 32) result += 0.05;
   // A row's threads should fetch whole 128-byte lines.
   if (s.threads < 8 && s.threads < vectors) result += 0.05 * (3 - std::log2(double(s.threads)));
+  // Rows side by side in a block are better neighbours in memory than far-apart rows with a chunk of each.
+  if (!whole_rows && chunks > 1) result += 0.01 + 0.01 * std::log2(256.0 / s.threads);
+  int used = block_rows_for(s.threads, 256) * s.threads;
+  if (!whole_rows) result += 0.2 * (1 - double(used) / double(ceil_div(used, 32) * 32)) + (used < 128 ? 0.1 : 0);
   return result;
 }
 
-Shape choose_shape(int64_t vectors, int vector, bool whole_rows, bool fixed, int64_t rows) {
+/// The row stays in registers: the threads that hold all of it.
+Shape holding_shape(int64_t vectors, int vector, int64_t rows) {
+  Shape best{kMaxThreads, int(ceil_div(vectors, kMaxThreads))};
+  double least = 1e30;
+  for (int threads = 1; threads <= kMaxThreads; threads += threads < 32 ? threads : 32) {
+    // A few long rows: more threads for each, or most of the card idles.
+    if (threads < 32 && rows * threads < 16384 && vectors > threads) continue;
+    int most = std::max(1, (threads > 512 ? 16 : threads > 32 ? 32 : 40) / vector);
+    Shape s{threads, int(ceil_div(vectors, threads))};
+    double c = cost(s, vectors, vector, true);
+    if (s.turns <= most && c < least) least = c, best = s;
+  }
+  return best;
+}
+
+/// Nobody needs the whole row: any part of it.
+Shape chunk_shape(int64_t vectors, int vector) {
   Shape best;
   double least = 1e30;
-  int widest = whole_rows ? kMaxThreads : 256;
-  for (int threads = 1; threads <= widest; threads += threads < 32 ? threads : 32) {
-    if (!whole_rows && !is_power_of_two(threads)) continue;
-    // A few long rows: more threads for each, or most of the card idles.
-    if (whole_rows && fixed && threads < 32 && rows * threads < 16384 && vectors > threads) continue;
-    int most = std::max(1, (threads > 512 ? 16 : threads > 32 ? 32 : 40) / vector);
-    for (int turns = 1; turns <= most; ++turns) {
-      Shape s{threads, turns};
-      bool covers = int64_t(threads) * turns >= vectors;
-      if (!whole_rows && (turns > 4 || turns * vector > 32)) continue;
-      if (whole_rows && !covers && (threads < widest || turns < most)) continue;
-      double c = cost(s, vectors, vector, whole_rows);
-      if (c < least) least = c, best = s;
-      if (covers) break;
+  for (int threads = 1; threads <= 256; ++threads)
+    for (int turns = 1; turns <= 4 && turns * vector <= 32; ++turns) {
+      double c = cost({threads, turns}, vectors, vector, false);
+      if (c < least) least = c, best = {threads, turns};
     }
-  }
   return best;
 }
 
@@ -158,11 +179,13 @@ GpuSchedule choose_schedule(const RowKernel& kernel, const GpuFacts& facts) {
   }
   bool whole = needs_whole_rows(kernel), fixed = s.columns > 0 && s.columns <= 16384;
   int64_t vectors = ceil_div(std::max<int64_t>(columns, 1), s.vector);
-  Shape shape =
-      whole && !fixed ? walking_shape(vectors, s.vector) : choose_shape(vectors, s.vector, whole, fixed, facts.rough_rows);
+  Shape shape = !whole  ? chunk_shape(vectors, s.vector)
+                : fixed ? holding_shape(vectors, s.vector, facts.rough_rows)
+                        : walking_shape(vectors, s.vector);
   s.row_threads = shape.threads;
   s.turns = shape.turns;
-  s.block_rows = is_power_of_two(shape.threads) ? std::max(1, (whole ? 128 : 256) / shape.threads) : 1;
+  bool several = !whole || is_power_of_two(shape.threads);
+  s.block_rows = several ? block_rows_for(shape.threads, whole ? 128 : 256) : 1;
   return s;
 }
 

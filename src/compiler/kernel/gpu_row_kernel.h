@@ -37,8 +37,8 @@ struct GpuSchedule {
   int64_t columns = 0;   ///< fixed number of columns; 0: given at run time
   int vector = 1;        ///< columns side by side in one thread: 1, 2, 4 or 8; divides the columns
   int turns = 1;         ///< vectors in one thread
-  int row_threads = 32;  ///< 1, 2, 4, 8, 16 or a multiple of 32, at most 1024
-  int block_rows = 4;    ///< rows of one block; 1 unless row_threads is a power of two
+  int row_threads = 32;  ///< at most 1024; for a kernel that needs whole rows 1, 2, 4, 8, 16 or a multiple of 32
+  int block_rows = 4;    ///< rows of one block; for such a kernel blocks are full warps, and 1 unless a power of two
   bool wide = false;     ///< strides of 64 bits; else launch_of refuses strides of 2^31 bytes and more
   std::vector<Operand> operands;
 

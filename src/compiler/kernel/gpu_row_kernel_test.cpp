@@ -167,8 +167,10 @@ TEST_CASE("swap_pairs needs an even number of columns") {
 
 TEST_CASE("what a schedule cannot do is refused before any code is written") {
   RowKernel k = conversion(DType::f32, DType::f32);
+  k.body = {load(0), sum(0), prim(Prim::divide, 0, 1), store(1, 2)};
   GpuSchedule s = any_dense_schedule(k);
   s.row_threads = 48;
+  s.block_rows = 2;
   auto generate = [&] { code_generator().gpu_row_kernels(std::vector<NamedGpuKernel>{{"kernel", k, s}}, gpu_target(80)); };
   CHECK(contains(refusal(generate), "cannot be written"));
   CHECK(contains(refusal([] { gpu_target(75); }), "8.0"));

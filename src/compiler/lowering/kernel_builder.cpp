@@ -52,7 +52,7 @@ class Builder {
         space_.back() = n->inputs[0].dim(-1);
         return;
       }
-      if (n == root_ || is_elementwise(*n->op) || n->op == &cast_op || is_movement(*n))
+      if (n == root_ || is_elementwise(*n->op) || n->op == &cast_op || n->op == &swap_pairs_op || is_movement(*n))
         for (Value input : n->inputs) todo.push_back(input.node());
     }
   }
@@ -140,6 +140,7 @@ class Builder {
       return emit(node->inputs[0].node(), chain);
     }
     if (is_elementwise(*node->op)) return emit_formula(node, chain);
+    if (node->op == &swap_pairs_op) return emit_swap(node, chain);
     if (node->op == &iota_op) return emit_ramp(node, chain);
     if (node->op == &reduce_sum_op || node->op == &reduce_max_op) return emit_reduction(node, chain);
     throw NeedsMemory{node};
@@ -154,6 +155,17 @@ class Builder {
         view.offset.constant() % residents_.tile_columns != 0)
       throw NeedsMemory{node};
     return load(node, dense_view(kTile, node->type), true, chain);
+  }
+
+  /// Only where the pairs are pairs of the kernel's own columns.
+  int emit_swap(const Node* node, const Chain& chain) {
+    View view = apply(node, dense_view(kRamp, node->type), chain);
+    auto even = [](const Dim& dim) { return exact_div(dim, 2).has_value(); };
+    bool fits =
+        !view.scaled() && view.shape == space_ && view.strides.back() == Dim(1) && even(space_.back()) && even(view.offset);
+    for (size_t d = 0; fits && d + 1 < space_.size(); ++d) fits = is_one(space_[d]) || even(view.strides[d]);
+    if (!fits) throw NeedsMemory{node};
+    return step({KernelStep::swap_pairs, {}, emit(node->inputs[0].node(), chain), -1, -1, -1, 0});
   }
 
   int emit_formula(const Node* node, const Chain& chain) {

@@ -17,7 +17,8 @@ bool is_reduction(const Node& n) { return n.op == &reduce_sum_op || n.op == &red
 
 /// Computed inside row kernels, unless something wants it in memory.
 bool is_inline(const Node& n) {
-  return is_elementwise(*n.op) || n.op == &cast_op || n.op == &iota_op || is_reduction(n) || is_movement(n);
+  return is_elementwise(*n.op) || n.op == &cast_op || n.op == &iota_op || n.op == &swap_pairs_op || is_reduction(n) ||
+         is_movement(n);
 }
 bool is_call(const Node& n) { return !is_leaf(n) && !is_inline(n) && n.op != &result_op; }
 

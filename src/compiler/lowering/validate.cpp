@@ -86,7 +86,7 @@ class Validator {
   }
 
   void check(const RowKernel& k, const KernelStep& s, size_t number) {
-    expect(s.kind <= KernelStep::store, "a kernel's step is of no known kind");
+    expect(s.kind <= KernelStep::swap_pairs, "a kernel's step is of no known kind");
     for (int earlier : {s.a, s.b, s.c}) expect(earlier == -1 || below(earlier, number), "a kernel's step uses a later one");
     bool memory = s.kind == KernelStep::load || s.kind == KernelStep::store;
     if (memory) expect(below(s.operand, k.operands.size()), "a kernel has no such operand");

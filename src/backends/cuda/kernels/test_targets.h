@@ -1,11 +1,13 @@
 #pragma once
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 #include <functional>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "backends/cuda/kernels/emulation.h"
@@ -44,9 +46,10 @@ class EmulatedTarget : public TestTarget {
   }
   DevicePtr upload_bytes(const void* data, int64_t bytes) override {
     // Not a byte more than asked for, so that a sanitizer sees what lies outside.
-    void* memory = std::aligned_alloc(256, size_t(bytes + 255) / 256 * 256);
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 256, size_t(std::max<int64_t>(bytes, 1)))) throw std::bad_alloc();
     held_.emplace_back(memory, &std::free);
-    std::memcpy(memory, data, size_t(bytes));
+    if (bytes) std::memcpy(memory, data, size_t(bytes));
     return DevicePtr(uintptr_t(memory));
   }
   void download_bytes(void* to, DevicePtr from, int64_t bytes) override {
