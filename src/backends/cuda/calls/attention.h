@@ -1,15 +1,10 @@
 #pragma once
 #include "backends/cuda/calls/cudnn.h"
 #include "backends/cuda/calls/vendor.h"
+#include "backends/cuda/head_strides.h"
 #include "tensor/dtype.h"
 
 namespace sinter::cuda {
-
-/// Where element (b, t, h, d) of a tensor is: strides in elements; d lies dense.
-struct HeadStrides {
-  int64_t b = 0, t = 0, h = 0;
-  bool operator==(const HeadStrides&) const = default;
-};
 
 /// What is added to the scores: bias[b * stride.b + h * stride.h + query * stride.t + key]. A stride of 0 is the same for all.
 struct AttentionBias {

@@ -1,13 +1,9 @@
 #pragma once
+#include "backends/cuda/head_strides.h"
 #include "backends/cuda/kernels/kernels.h"
 #include "tensor/dtype.h"
 
 namespace sinter::cuda {
-
-/// Where element (b, t, h, d) of a tensor is: strides in elements; d lies dense.
-struct HeadStrides {
-  int64_t b = 0, t = 0, h = 0;
-};
 
 /// out = softmax(scale * q k^T + bias) v for each batch entry and head, for machines without cuDNN; the meaning is that of the
 /// CPU's calls/attention.h. 16-bit types with d up to 256, a multiple of 8, and rows at multiples of 16 bytes never hold the
@@ -19,9 +15,10 @@ struct AttentionCall {
   DType type = DType::bf16;  ///< of q, k, v and out: f32, f16 or bf16
   DevicePtr q = 0, k = 0, v = 0, out = 0;
   HeadStrides q_strides, k_strides, v_strides, out_strides;
-  /// f32, added to the scores: bias[b * stride.b + h * stride.h + query * stride.t + key * bias_key_stride]; 0: none. A query
+  /// Added to the scores: bias[b * stride.b + h * stride.h + query * stride.t + key * bias_key_stride]; 0: none. A query
   /// whose every key has -infinity gives zeros.
   DevicePtr bias = 0;
+  DType bias_type = DType::f32;  ///< f32, f16 or bf16
   HeadStrides bias_strides;
   int64_t bias_key_stride = 1;
   DevicePtr workspace = 0;  ///< attention_workspace_bytes(), 256-byte aligned
