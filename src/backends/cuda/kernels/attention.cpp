@@ -23,6 +23,12 @@ device::HeadsArguments heads(DevicePtr base, const HeadStrides& s) { return {bas
 
 bool in_chunks(DevicePtr base, const HeadStrides& s) { return base % 16 == 0 && s.b % 8 == 0 && s.t % 8 == 0 && s.h % 8 == 0; }
 
+int element_type(DType type) { return type == DType::f32 ? device::kF32 : type == DType::f16 ? device::kF16 : device::kBf16; }
+
+device::BiasArguments bias_of(const AttentionCall& c) {
+  return {heads(c.bias, c.bias_strides), c.bias_key_stride, element_type(c.bias_type)};
+}
+
 int64_t flash_width(const AttentionCall& c) {
   constexpr int64_t kLargest = 256;
   const bool fits = c.type != DType::f32 && c.d % 8 == 0 && c.d <= kLargest && c.keys > 0 && in_chunks(c.q, c.q_strides) &&
@@ -41,7 +47,7 @@ void flash(KernelTarget& target, const AttentionCall& c, int64_t width) {
   a.k = heads(c.k, c.k_strides);
   a.v = heads(c.v, c.v_strides);
   a.out = heads(c.out, c.out_strides);
-  a.bias = {heads(c.bias, c.bias_strides), c.bias_key_stride};
+  a.bias = bias_of(c);
   a.queries = int(c.queries);
   a.keys = int(c.keys);
   a.d = int(c.d);
@@ -85,13 +91,13 @@ void stored(KernelTarget& target, const AttentionCall& c) {
       matmul(target, scores);
 
       device::SoftmaxArguments s{.scores = c.workspace, .out = probabilities};
-      s.bias = {heads(c.bias, c.bias_strides), c.bias_key_stride};
+      s.bias = bias_of(c);
       s.b = b;
       s.first_query = int(first);
       s.queries = int(count);
       s.keys = int(c.keys);
       s.causal = c.causal;
-      s.type = c.type == DType::f32 ? device::kF32 : c.type == DType::f16 ? device::kF16 : device::kBf16;
+      s.type = element_type(c.type);
       const LaunchShape shape{.grid = {uint32_t(count), uint32_t(c.heads)},
                               .block = {kSoftmaxThreads},
                               .shared_bytes = kSoftmaxThreads / 32 * sizeof(float)};
@@ -111,8 +117,9 @@ void stored(KernelTarget& target, const AttentionCall& c) {
 }
 
 void check_call(const AttentionCall& c) {
-  if (c.type != DType::f32 && c.type != DType::f16 && c.type != DType::bf16)
-    fail(Code::Unsupported, "attention: there is no kernel for {}", name(c.type));
+  for (DType type : {c.type, c.bias_type})
+    if (type != DType::f32 && type != DType::f16 && type != DType::bf16)
+      fail(Code::Unsupported, "attention: there is no kernel for {}", name(type));
   if (c.heads > kMostGridYz || c.b > kMostGridYz)
     fail(Code::Unsupported, "attention: {} heads of {} batch entries are too many for the built-in kernel", c.heads, c.b);
 }

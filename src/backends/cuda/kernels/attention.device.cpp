@@ -15,6 +15,12 @@ SINTER_DEVICE_INLINE T* head_of(const HeadsArguments& a) {
   return reinterpret_cast<T*>(a.base) + block_z() * a.b + block_y() * a.h;
 }
 
+SINTER_DEVICE_INLINE float bias_at(const BiasArguments& b, int64_t place) {
+  if (b.type == kF32) return reinterpret_cast<const float*>(b.at.base)[place];
+  if (b.type == kF16) return to_float(reinterpret_cast<const F16*>(b.at.base)[place]);
+  return to_float(reinterpret_cast<const Bf16*>(b.at.base)[place]);
+}
+
 /// 4 warps take 16 queries each. kD: d rounded up to what there are kernels for; columns from d on are zeros. Shared memory holds
 /// the queries and two stages of kKeys keys and values, rows kD + 8 apart, so that eight of them begin in eight different sets
 /// of banks. See multiply_bf16() for who holds what of a product.
@@ -53,7 +59,7 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
   float sums[kD / 8][4] = {};
   float largest[2] = {kNegativeInfinity, kNegativeInfinity}, total[2] = {0, 0};  // of rows lane / 4 and lane / 4 + 8
   const int own_query = first_query + warp * 16 + lane / 4;
-  const auto* bias = a.bias.at.base ? head_of<const float>(a.bias.at) : nullptr;
+  const int64_t bias = block_z() * a.bias.at.b + block_y() * a.bias.at.h;
   const float scale = a.scale * kLog2E;
 
   auto scores_of = [&](const uint16_t* keys, float(&scores)[kKeys / 8][4]) {
@@ -77,7 +83,8 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
       for (int i = 0; i < 4; ++i) {
         const int key = first_key + j * 8 + lane % 4 * 2 + i % 2, query = own_query + i / 2 * 8;
         float score = scores[j][i] * scale;
-        if (bias && key < a.keys && query < a.queries) score += bias[query * a.bias.at.t + key * a.bias.key_stride] * kLog2E;
+        if (a.bias.at.base && key < a.keys && query < a.queries)
+          score += bias_at(a.bias, bias + query * a.bias.at.t + key * a.bias.key_stride) * kLog2E;
         scores[j][i] = key >= a.keys || (a.causal && key > query) ? kNegativeInfinity : score;
       }
     }
@@ -193,10 +200,9 @@ SINTER_DEVICE_KERNEL(attention__softmax, SoftmaxArguments a) {
   const int64_t row = (int64_t(block_y()) * a.queries + block_x()) * a.keys;
   const auto* scores = reinterpret_cast<const float*>(a.scores) + row;
   const BiasArguments& b = a.bias;
-  const auto* bias =
-      b.at.base ? reinterpret_cast<const float*>(b.at.base) + a.b * b.at.b + block_y() * b.at.h + query * b.at.t : nullptr;
+  const int64_t bias = a.b * b.at.b + block_y() * b.at.h + query * b.at.t;
   auto score_of = [&](int key) {
-    const float score = bias ? scores[key] + bias[key * b.key_stride] : scores[key];
+    const float score = b.at.base ? scores[key] + bias_at(b, bias + key * b.key_stride) : scores[key];
     return a.causal && key > query ? kNegativeInfinity : score;
   };
   float largest = kNegativeInfinity;

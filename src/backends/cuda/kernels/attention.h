@@ -15,9 +15,10 @@ struct AttentionCall {
   DType type = DType::bf16;  ///< of q, k, v and out: f32, f16 or bf16
   DevicePtr q = 0, k = 0, v = 0, out = 0;
   HeadStrides q_strides, k_strides, v_strides, out_strides;
-  /// f32, added to the scores: bias[b * stride.b + h * stride.h + query * stride.t + key * bias_key_stride]; 0: none. A query
+  /// Added to the scores: bias[b * stride.b + h * stride.h + query * stride.t + key * bias_key_stride]; 0: none. A query
   /// whose every key has -infinity gives zeros.
   DevicePtr bias = 0;
+  DType bias_type = DType::f32;  ///< f32, f16 or bf16
   HeadStrides bias_strides;
   int64_t bias_key_stride = 1;
   DevicePtr workspace = 0;  ///< attention_workspace_bytes(), 256-byte aligned

@@ -9,10 +9,11 @@ struct HeadsArguments {
   int64_t b = 0, t = 0, h = 0;
 };
 
-/// bias[b * bias.b + h * bias.h + query * bias.t + key * key_stride], f32; base 0: none.
+/// bias[b * bias.b + h * bias.h + query * bias.t + key * key_stride] of an ElementType; base 0: none.
 struct BiasArguments {
   HeadsArguments at;
   int64_t key_stride = 1;
+  int type = 0;
 };
 
 struct AttentionArguments {

@@ -10,7 +10,6 @@ namespace {
 constexpr int64_t kThreads = 320;  // divides into whole rows for 320, 640 and 1280 channels
 constexpr int64_t kMostThreads = 1024;
 constexpr int64_t kBlocksPerMultiprocessor = 3;  // what their registers allow at once
-constexpr int64_t kPixelsAtOnce = 5;             // of a thread: its first one, and four more whose loads are in flight together
 constexpr int64_t kMomentsBytes = 8;
 constexpr int64_t kMostSharedBytes = 48 * 1024;
 
@@ -54,10 +53,7 @@ Plan make_plan(const GroupStatsCall& c, int multiprocessors) {
   p.threads = divide_up(p.lanes * p.vectors, 32) * 32;
   const int64_t slabs = c.groups / p.slab_groups;
   const int64_t blocks = std::max<int64_t>(1, multiprocessors * kBlocksPerMultiprocessor / (c.n * slabs));
-  // Whole rounds of loads, but not so long that multiprocessors stay without work.
-  const int64_t least = divide_up(c.pixels, blocks);
-  const int64_t round = least >= p.lanes * kPixelsAtOnce ? p.lanes * (kPixelsAtOnce - 1) : p.lanes;
-  p.chunk = std::max<int64_t>(divide_up(least, round) * round + (round > p.lanes ? p.lanes : 0), 1);
+  p.chunk = std::max<int64_t>(divide_up(divide_up(c.pixels, blocks), p.lanes) * p.lanes, 1);
   p.chunk = std::min(p.chunk, std::max<int64_t>(c.pixels, 1));
   p.chunks = divide_up(c.pixels, p.chunk);
   return p;

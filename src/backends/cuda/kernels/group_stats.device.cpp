@@ -25,31 +25,40 @@ SINTER_DEVICE_INLINE void group_stats_partial(const T* x, Moments* partial, int 
 
   if (lane < least(lanes, count)) {
     const T* from = x + (int64_t(picture) * pixels + first_pixel) * pixel_stride + first_channel + vector * kWide;
-    float pivot[kWide], sum[kWide], square[kWide];
-    const Vector first = *reinterpret_cast<const Vector*>(from + lane * pixel_stride);
-    SINTER_UNROLL
-    for (int i = 0; i < kWide; ++i) {
-      pivot[i] = to_float(first.at[i]);
-      sum[i] = square[i] = 0;
-    }
-    auto take = [&](const Vector& v) {
+    // Loads of several pixels are under way together. The last round has fewer: it loads some pixel again and leaves it out.
+    constexpr int kAtOnce = 4;
+    Vector v[kAtOnce];
+    auto load_round = [&](int first) {
       SINTER_UNROLL
-      for (int i = 0; i < kWide; ++i) {
-        const float distance = to_float(v.at[i]) - pivot[i];
-        sum[i] += distance;
-        square[i] += distance * distance;
+      for (int j = 0; j < kAtOnce; ++j)
+        v[j] = *reinterpret_cast<const Vector*>(from + least(first + j * lanes, count - 1) * pixel_stride);
+    };
+    float pivot[kWide], sum[kWide] = {}, square[kWide] = {};
+    auto take_round = [&](int first, bool whole) {
+      SINTER_UNROLL
+      for (int j = 0; j < kAtOnce; ++j) {
+        const bool counts = whole || first + j * lanes < count;
+        SINTER_UNROLL
+        for (int i = 0; i < kWide; ++i) {
+          const float distance = counts ? to_float(v[j].at[i]) - pivot[i] : 0.f;
+          sum[i] += distance;
+          square[i] += distance * distance;
+        }
       }
     };
-    constexpr int kAtOnce = 4;
-    int p = lane + lanes;
+    load_round(lane);
+    SINTER_UNROLL
+    for (int i = 0; i < kWide; ++i) pivot[i] = to_float(v[0].at[i]);
+    take_round(lane, false);
+    int p = lane + kAtOnce * lanes;
     for (; p + (kAtOnce - 1) * lanes < count; p += kAtOnce * lanes) {
-      Vector v[kAtOnce];
-      SINTER_UNROLL
-      for (int j = 0; j < kAtOnce; ++j) v[j] = *reinterpret_cast<const Vector*>(from + (p + j * lanes) * pixel_stride);
-      SINTER_UNROLL
-      for (int j = 0; j < kAtOnce; ++j) take(v[j]);
+      load_round(p);
+      take_round(p, true);
     }
-    for (; p < count; p += lanes) take(*reinterpret_cast<const Vector*>(from + p * pixel_stride));
+    if (p < count) {
+      load_round(p);
+      take_round(p, false);
+    }
 
     const float share = 1.f / float((count - lane + lanes - 1) / lanes);
     SINTER_UNROLL

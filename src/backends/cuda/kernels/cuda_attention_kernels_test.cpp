@@ -19,6 +19,7 @@ struct Case {
   Bias bias = Bias::None;
   bool fused = false;     // q, k and v side by side in one tensor [b, t, 3, h, d]
   int64_t misplaced = 0;  // elements that k lies behind an aligned address
+  DType bias_type = DType::f32;
 };
 
 struct Tensor4 {
@@ -77,7 +78,9 @@ void check_attention(TestTarget& t, const Case& c) {
     if (c.bias == Bias::HidesARow)
       for (int64_t i = 0; i < c.keys; ++i) bias[size_t(i)] = -INFINITY;  // all of query 0 of the first head
     if (c.bias == Bias::ForKeys) bias[0] = -INFINITY;
-    call.bias = t.upload(bias);
+    bias = rounded(bias, c.bias_type);
+    call.bias = t.upload(encode(bias, c.bias_type));
+    call.bias_type = c.bias_type;
   }
   const auto out_count = size_t(c.b * out_strides.b);
   call.out = t.untouched(int64_t(out_count) * byte_size(c.type));
@@ -130,6 +133,7 @@ TEST_CASE("attention agrees with f64 for head sizes, lengths, layouts, masks and
       check_attention(t, {2, 3, 17, 17, 24, type, false, Bias::None, true});
       check_attention(t, {1, 2, 9, 70, 16, type, false, Bias::HidesARow});
       check_attention(t, {1, 1, 5, 1, 8, type});
+      check_attention(t, {1, 2, 20, 30, 24, type, false, Bias::Full, false, 0, type});
     }
   });
 }
@@ -141,6 +145,7 @@ TEST_CASE("attention whose scores are stored agrees with f64: f32, wide heads, o
     check_attention(t, {1, 2, 20, 20, 40, DType::f32, true});
     check_attention(t, {1, 2, 12, 9, 20, DType::f16, true, Bias::ForKeys});
     check_attention(t, {1, 2, 9, 30, 16, DType::bf16, false, Bias::HidesARow, false, 1});
+    check_attention(t, {1, 1, 9, 30, 36, DType::f16, false, Bias::Full, false, 0, DType::bf16});
     check_attention(t, {1, 2, 16, 16, 8, DType::f32, false, Bias::None, true});
   });
 }
