@@ -25,9 +25,7 @@ constexpr int32_t longer_side(const Scene& scene) { return larger(scene.width, s
 /// Half of the longer side of the box around a shape's points, in units, at least half a pixel.
 constexpr int32_t extent(const Shape& s) {
   int32_t result = kUnitsPerPixel / 2;
-  bool centred =
-      s.kind == Kind::rotated_rectangle || s.kind == Kind::circle || s.kind == Kind::ellipse || s.kind == Kind::rotated_ellipse;
-  if (centred) return larger(result, larger(s.points[1].x, s.points[1].y));
+  if (is_centred(s.kind)) return larger(result, larger(s.points[1].x, s.points[1].y));
   int32_t left = s.points[0].x, right = left, top = s.points[0].y, bottom = top;
   for (int i = 1; i < s.count; ++i) {
     left = smaller(left, s.points[i].x), right = larger(right, s.points[i].x);
@@ -56,10 +54,10 @@ constexpr int32_t random_octave(Random& random, int32_t low, int32_t high) {
   return int32_t(((int64_t(low) << (t >> 16)) * (65536 + int64_t(t & 65535))) >> 16);
 }
 
-/// A point of the picture: three times in four where the error is large.
+/// A point of the picture: seven times in eight where the error is large.
 constexpr Point random_place(Random& random, const Scene& scene) {
   int32_t units_x = scene.width * kUnitsPerPixel, units_y = scene.height * kUnitsPerPixel;
-  if (scene.cells == 0 || random.below(4) == 0) return {random.between(0, units_x - 1), random.between(0, units_y - 1)};
+  if (scene.cells == 0 || random.below(8) == 0) return {random.between(0, units_x - 1), random.between(0, units_y - 1)};
   uint32_t wanted = random.below(scene.map[scene.cells - 1]);
   int32_t low = 0, high = scene.cells - 1;  // the first cell whose sum is more than wanted
   while (low < high) {
@@ -93,10 +91,8 @@ constexpr int32_t kept_width(int32_t value, const Scene& scene) {
 
 /// The shape with all points inside the neighbourhood of the picture and all sizes in their ranges.
 constexpr void keep_near(Shape& s, const Scene& scene) {
-  bool centred =
-      s.kind == Kind::rotated_rectangle || s.kind == Kind::circle || s.kind == Kind::ellipse || s.kind == Kind::rotated_ellipse;
-  for (int i = 0; i < (centred ? 1 : int(s.count)); ++i) s.points[i] = kept_near(s.points[i], scene);
-  if (centred) s.points[1] = {kept_half_axis(s.points[1].x, scene), kept_half_axis(s.points[1].y, scene)};
+  for (int i = 0; i < (is_centred(s.kind) ? 1 : int(s.count)); ++i) s.points[i] = kept_near(s.points[i], scene);
+  if (is_centred(s.kind)) s.points[1] = {kept_half_axis(s.points[1].x, scene), kept_half_axis(s.points[1].y, scene)};
   if (s.kind == Kind::circle) s.points[1].y = s.points[1].x;
   if (is_stroke(s.kind)) s.width = kept_width(s.width, scene);
 }
@@ -167,12 +163,12 @@ constexpr Shape random_shape(Random& random, const Scene& scene) {
   return s;
 }
 
-/// One random change. Steps are of every size from the shape's own down to half a pixel.
+/// One random change. Steps are of every size from the shape's own down to a pixel.
 constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
   using namespace detail;
   const int32_t size = extent(s);
-  const int32_t way = larger(size >> random.below(5), kUnitsPerPixel / 2);
-  const uint32_t choice = random.below(8);
+  const int32_t way = larger(size >> random.below(5), kUnitsPerPixel);
+  const uint32_t choice = random.below(16);
   switch (s.kind) {
     case Kind::triangle:
     case Kind::quadrilateral:
@@ -183,7 +179,7 @@ constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
       if (choice == 0) {
         int32_t x = random.between(-way, way), y = random.between(-way, way);
         for (int i = 0; i < s.count; ++i) s.points[i] = {s.points[i].x + x, s.points[i].y + y};
-      } else if (is_stroke(s.kind) && choice <= 2) {
+      } else if (is_stroke(s.kind) && choice < 4) {
         int32_t step = larger(smaller(way, s.width) / 2, 2);
         s.width += random.between(-step, step);
       } else {
@@ -193,7 +189,7 @@ constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
       break;
     case Kind::rectangle: {
       int32_t step = random.between(-way, way);
-      if (choice < 2) {
+      if (choice < 4) {
         int32_t other = random.between(-way, way);
         for (int i = 0; i < 2; ++i) s.points[i] = {s.points[i].x + step, s.points[i].y + other};
       } else {
@@ -203,7 +199,7 @@ constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
       break;
     }
     case Kind::circle:
-      if (choice < 4)
+      if (choice < 8)
         s.points[0] = moved(s.points[0], random, way);
       else
         s.points[1].x += random.between(-way, way);
@@ -211,9 +207,9 @@ constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
     case Kind::ellipse:
     case Kind::rotated_ellipse:
     case Kind::rotated_rectangle:
-      if (choice < 3) {
+      if (choice < 6) {
         s.points[0] = moved(s.points[0], random, way);
-      } else if (choice < 6 || s.kind == Kind::ellipse) {
+      } else if (choice < 12 || s.kind == Kind::ellipse) {
         (choice & 1 ? s.points[1].x : s.points[1].y) += random.between(-way, way);
       } else {
         int32_t turn = int32_t(kTurn / 8) >> random.below(5);

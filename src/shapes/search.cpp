@@ -1,8 +1,6 @@
 #include "shapes/search.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 
 #include "shapes/coverage.h"
 
@@ -10,14 +8,35 @@ namespace sinter::shapes {
 
 Effort effort_of(const Options& options) {
   Effort effort{options.climbers, options.candidates, options.mutations};
-  if (effort.climbers == 0) effort.climbers = 32;
-  if (effort.candidates == 0) effort.candidates = 1024;
-  if (effort.mutations == 0) effort.mutations = 100;
+  if (effort.climbers == 0) effort.climbers = 64;
+  if (effort.candidates == 0) effort.candidates = 16 * effort.climbers;
+  if (effort.mutations == 0) effort.mutations = 120;
   return effort;
 }
 
+std::vector<Round> rounds_of(const Effort& effort) {
+  // Most climbers turn out to be no good long before they stand still: each round keeps a quarter of them and lets those try
+  // harder. Four remain, so that as many threads have something to do until the end.
+  constexpr int kKept = 4, kLeast = 4, kShares[] = {1, 4, 12, 36};
+  std::vector<Round> rounds;
+  for (int climbers = effort.climbers;; climbers = std::max(climbers / kKept, kLeast)) {
+    rounds.push_back({climbers, 0});
+    if (climbers <= kLeast) break;
+  }
+  for (size_t i = 0; i < rounds.size(); ++i) {
+    size_t to_come = std::min(rounds.size() - 1 - i, std::size(kShares) - 1);
+    rounds[i].failures = std::max(1, effort.mutations / kShares[to_come]);
+  }
+  return rounds;
+}
+
 Search::Search(const Canvas& canvas, const Options& options, ThreadPool& pool, Simd simd)
-    : canvas_(canvas), options_(options), effort_(effort_of(options)), pool_(pool), sum_spans_(span_sums(simd)) {
+    : canvas_(canvas),
+      options_(options),
+      effort_(effort_of(options)),
+      rounds_(rounds_of(effort_)),
+      pool_(pool),
+      sum_spans_(span_sums(simd)) {
   scene_.kinds = options.kinds;
   spans_.resize(size_t(pool.threads()), std::vector<SpanPlaces>(size_t(canvas.height()) * kCurveSegments));
 }
@@ -61,46 +80,35 @@ void Search::climb(Climber& climber, int failures, int worker) {
   scored_.fetch_add(scored, std::memory_order_relaxed);
 }
 
+void Search::each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body) {
+  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
+    for (int64_t i = first; i < last; ++i) body(climbers[size_t(i)], worker);
+  });
+  std::sort(climbers.begin(), climbers.end(),
+            [](const Climber& a, const Climber& b) { return a.change != b.change ? a.change < b.change : a.stream < b.stream; });
+}
+
 std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typical) {
   number_ = number;
   canvas_.describe(scene_);
   scene_.typical = typical;
-  static const std::vector<int> plan = [] {
-    std::vector<int> v;
-    const char* e = getenv("TUNE");
-    std::string t = e ? e : "10 8 40 2 100";
-    for (char* p = t.data(); *p;) {
-      v.push_back(int(strtol(p, &p, 10)));
-      while (*p == ' ') ++p;
-    }
-    return v;
-  }();
   std::vector<Climber> climbers(size_t(effort_.climbers));
   for (size_t i = 0; i < climbers.size(); ++i) climbers[i].stream = attempt << 16 | uint32_t(i);
-  const int each = std::max(1, effort_.candidates / effort_.climbers);
-  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
-    for (int64_t i = first; i < last; ++i) {
-      begin(climbers[size_t(i)], each, worker);
-      climb(climbers[size_t(i)], plan[0], worker);
-    }
-  });
-  auto better = [](const Climber& a, const Climber& b) {
-    return a.change != b.change ? a.change < b.change : a.stream < b.stream;
-  };
-  for (size_t r = 1; r + 1 < plan.size(); r += 2) {
-    std::sort(climbers.begin(), climbers.end(), better);
-    if (climbers.size() > size_t(plan[r])) climbers.resize(size_t(plan[r]));
-    pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
-      for (int64_t i = first; i < last; ++i) climb(climbers[size_t(i)], plan[r + 1], worker);
+  const int candidates = (effort_.candidates + effort_.climbers - 1) / effort_.climbers;
+  for (const Round& round : rounds_) {
+    const bool first = climbers.front().step == 0;
+    climbers.resize(size_t(round.climbers));
+    each(climbers, [&](Climber& climber, int worker) {
+      if (first) begin(climber, candidates, worker);
+      climb(climber, round.failures, worker);
     });
   }
-  std::sort(climbers.begin(), climbers.end(), better);
-  Climber& best = climbers.front();
-  Paint paint = this->paint(best.shape, 0);
+  Shape best = climbers.front().shape;
+  Paint paint = this->paint(best, 0);
   if (paint.change >= 0) return std::nullopt;
-  best.shape.alpha = paint.alpha;
-  std::copy(paint.color, paint.color + kChannels, best.shape.color);
-  return best.shape;
+  best.alpha = paint.alpha;
+  std::copy(paint.color, paint.color + kChannels, best.color);
+  return best;
 }
 
 }  // namespace sinter::shapes

@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -15,6 +16,13 @@ struct Effort {
 };
 /// The options', with the defaults where they say 0.
 Effort effort_of(const Options& options);
+
+/// So many climbers climb until each has failed so many times in a row.
+struct Round {
+  int climbers = 0, failures = 0;
+};
+/// The rounds of one shape: each keeps the best climbers of the one before.
+std::vector<Round> rounds_of(const Effort& effort);
 
 /// Finds shapes for a canvas. What it finds depends on canvas, options, `typical` and the number of the shape alone.
 class Search {
@@ -37,10 +45,13 @@ class Search {
   };
   void begin(Climber& climber, int candidates, int worker);
   void climb(Climber& climber, int failures, int worker);
+  /// Runs `body` for all climbers, then sorts them, best first.
+  void each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body);
 
   const Canvas& canvas_;
   Options options_;
   Effort effort_;
+  std::vector<Round> rounds_;
   ThreadPool& pool_;
   SumSpans sum_spans_;
   Scene scene_;

@@ -73,6 +73,10 @@ constexpr KindSet kMixedKinds = kind_bit(Kind::triangle) | kind_bit(Kind::rectan
                                 kind_bit(Kind::circle) | kind_bit(Kind::ellipse) | kind_bit(Kind::rotated_ellipse) |
                                 kind_bit(Kind::quadrilateral) | kind_bit(Kind::bezier);
 
+/// Kinds whose first point is the centre and whose second one holds sizes.
+constexpr bool is_centred(Kind kind) {
+  return kind == Kind::rotated_rectangle || kind == Kind::circle || kind == Kind::ellipse || kind == Kind::rotated_ellipse;
+}
 constexpr bool is_stroke(Kind kind) { return kind == Kind::line || kind == Kind::polyline || kind == Kind::bezier; }
 
 }  // namespace sinter::shapes

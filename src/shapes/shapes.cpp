@@ -98,11 +98,9 @@ void check(const Shape& s) {
   const auto [low, high] = point_counts(s.kind);
   if (s.count < low || s.count > high)
     fail(Code::InvalidArgument, "a {} has {} points, but must have {} to {}", name, s.count, low, high);
-  const bool centred =
-      s.kind == Kind::rotated_rectangle || s.kind == Kind::circle || s.kind == Kind::ellipse || s.kind == Kind::rotated_ellipse;
   for (int i = 0; i < s.count; ++i) {
     const Point p = s.points[i];
-    const bool sizes = centred && i == 1;
+    const bool sizes = is_centred(s.kind) && i == 1;
     const int32_t least = sizes ? 1 : -kCoordinateLimit, most = sizes ? kRadiusLimit : kCoordinateLimit;
     if (p.x < least || p.x > most || p.y < least || p.y > most)
       fail(Code::InvalidArgument, "point {} of a {} is ({}, {}), but must lie within {} and {}", i, name, p.x, p.y, least, most);
