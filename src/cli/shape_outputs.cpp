@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "io/animation.h"
 #include "io/image.h"
-#include "shapes/animation.h"
+#include "shapes/growth.h"
 #include "shapes/json.h"
 #include "shapes/render.h"
 #include "shapes/svg.h"

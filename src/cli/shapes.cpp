@@ -101,13 +101,21 @@ struct Plan {
   std::vector<ShapeOutput> outputs;
 };
 
+/// The earlier result decides what these say; they are named, never silently ignored.
+void name_idle_options(const Options& given, const Settings& s) {
+  if (s.resume.empty()) return;
+  if (given.count("--compute-size")) note("note: --compute-size has no effect: the result given by --resume has its own");
+  if (given.count("--fill-color"))
+    note("note: --fill-color only says what shows through transparent pixels: the result given by --resume has its own canvas");
+}
+
 std::vector<Plan> make_plans(const Settings& s) {
   const bool several = s.pictures.size() > 1;
   std::vector<Plan> plans;
   std::set<fs::path> names;
   auto claim = [&](const std::string& pattern, const fs::path& picture, const std::string& option) {
     fs::path path = shape_output_name(pattern, picture, several);
-    if (!names.insert(fs::weakly_canonical(path)).second)
+    if (!names.insert(fs::weakly_canonical(fs::absolute(path))).second)
       throw UsageError(fmt::format("{} would be written twice; give each --out, --preview and picture another name", path.string()));
     for (const std::string& other : s.pictures)
       if (std::error_code ignored; fs::equivalent(path, other, ignored))
@@ -282,6 +290,7 @@ int run_shapes(Arguments arguments) {
   add_options(options, settings);
   options.parse_arguments(arguments);
   check_settings(options, settings);
+  name_idle_options(options, settings);
   std::vector<Plan> plans = make_plans(settings);
   return ShapeArt(std::move(settings), std::move(plans)).run();
 }

@@ -1,4 +1,4 @@
-#include "shapes/animation.h"
+#include "shapes/growth.h"
 
 #include <algorithm>
 
