@@ -1,5 +1,5 @@
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 
 #include "shapes/integers.h"
 #include "shapes/shape.h"
@@ -87,7 +87,8 @@ constexpr void polygon_spans(const Point* points, int count, const Rows& rows, S
     int32_t top = clamped(pixel_from(a.y), 0, rows.height), bottom = clamped(pixel_from(b.y), 0, rows.height);
     if (top >= bottom) continue;
     edges[edge_count++] = {a.x, a.y, b.x - a.x, b.y - a.y, top, bottom};
-    for (int32_t end : {top, bottom}) {
+    for (int which = 0; which < 2; ++which) {
+      const int32_t end = which == 0 ? top : bottom;
       int at = end_count;
       while (at > 0 && ends[at - 1] > end) --at;
       if (at > 0 && ends[at - 1] == end) continue;

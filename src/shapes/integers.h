@@ -1,5 +1,5 @@
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 
 // Whole-number mathematics for every device: nothing rounds differently anywhere.
 
@@ -55,16 +55,18 @@ constexpr int64_t square_root(int64_t n) {
 /// Sine and cosine are in 1/2^30.
 constexpr int kSineBits = 30;
 
-/// sin of an angle in 1/65536 turn, at most 2^-28 off: the odd polynomial of degree 11 on the first quarter, in integers.
+/// sin of an angle in 1/65536 turn, at most 2^-28 off: the odd polynomial of degree 13 on the first quarter, in integers.
 constexpr int64_t sine(uint32_t angle) {
   angle &= 65535;
   uint32_t quarter = angle >> 14;
   int64_t t = angle & 16383;
   if (quarter & 1) t = 16384 - t;
   // x = t / 16384 in 1/2^30; sin(x pi/2) = x (c1 - x^2 (c3 - x^2 (c5 - ...))), Taylor's coefficients times (pi/2)^k in 1/2^30
-  constexpr int64_t kOne = 1686629713, kThree = 693598668, kFive = 85569306, kSeven = 5026995, kNine = 172272, kEleven = 3864;
+  constexpr int64_t kOne = 1686629713, kThree = 693598668, kFive = 85569306, kSeven = 5026995, kNine = 172272, kEleven = 3864,
+                    kThirteen = 61;
   int64_t x = t << 16, square = x * x >> 30;
-  int64_t sum = kNine - (square * kEleven >> 30);
+  int64_t sum = kEleven - (square * kThirteen >> 30);
+  sum = kNine - (square * sum >> 30);
   sum = kSeven - (square * sum >> 30);
   sum = kFive - (square * sum >> 30);
   sum = kThree - (square * sum >> 30);

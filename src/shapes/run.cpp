@@ -15,6 +15,10 @@ namespace {
 constexpr uint32_t kAttempts = 4;
 constexpr int kPreviews = 20;
 
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
 double cpu_seconds() {
   timespec time{};
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
@@ -60,6 +64,16 @@ Result beginning(const Image& picture, const Pixels& target, const Options& opti
   return result;
 }
 
+/// What makes the drawn picture better, with real rounding; none where several attempts found nothing.
+std::optional<Shape> next_shape(Search& search, const Canvas& canvas, const Result& result) {
+  const int32_t longer = std::max(result.width, result.height) * kUnitsPerPixel;
+  for (uint32_t attempt = 0; attempt < kAttempts; ++attempt) {
+    auto found = search.find(uint32_t(result.steps.size()), attempt, typical_extent(result.steps, longer));
+    if (found && canvas.exact_change(*found) < 0) return found;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Result run(const Image& picture, const Options& options, const Result* start, const Callback& callback) {
@@ -68,7 +82,7 @@ Result run(const Image& picture, const Options& options, const Result* start, co
 
 Result run_with(Simd simd, const Image& picture, const Options& options, const Result* start, const Callback& callback) {
   check(options);
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
   const double cpu_begin = cpu_seconds();
   Pixels target = compute_picture(picture, options);
   Result result = beginning(picture, target, options, start);
@@ -86,9 +100,8 @@ Result run_with(Simd simd, const Image& picture, const Options& options, const R
   Progress progress{0, options.shapes, 0, false, &result};
   int previews = 0;
   auto report = [&](bool last) {
-    auto spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    progress.seconds = spent;
-    result.seconds = seconds_before + spent;
+    progress.seconds = seconds_since(begin);
+    result.seconds = seconds_before + progress.seconds;
     result.cpu_seconds = cpu_before + cpu_seconds() - cpu_begin;
     result.candidates = candidates_before + search.scored();
     progress.preview = last || progress.done * kPreviews >= (previews + 1) * options.shapes;
@@ -102,14 +115,10 @@ Result run_with(Simd simd, const Image& picture, const Options& options, const R
     if (options.time_budget > 0 && progress.seconds >= options.time_budget) return Stop::time_budget;
     return std::nullopt;
   };
-  const int32_t longer = std::max(result.width, result.height) * kUnitsPerPixel;
   std::optional<Stop> stop = reason_to_stop();
+  bool told_the_last = false;
   while (!stop) {
-    std::optional<Shape> found;
-    for (uint32_t attempt = 0; attempt < kAttempts && !found; ++attempt) {
-      found = search.find(uint32_t(result.steps.size()), attempt, typical_extent(result.steps, longer));
-      if (found && canvas.exact_change(*found) >= 0) found.reset();
-    }
+    std::optional<Shape> found = next_shape(search, canvas, result);
     if (!found) {
       stop = Stop::no_improvement;
       break;
@@ -117,12 +126,13 @@ Result run_with(Simd simd, const Image& picture, const Options& options, const R
     canvas.draw(*found, pool);
     result.steps.push_back({*found, canvas.error()});
     ++progress.done;
-    progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    progress.seconds = seconds_since(begin);
     stop = reason_to_stop();
-    if (!report(stop.has_value()) && !stop) stop = Stop::cancelled;
+    told_the_last = stop.has_value();
+    if (!report(told_the_last) && !stop) stop = Stop::cancelled;
   }
   result.stop = *stop;
-  if (stop != Stop::cancelled && progress.done == 0) report(true);
+  if (!told_the_last && stop != Stop::cancelled) report(true);
   return result;
 }
 

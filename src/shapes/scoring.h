@@ -1,5 +1,5 @@
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 
 #include "shapes/integers.h"
 #include "shapes/shape.h"

@@ -1,8 +1,8 @@
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 
-// What a shape is. This header and those that say so include nothing but <cstdint> and each other, use integers alone and are
-// compiled for GPUs as they stand.
+// What a shape is. This header and those that say so include nothing but each other and <stdint.h>, which a freestanding compiler
+// has; they use integers alone and are compiled for GPUs as they stand.
 
 namespace sinter::shapes {
 
@@ -51,7 +51,7 @@ struct Point {
 /// | bezier            | 3     | start, control point and end of a quadratic curve               | stroke | -     |
 ///
 /// A stroke covers what is at most half its width away from the path (round ends and joins). Unused fields are 0, so that equal
-/// shapes have equal bytes.
+/// shapes compare equal.
 struct Shape {
   Kind kind = Kind::triangle;
   uint8_t alpha = 255;  ///< opacity in 1/255, at least 1

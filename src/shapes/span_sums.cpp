@@ -57,7 +57,7 @@ __attribute__((target("avx512f,avx512vl,avx2"))) void sum_avx512(const int32_t* 
   __m512i sums = _mm512_setzero_si512();
   for (int i = 0; i < count; ++i) {
     __m256i span = _mm256_sub_epi32(_mm256_load_si256(places + spans[i].end), _mm256_load_si256(places + spans[i].begin));
-    sums = _mm512_add_epi64(sums, _mm512_cvtepi32_epi64(span));
+    sums = _mm512_add_epi64(sums, _mm512_maskz_cvtepi32_epi64(0xff, span));
   }
   _mm512_storeu_si512(lanes, _mm512_add_epi64(_mm512_loadu_si512(lanes), sums));
 }
