@@ -53,7 +53,8 @@ Colour evening(double u, double v) {
   Colour out = sky;
   for (int i = 0; i < 3; ++i) {
     double top = 0.52 + 0.07 * i - (0.30 - 0.06 * i) * (ridge(x * (2.2 + i) + 3.1 * i, 20 * i + 3) - 0.25);
-    out = mix(out, mix(hills[size_t(i)], sky, 0.25 * (1 - i / 2.0) * smooth(top, kShore, y)), smooth(top - 0.002, top + 0.002, y));
+    out =
+        mix(out, mix(hills[size_t(i)], sky, 0.25 * (1 - i / 2.0) * smooth(top, kShore, y)), smooth(top - 0.002, top + 0.002, y));
   }
   return lake ? mix(out, {0.10, 0.12, 0.24}, 0.25 + 0.4 * (v - kShore)) : out;
 }
@@ -64,8 +65,9 @@ Colour balls(double u, double v) {
     double x, y, z, radius;
     Colour colour;
   };
-  constexpr std::array<Ball, 3> kBalls = {
-      Ball{-1.15, 0.0, 4.2, 1.0, {0.86, 0.20, 0.16}}, {1.0, -0.3, 3.4, 0.7, {0.15, 0.45, 0.80}}, {0.35, 0.25, 5.8, 1.25, {0.95, 0.75, 0.20}}};
+  constexpr std::array<Ball, 3> kBalls = {Ball{-1.15, 0.0, 4.2, 1.0, {0.86, 0.20, 0.16}},
+                                          {1.0, -0.3, 3.4, 0.7, {0.15, 0.45, 0.80}},
+                                          {0.35, 0.25, 5.8, 1.25, {0.95, 0.75, 0.20}}};
   const double norm = std::sqrt(0.41 + 0.64 + 0.36), lx = -0.64 / norm, ly = 0.8 / norm, lz = -0.6 / norm;
   double dx = (u - 0.5) * 1.5, dy = 0.42 - v, dz = 1.25, length = std::sqrt(dx * dx + dy * dy + dz * dz);
   dx /= length, dy /= length, dz /= length;
@@ -104,7 +106,8 @@ Colour blossom(double u, double v) {
   double stem = std::fabs(x - 0.05 * std::sin(4 * y));
   if (y > 0) out = mix({0.20, 0.46, 0.16}, out, smooth(0.014, 0.022, stem));
   for (int ring = 0; ring < 2; ++ring) {
-    double turn = angle + ring * 0.39, reach = (0.40 - 0.12 * ring) * (0.62 + 0.38 * std::pow(std::fabs(std::cos(4 * turn)), 0.6));
+    double turn = angle + ring * 0.39,
+           reach = (0.40 - 0.12 * ring) * (0.62 + 0.38 * std::pow(std::fabs(std::cos(4 * turn)), 0.6));
     Colour petal = mix({0.98, 0.86, 0.90}, ring ? Colour{0.90, 0.30, 0.50} : Colour{0.72, 0.16, 0.42}, radius / reach);
     petal = petal * (0.78 + 0.22 * std::pow(std::fabs(std::cos(4 * turn)), 0.4));
     out = mix(petal, out, smooth(reach - 0.004, reach + 0.004, radius));
@@ -120,7 +123,8 @@ Tensor drawn(Colour (*scene)(double, double)) {
     for (int64_t x = 0; x < kWidth; ++x) {
       Colour sum;
       for (int64_t k = 0; k < kGrid * kGrid; ++k) {
-        Colour c = scene((double(x) + (double(k % kGrid) + 0.5) / kGrid) / kWidth, (double(y) + (double(k / kGrid) + 0.5) / kGrid) / kHeight);
+        Colour c = scene((double(x) + (double(k % kGrid) + 0.5) / kGrid) / kWidth,
+                         (double(y) + (double(k / kGrid) + 0.5) / kGrid) / kHeight);
         sum = {sum.r + c.r, sum.g + c.g, sum.b + c.b};
       }
       float* to = &out.f32()[size_t(y * kWidth + x) * 3];

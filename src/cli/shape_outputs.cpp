@@ -65,13 +65,16 @@ void check_shape_output(const ShapeOutput& output, DrawnSize size) {
   constexpr int64_t kMostPixels = int64_t(1) << 28;
   if (output.kind == ShapeOutput::Kind::Svg || output.kind == ShapeOutput::Kind::Json) return;
   if (size.width * size.height > kMostPixels)
-    fail(Code::InvalidArgument, "{}: at most {} pixels are drawn, and this would be {} x {}; give a smaller --scale, or write an SVG",
+    fail(Code::InvalidArgument,
+         "{}: at most {} pixels are drawn, and this would be {} x {}; give a smaller --scale, or write an SVG",
          output.path.string(), kMostPixels, size.width, size.height);
   if (output.kind == ShapeOutput::Kind::Moving) return check_animation(output.path, size.width, size.height);
   int64_t most = largest_side(ending_of(output.path));
   if (std::max(size.width, size.height) > most)
-    fail(Code::InvalidArgument, "{}: the format holds at most {} pixels a side, and this would be {} x {}; give a smaller --scale, "
-         "or write a PNG", output.path.string(), most, size.width, size.height);
+    fail(Code::InvalidArgument,
+         "{}: the format holds at most {} pixels a side, and this would be {} x {}; give a smaller --scale, "
+         "or write a PNG",
+         output.path.string(), most, size.width, size.height);
 }
 
 void write_shape_output(const ShapeOutput& output, const shapes::Result& result, DrawnSize size, ThreadPool& pool,

@@ -34,9 +34,10 @@ void note(const std::string& text) { print_error(text + "\n"); }
 
 void add_options(Options& o, Settings& s) {
   o.add_option("IMAGE", s.pictures, "PNG, JPEG or WebP; several are done one after the other")->required();
-  o.add_option("-o,--out", s.outs,
-               "file name, may be given several times: .png, .jpg, .webp, .svg, .json (shapes with errors), .gif or .mp4 (how the "
-               "picture grows); {name} becomes the picture's name")
+  o.add_option(
+       "-o,--out", s.outs,
+       "file name, may be given several times: .png, .jpg, .webp, .svg, .json (shapes with errors), .gif or .mp4 (how the "
+       "picture grows); {name} becomes the picture's name")
       ->required()
       ->allow_extra_args(false);
   o.add_option("-n,--shapes", s.search.shapes, "how many shapes to add (default: 200)")->check(CLI::Range(1, 100'000));
@@ -56,7 +57,8 @@ void add_options(Options& o, Settings& s) {
   o.add_option("--target-error", s.search.target_error, "stop when the score is this low")->check(in_range(0, 1));
   o.add_option("--time-budget", s.search.time_budget, "stop after so many seconds")->check(in_range(0, 1e9));
   o.add_option("--resume", s.resume, "JSON file of an earlier result for this picture, to which shapes are added");
-  o.add_option("--scale", s.scale, "size of what is drawn, as a multiple of the picture's (default: 1)")->check(in_range(0.001, 100));
+  o.add_option("--scale", s.scale, "size of what is drawn, as a multiple of the picture's (default: 1)")
+      ->check(in_range(0.001, 100));
   o.add_flag("--animate", s.animate, "a .webp shows how the picture grows");
   o.add_option("--preview", s.preview, "picture file that is renewed about 20 times during the search");
   o.add_option("--threads", s.search.threads, "threads (default: one a core)")->check(CLI::Range(0, 1024));
@@ -116,7 +118,8 @@ std::vector<Plan> make_plans(const Settings& s) {
   auto claim = [&](const std::string& pattern, const fs::path& picture, const std::string& option) {
     fs::path path = shape_output_name(pattern, picture, several);
     if (!names.insert(fs::weakly_canonical(fs::absolute(path))).second)
-      throw UsageError(fmt::format("{} would be written twice; give each --out, --preview and picture another name", path.string()));
+      throw UsageError(
+          fmt::format("{} would be written twice; give each --out, --preview and picture another name", path.string()));
     for (const std::string& other : s.pictures)
       if (std::error_code ignored; fs::equivalent(path, other, ignored))
         throw UsageError(fmt::format("{} names {}, which is one of the pictures", option, path.string()));

@@ -34,7 +34,7 @@ Tensor scene(int64_t width, int64_t height) {
   for (int64_t y = 0; y < height; ++y)
     for (int64_t x = 0; x < width; ++x) {
       double u = double(x) / double(width), v = double(y) / double(height);
-      bool sun = std::hypot(u - 0.7, v - 0.3) < 0.15, hill = v > 0.6 + 0.2 * std::sin(5 * u);
+      bool sun = std::hypot(u - 0.7, v - 0.3)<0.15, hill = v> 0.6 + 0.2 * std::sin(5 * u);
       std::array<double, 3> color = sun    ? std::array{1.0, 0.9, 0.3}
                                     : hill ? std::array{0.1 + 0.3 * u, 0.4, 0.15}
                                            : std::array{0.3, 0.5 + 0.3 * v, 0.9};
@@ -57,11 +57,12 @@ struct Workplace {
   Workplace() { write_image(folder / "scene.png", scene(160, 120)); }
 
   std::vector<std::string> words(std::vector<std::string> more) const {
-    std::vector<std::string> all = {"shapes",       "--shapes", "20", "--compute-size", "64", "--candidates", "60", "--climbers", "4",
-                                    "--mutations", "20",       "--threads", "2"};
+    std::vector<std::string> all = {"shapes", "--shapes",    "20", "--compute-size", "64", "--candidates", "60", "--climbers",
+                                    "4",      "--mutations", "20", "--threads",      "2"};
     if (std::ranges::find(more, "--shapes") != more.end()) all.erase(all.begin() + 1, all.begin() + 3);
     if (std::ranges::find(more, "--threads") != more.end()) all.resize(all.size() - 2);
-    if (auto size = std::ranges::find(all, "--compute-size"); std::ranges::find(more, *size) != more.end()) all.erase(size, size + 2);
+    if (auto size = std::ranges::find(all, "--compute-size"); std::ranges::find(more, *size) != more.end())
+      all.erase(size, size + 2);
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
@@ -160,7 +161,8 @@ TEST_CASE("every option of the search reaches it") {
 
 TEST_CASE("--scale sets the size of what is drawn, --animate makes a .webp move, and a preview is a picture") {
   Workplace place;
-  place.figures({"scene.png", "--out", "a.png", "--out", "m.webp", "--out", "a.svg", "--scale", "0.5", "--animate", "--preview", "p.png"});
+  place.figures(
+      {"scene.png", "--out", "a.png", "--out", "m.webp", "--out", "a.svg", "--scale", "0.5", "--animate", "--preview", "p.png"});
   CHECK(read_image(place.folder / "a.png").pixels.shape() == std::vector<int64_t>{60, 80, 3});
   CHECK(read_image(place.folder / "m.webp").animated);
   CHECK(has(place.bytes("a.svg"), "width=\"80\" height=\"60\""));
@@ -219,7 +221,8 @@ TEST_CASE("what is wrong with the options is said before any work, with option, 
            Mistake{{"--out", "a.png", "--alpha", "0.5", "--style", "crispy"}, "--alpha and --style both"},
            Mistake{{"--out", "a.png", "--style", "vivid"}, "\"vivid\" is none of crispy, dreamy, blurry"},
            Mistake{{"--out", "a.png", "--shape-types", "triangle,star"}, "--shape-types: there is no kind of shape \"star\""},
-           Mistake{{"--out", "a.png", "--fill-color", "red"}, "--fill-color: expected auto or a colour as #rrggbb, found \"red\""},
+           Mistake{{"--out", "a.png", "--fill-color", "red"},
+                   "--fill-color: expected auto or a colour as #rrggbb, found \"red\""},
            Mistake{{"--out", "a.png", "--target-error", "2"}, "--target-error: 2 is out of range: from 0 to 1"},
            Mistake{{"--out", "a.png", "--seed", "-1"}, "--seed: \"-1\" is out of range"},
            Mistake{{"--out", "a.png", "--animate"}, "--animate is for a .webp"},
@@ -305,7 +308,8 @@ TEST_CASE("a picture of one pixel, a line of 30,000 and one of a single colour g
   CHECK(place.result("w.json").source_width == 30'000);
   CliResult refused = place.run({"wide.png", "--out", "w.webp", "--shapes", "5"});
   CHECK(refused.exit_code == 1);
-  CHECK_MESSAGE(has(refused.err, "w.webp: the format holds at most 16383 pixels a side, and this would be 30000 x 20"), refused.err);
+  CHECK_MESSAGE(has(refused.err, "w.webp: the format holds at most 16383 pixels a side, and this would be 30000 x 20"),
+                refused.err);
 
   Tensor flat(DType::f32, {40, 40, 3});
   std::ranges::fill(flat.f32(), 0.4f);
@@ -335,7 +339,8 @@ TEST_CASE("a transparent picture lies on the fill colour") {
 TEST_CASE("Ctrl-C ends the search within a second, keeps what there is, and says so") {
   Workplace place;
   write_image(place.folder / "large.png", rough_scene(1200, 900));
-  auto words = place.words({"large.png", "--compute-size", "1024", "--shapes", "100000", "--out", "a.json", "--out", "a.png", "--preview", "p.png", "--json"});
+  auto words = place.words({"large.png", "--compute-size", "1024", "--shapes", "100000", "--out", "a.json", "--out", "a.png",
+                            "--preview", "p.png", "--json"});
   pid_t child = place.sinter.start(words);
   std::this_thread::sleep_for(std::chrono::milliseconds(1500));
   auto begin = std::chrono::steady_clock::now();

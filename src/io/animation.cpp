@@ -13,8 +13,7 @@ struct Format {
   int64_t largest_side;
   std::unique_ptr<AnimationWriter> (*open)(const std::filesystem::path&, int64_t, int64_t);
 };
-constexpr Format kFormats[] = {
-    {".gif", 65535, open_gif}, {".webp", 16383, open_animated_webp}, {".mp4", 16384, open_mp4}};
+constexpr Format kFormats[] = {{".gif", 65535, open_gif}, {".webp", 16383, open_animated_webp}, {".mp4", 16384, open_mp4}};
 
 const Format& checked_format(const std::filesystem::path& path, int64_t width, int64_t height) {
   std::string ending = path.extension().string();

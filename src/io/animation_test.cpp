@@ -97,8 +97,8 @@ std::vector<std::vector<Rgb>> read_gif(const std::string& file, int64_t width, i
       int index = uint8_t(indices[i]);
       if (index == transparent) continue;
       size_t color = palette + 3 * size_t(index);
-      shown[size_t(top + int(i) / w) * size_t(width) + size_t(left + int(i) % w)] = {uint8_t(byte(color)), uint8_t(byte(color + 1)),
-                                                                                     uint8_t(byte(color + 2))};
+      shown[size_t(top + int(i) / w) * size_t(width) + size_t(left + int(i) % w)] = {
+          uint8_t(byte(color)), uint8_t(byte(color + 1)), uint8_t(byte(color + 2))};
     }
     out.push_back(shown);
   }
@@ -132,7 +132,8 @@ TEST_CASE("a GIF shows every frame: exactly where a frame brings few colours, cl
 TEST_CASE("a GIF of noise, whose codes grow to the last and begin again, reads back") {
   TemporaryFolder folder;
   std::mt19937 random(3);
-  for (auto [width, height, colors] : {std::tuple{1, 1, 1}, {1, 1, 2}, {2, 2, 3}, {127, 90, 255}, {128, 65, 256}, {200, 200, 2}, {64, 64, 7}}) {
+  for (auto [width, height, colors] :
+       {std::tuple{1, 1, 1}, {1, 1, 2}, {2, 2, 3}, {127, 90, 255}, {128, 65, 256}, {200, 200, 2}, {64, 64, 7}}) {
     Tensor noise(DType::u8, {height, width, 3});
     for (int64_t i = 0; i < noise.bytes() / 3; ++i)
       noise.data()[3 * i] = noise.data()[3 * i + 1] = noise.data()[3 * i + 2] = std::byte(random() % uint32_t(colors));

@@ -107,7 +107,7 @@ class GifWriter : public AnimationWriter {
     std::string head = "GIF89a";
     put_word(head, width);
     put_word(head, height);
-    head += "\x70\x00\x00"sv;                                // no palette for all frames
+    head += "\x70\x00\x00"sv;                                 // no palette for all frames
     head += "\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"sv;  // again and again
     file_.write(head);
   }

@@ -128,8 +128,29 @@ class Mp4Writer : public AnimationWriter {
   std::vector<std::string> words() const {
     std::string size = fmt::format("{}x{}", width_, height_), rate = std::to_string(kRate);
     // yuv420p is what players understand; the index in front lets them start before the whole file is there.
-    return {find_ffmpeg().string(), "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate,
-            "-i", "-", "-an", "-pix_fmt", "yuv420p", "-crf", "18", "-movflags", "+faststart", "-f", "mp4",
+    return {find_ffmpeg().string(),
+            "-loglevel",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            size,
+            "-r",
+            rate,
+            "-i",
+            "-",
+            "-an",
+            "-pix_fmt",
+            "yuv420p",
+            "-crf",
+            "18",
+            "-movflags",
+            "+faststart",
+            "-f",
+            "mp4",
             file_.temporary().string()};
   }
 
@@ -150,8 +171,9 @@ std::filesystem::path find_ffmpeg() {
     if (end > begin && ::access(program.c_str(), X_OK) == 0 && !std::filesystem::is_directory(program)) return program;
     begin = end + 1;
   }
-  fail(Code::NotFound, "MP4 is written by the program ffmpeg, which is not installed: install the package ffmpeg, or write a .webp "
-                       "or .gif");
+  fail(Code::NotFound,
+       "MP4 is written by the program ffmpeg, which is not installed: install the package ffmpeg, or write a .webp "
+       "or .gif");
 }
 
 std::unique_ptr<AnimationWriter> open_mp4(const std::filesystem::path& path, int64_t width, int64_t height) {

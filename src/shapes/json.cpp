@@ -49,8 +49,8 @@ std::string shape_line(const Step& step) {
   const Shape& s = step.shape;
   std::string points;
   for (int i = 0; i < s.count; ++i) points += fmt::format("{}[{},{}]", i ? "," : "", s.points[i].x, s.points[i].y);
-  std::string out =
-      fmt::format("{{\"kind\":\"{}\",\"color\":\"{}\",\"alpha\":{},\"points\":[{}]", kind_name(s.kind), hex(s.color), s.alpha, points);
+  std::string out = fmt::format("{{\"kind\":\"{}\",\"color\":\"{}\",\"alpha\":{},\"points\":[{}]", kind_name(s.kind),
+                                hex(s.color), s.alpha, points);
   if (is_stroke(s.kind)) out += fmt::format(",\"width\":{}", s.width);
   if (has_angle(s.kind)) out += fmt::format(",\"angle\":{}", s.angle);
   return out + fmt::format(",\"error\":{}}}", step.error);

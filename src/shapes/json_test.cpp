@@ -68,7 +68,9 @@ TEST_CASE("JSON that is not a result is refused, naming the place, what was expe
                   [](json& j) { j["shapes"][0]["alpha"] = 0; }},
            Damage{"f.json.shapes[0].points: expected a list of 2 to 6 values", [](json& j) { j["shapes"][0]["points"] = 7; }},
            Damage{"f.json.shapes[0].points[1]: expected a list of 2 to 2 values",
-                  [](json& j) { j["shapes"][0]["points"][1] = {1, 2, 3}; }},
+                  [](json& j) {
+                    j["shapes"][0]["points"][1] = {1, 2, 3};
+                  }},
            Damage{"f.json.shapes[0].points[1][0]: expected a whole number from -131072 to 131072, found 1.5",
                   [](json& j) { j["shapes"][0]["points"][1][0] = 1.5; }},
            Damage{"f.json.shapes[0]: a triangle has 2 points", [](json& j) { j["shapes"][0]["points"].erase(0); }},
@@ -76,7 +78,8 @@ TEST_CASE("JSON that is not a result is refused, naming the place, what was expe
            Damage{"f.json.shapes[2]: \"angle\" is missing", [](json& j) { j["shapes"][2].erase("angle"); }},
            Damage{"f.json.shapes[8].width: expected a whole number from 1 to 4096, found 0",
                   [](json& j) { j["shapes"][8]["width"] = 0; }},
-           Damage{"f.json.shapes[1].error: expected at most the error before it", [](json& j) { j["shapes"][1]["error"] = 1u << 31; }},
+           Damage{"f.json.shapes[1].error: expected at most the error before it",
+                  [](json& j) { j["shapes"][1]["error"] = 1u << 31; }},
        }) {
     json bad = good;
     damage.make(bad);

@@ -24,8 +24,8 @@ struct Magnification {
 /// that the sum counts every point of the stroke at least once; where pieces overlap it counts more, and the renderer cuts at 1.
 struct Outline {
   std::vector<Corner> corners;
-  std::vector<uint32_t> ends;  ///< for each polygon the index behind its last corner
-  bool even_odd = false;       ///< what an even number of turns surrounds is outside; else what any number surrounds is inside
+  std::vector<uint32_t> ends;   ///< for each polygon the index behind its last corner
+  bool even_odd = false;        ///< what an even number of turns surrounds is outside; else what any number surrounds is inside
   int64_t top = 0, bottom = 0;  ///< smallest and largest y; equal for an outline without area
 };
 

@@ -198,7 +198,9 @@ TEST_CASE("shapes at the limits of their coordinates are drawn, or lie outside")
     s.kind = kind;
     s.count = kind == Kind::line ? 2 : kind == Kind::quadrilateral ? 4 : 3;
     s.width = is_stroke(kind) ? kWidthLimit : 0;
-    const Point far[] = {{-kCoordinateLimit, -kCoordinateLimit}, {kCoordinateLimit, kCoordinateLimit}, {-kCoordinateLimit, kCoordinateLimit},
+    const Point far[] = {{-kCoordinateLimit, -kCoordinateLimit},
+                         {kCoordinateLimit, kCoordinateLimit},
+                         {-kCoordinateLimit, kCoordinateLimit},
                          {kCoordinateLimit, -kCoordinateLimit}};
     std::copy_n(far, s.count, s.points);
     Tensor pixels = render(canvas(64, {white(s)}), 640, 640, pool);

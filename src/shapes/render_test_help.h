@@ -16,7 +16,7 @@ inline Shape random_shape(Kind kind, int side, std::mt19937& random) {
   for (uint8_t& c : s.color) c = uint8_t(number(0, 255));
   bool round = kind == Kind::circle || kind == Kind::ellipse || kind == Kind::rotated_ellipse;
   bool centred = round || kind == Kind::rotated_rectangle;
-  s.count = uint8_t(kind == Kind::quadrilateral                      ? 4
+  s.count = uint8_t(kind == Kind::quadrilateral                       ? 4
                     : kind == Kind::polygon || kind == Kind::polyline ? number(3, kMaxPoints)
                     : kind == Kind::triangle || kind == Kind::bezier  ? 3
                                                                       : 2);
@@ -37,7 +37,8 @@ inline Result random_result(int width, int height, int each, uint32_t seed) {
   r.fill = {200, 150, 100};
   r.start_error = uint64_t(width) * uint64_t(height) * 72500;
   uint64_t error = r.start_error;
-  for (int i = 0; i < each * kKinds; ++i) r.steps.push_back({random_shape(Kind(i % kKinds), std::max(width, height), random), error -= 7});
+  for (int i = 0; i < each * kKinds; ++i)
+    r.steps.push_back({random_shape(Kind(i % kKinds), std::max(width, height), random), error -= 7});
   r.candidates = 12345;
   return r;
 }

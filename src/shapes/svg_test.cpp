@@ -51,7 +51,8 @@ TEST_CASE("numbers of an SVG are short, and opacities are right to a quarter of 
   s.color[0] = 0x11, s.color[1] = 0x22, s.color[2] = 0x34;
   result.steps = {{s, 0}};
   std::string text = svg(result, 16, 16);
-  CHECK(text.find("<ellipse rx=\"30\" ry=\"20\" transform=\"translate(-8 100)rotate(90)\" fill=\"#112234\" fill-opacity=\".502\"/>") !=
+  CHECK(text.find(
+            "<ellipse rx=\"30\" ry=\"20\" transform=\"translate(-8 100)rotate(90)\" fill=\"#112234\" fill-opacity=\".502\"/>") !=
         text.npos);
   CHECK(text.find("fill=\"#fff\"") != text.npos);
 }
