@@ -50,24 +50,24 @@ struct Edge {
 /// steps and remainders.
 struct Crossing {
   int32_t pixel, step;
-  int64_t rest, rest_step, divisor;
+  int32_t rest, rest_step, divisor;  // at most 16 dy, far below 2^31
 
   constexpr Crossing() : pixel(0), step(0), rest(0), rest_step(0), divisor(1) {}
-  constexpr Crossing(const Edge& e, int row, int stride) : divisor(int64_t(kUnitsPerPixel) * e.dy) {
+  constexpr Crossing(const Edge& e, int row, int stride) : divisor(kUnitsPerPixel * e.dy) {
     // pixel = ceil((x - 8) / 16) with x = e.x + (centre of the row - e.y) dx / dy
     int64_t top = int64_t(e.x - kUnitsPerPixel / 2) * e.dy + int64_t(pixel_centre(row) - e.y) * e.dx + divisor - 1;
     int64_t quotient = floor_div(top, divisor);
-    rest = top - quotient * divisor;
+    rest = int32_t(top - quotient * divisor);
     pixel = int32_t(quotient);
     int64_t way = int64_t(e.dx) * stride, whole = floor_div(way, e.dy);
     step = int32_t(whole);
-    rest_step = (way - whole * e.dy) * kUnitsPerPixel;
+    rest_step = int32_t(way - whole * e.dy) * kUnitsPerPixel;
   }
   constexpr void advance() {
     rest += rest_step;
-    int64_t over = rest >= divisor;
+    const int32_t over = rest >= divisor;
     rest -= divisor & -over;
-    pixel += step + int32_t(over);
+    pixel += step + over;
   }
 };
 
@@ -167,62 +167,102 @@ constexpr void ellipse_spans(const Shape& s, const Rows& rows, Sink& sink) {
   }
 }
 
-/// What is at most `width` / 2 away from a piece of a path, exactly: two discs and the strip between them.
-struct Capsule {
-  Point a, b;
-  int64_t dx, dy, length_squared;
-  int64_t reach;  ///< the strip is where |cross product with (dx, dy)| <= reach
-  int64_t diameter_squared;
-  int32_t top, bottom;  ///< rows that it may cover
+/// floor(top / divisor) for a top that grows by the same way from row to row, exactly, without dividing again.
+struct Quotient {
+  int64_t value = 0, step = 0, rest = 0, rest_step = 0, divisor = 1;
 
-  constexpr Capsule() : a(), b(), dx(0), dy(0), length_squared(0), reach(0), diameter_squared(0), top(0), bottom(0) {}
-  constexpr Capsule(Point from, Point to, int32_t width, int height)
-      : a(from), b(to), dx(int64_t(to.x) - from.x), dy(int64_t(to.y) - from.y), length_squared(dx * dx + dy * dy) {
-    diameter_squared = int64_t(width) * width;
-    reach = square_root(diameter_squared * length_squared >> 2);
-    top = larger(pixel_from(smaller(a.y, b.y) - width / 2 - 1), 0);
-    bottom = smaller(pixel_after(larger(a.y, b.y) + width / 2 + 1), height);
+  constexpr Quotient() = default;
+  constexpr Quotient(int64_t top, int64_t way, int64_t by)
+      : value(floor_div(top, by)), step(floor_div(way, by)), rest(top - value * by), rest_step(way - step * by), divisor(by) {}
+  constexpr void advance() {
+    rest += rest_step;
+    const int64_t over = rest >= divisor;
+    rest -= divisor & -over;
+    value += step + over;
   }
-  /// Widens [begin, end) by the disc around one end.
-  constexpr void add_disc(Point end_point, int64_t y, int32_t& begin, int32_t& end) const {
-    int64_t rest = diameter_squared - 4 * (y - end_point.y) * (y - end_point.y);
-    if (rest < 0) return;
-    auto half = int32_t(square_root(rest >> 2));
-    begin = smaller(begin, pixel_from(end_point.x - half));
-    end = larger(end, pixel_after(end_point.x + half));
-  }
-  /// The pixels with low <= slope * (x of the centre) + offset <= high, as an interval that [begin, end) is cut to.
-  static constexpr void cut(int64_t slope, int64_t offset, int64_t low, int64_t high, int64_t& begin, int64_t& end) {
-    offset += slope * (kUnitsPerPixel / 2);
-    slope *= kUnitsPerPixel;
+};
+
+/// The pixels of a row with low <= slope x + rise y + offset <= high at their centres, slope != 0, from row to row.
+struct Band {
+  Quotient begin, last;
+
+  constexpr Band() = default;
+  constexpr Band(int64_t slope, int64_t rise, int64_t offset, int64_t low, int64_t high, int row, int stride) {
     if (slope < 0) {
-      slope = -slope, offset = -offset;
-      int64_t negated = -low;
+      slope = -slope, rise = -rise, offset = -offset;
+      const int64_t negated = -low;
       low = -high, high = negated;
     }
-    if (slope == 0) {
-      if (offset < low || offset > high) end = begin;
-      return;
-    }
-    begin = larger(begin, ceil_div(low - offset, slope));
-    end = smaller(end, floor_div(high - offset, slope) + 1);
+    const int64_t at = slope * (kUnitsPerPixel / 2) + rise * pixel_centre(row) + offset;
+    const int64_t divisor = slope * kUnitsPerPixel, way = -rise * kUnitsPerPixel * stride;
+    begin = Quotient(low - at + divisor - 1, way, divisor);
+    last = Quotient(high - at, way, divisor);
   }
-  /// The pixels [begin, end) of a row; they hang together because the capsule is convex. Empty: begin >= end.
-  constexpr void row(int32_t row, int32_t& begin, int32_t& end) const {
+  constexpr void cut(int64_t& from, int64_t& to) {
+    from = larger(from, begin.value);
+    to = smaller(to, last.value + 1);
+    begin.advance(), last.advance();
+  }
+};
+
+/// What is at most `width` / 2 away from a piece of a path, exactly: two discs and the strip between them.
+class Capsule {
+ public:
+  int32_t top = 0, bottom = 0;  ///< rows that it may cover
+
+  constexpr Capsule() = default;
+  constexpr Capsule(Point from, Point to, int32_t width, int height)
+      : a_(from), b_(to), dx_(int64_t(to.x) - from.x), dy_(int64_t(to.y) - from.y), diameter_squared_(int64_t(width) * width) {
+    length_squared_ = dx_ * dx_ + dy_ * dy_;
+    reach_ = square_root(diameter_squared_ * length_squared_ >> 2);
+    top = larger(pixel_from(smaller(a_.y, b_.y) - width / 2 - 1), 0);
+    bottom = smaller(pixel_after(larger(a_.y, b_.y) + width / 2 + 1), height);
+  }
+  /// The pixels [begin, end) of a row; they hang together because the capsule is convex. Empty: begin >= end. To be called for
+  /// rows that are `stride` apart, beginning with any.
+  constexpr void row(int32_t row, int stride, int32_t& begin, int32_t& end) {
     constexpr int32_t kFar = 1 << 20;
     begin = kFar, end = -kFar;
-    if (row < top || row >= bottom) return;
-    int64_t y = pixel_centre(row);
-    add_disc(a, y, begin, end);
-    add_disc(b, y, begin, end);
-    if (length_squared == 0) return;
-    int64_t strip_begin = -kFar, strip_end = kFar;
-    cut(dy, -a.x * dy - (y - a.y) * dx, -reach, reach, strip_begin, strip_end);
-    cut(dx, -a.x * dx + (y - a.y) * dy, 0, length_squared, strip_begin, strip_end);
-    if (strip_begin >= strip_end) return;
-    begin = smaller(begin, int32_t(strip_begin));
-    end = larger(end, int32_t(strip_end));
+    const int64_t y = pixel_centre(row);
+    add_disc(a_, y, begin, end);
+    add_disc(b_, y, begin, end);
+    if (length_squared_ == 0) return;
+    if (!entered_) enter(row, stride);
+    int64_t from = -kFar, to = kFar;
+    if (dy_ != 0)
+      side_.cut(from, to);
+    else if ((y - a_.y) * dx_ > reach_ || (y - a_.y) * dx_ < -reach_)
+      to = from;
+    if (dx_ != 0)
+      ends_.cut(from, to);
+    else if ((y - a_.y) * dy_ < 0 || (y - a_.y) * dy_ > length_squared_)
+      to = from;
+    if (from >= to) return;
+    begin = smaller(begin, int32_t(from));
+    end = larger(end, int32_t(to));
   }
+
+ private:
+  /// Widens [begin, end) by the disc around one end.
+  constexpr void add_disc(Point centre, int64_t y, int32_t& begin, int32_t& end) const {
+    int64_t rest = diameter_squared_ - 4 * (y - centre.y) * (y - centre.y);
+    if (rest < 0) return;
+    auto half = int32_t(square_root(rest >> 2));
+    begin = smaller(begin, pixel_from(centre.x - half));
+    end = larger(end, pixel_after(centre.x + half));
+  }
+  constexpr void enter(int32_t row, int stride) {
+    entered_ = true;
+    // The cross product with the direction is at most `reach` in size, the dot product lies within the piece.
+    if (dy_ != 0) side_ = Band(dy_, -dx_, a_.y * dx_ - a_.x * dy_, -reach_, reach_, row, stride);
+    if (dx_ != 0) ends_ = Band(dx_, dy_, -a_.x * dx_ - a_.y * dy_, 0, length_squared_, row, stride);
+  }
+
+  Point a_{}, b_{};
+  int64_t dx_ = 0, dy_ = 0, diameter_squared_ = 0, length_squared_ = 0;
+  int64_t reach_ = 0;  // the strip is where the cross product with (dx, dy) is at most this in size
+  bool entered_ = false;
+  Band side_, ends_;
 };
 
 /// The path of a stroke as points; returns how many.
@@ -255,8 +295,9 @@ constexpr void stroke_spans(const Shape& s, const Rows& rows, Sink& sink) {
     int32_t begins[kCurveSegments], ends[kCurveSegments];
     int intervals = 0;
     for (int i = 0; i < pieces; ++i) {
+      if (row < capsules[i].top || row >= capsules[i].bottom) continue;
       int32_t begin = 0, end = 0;
-      capsules[i].row(row, begin, end);
+      capsules[i].row(row, rows.stride, begin, end);
       if (begin >= end) continue;
       int at = intervals++;
       for (; at > 0 && begins[at - 1] > begin; --at) begins[at] = begins[at - 1], ends[at] = ends[at - 1];

@@ -33,7 +33,9 @@ constexpr int64_t square_root(int64_t n) {
   if (n <= 0) return 0;
 #if !defined(__NVPTX__) && !defined(__CUDA_ARCH__)
   if (!__builtin_is_constant_evaluated()) {
-    auto root = int64_t(__builtin_sqrt(double(n)));  // a guess that is at most one off; the integer answer is unique
+    auto root = int64_t(__builtin_sqrt(double(n)));
+    // Below 2^52 the rounded root is never the next whole number; above, it may be one off.
+    if (n < int64_t(1) << 52) return root;
     while (root * root > n) --root;
     while ((root + 1) * (root + 1) <= n) ++root;
     return root;
