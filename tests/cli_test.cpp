@@ -26,7 +26,7 @@ namespace {
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-const char* const kVerbs[] = {"cache", "devices", "env", "generate", "graph", "inspect", "synth"};
+const char* const kVerbs[] = {"cache", "devices", "env", "generate", "graph", "inspect", "shapes", "synth"};
 
 }  // namespace
 

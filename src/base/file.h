@@ -68,6 +68,8 @@ class AtomicFile {
   void reserve(uint64_t bytes);
   void write(const void* data, size_t bytes);
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
+  /// Where the bytes are until commit(), for programs that write them in our stead; they must not replace the file.
+  const std::filesystem::path& temporary() const { return temporary_; }
   /// Makes the content durable and gives it its name.
   void commit();
 

@@ -87,7 +87,9 @@ Image decode_image(std::span<const std::byte> file, std::string_view name, const
   ImageSource source{file, name, limits};
   ImageFormat format = recognised(source);
   Image out = pixels_of(source, format);
-  int orientation = parse_exif(extras_of(source, format).exif).orientation;
+  ImageExtras extras = extras_of(source, format);
+  out.animated = extras.animated;
+  int orientation = parse_exif(extras.exif).orientation;
   out.pixels = upright(out.pixels, orientation);
   if (!out.alpha.empty()) out.alpha = upright(out.alpha, orientation);
   return out;

@@ -26,8 +26,9 @@ struct ImageLimits {
 };
 
 struct Image {
-  Tensor pixels;  ///< f32 [height, width, 3], 0..1: the stored values, not multiplied with alpha
-  Tensor alpha;   ///< f32 [height, width], 0..1, 1 is opaque; empty() where the file has none
+  Tensor pixels;          ///< f32 [height, width, 3], 0..1: the stored values, not multiplied with alpha
+  Tensor alpha;           ///< f32 [height, width], 0..1, 1 is opaque; empty() where the file has none
+  bool animated = false;  ///< the file holds more frames than this one
 };
 
 /// Recognised by content, never by name; none where it is none of them.

@@ -25,6 +25,7 @@ struct ImageSource {
 struct ImageExtras {
   std::string exif;  ///< from the TIFF header on; empty where there is none
   ImageText text;    ///< of the container itself, EXIF not included
+  bool animated = false;
 };
 
 // Pixels as they are stored, without the EXIF orientation.

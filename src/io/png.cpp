@@ -245,6 +245,7 @@ ImageExtras png_extras(const ImageSource& source) {
   size_t left = kTextLimit;
   for_each_chunk(source, [&](const Chunk& chunk) {
     if (!chunk.intact) return;
+    out.animated = out.animated || chunk.type == "acTL";
     if (chunk.type == "eXIf" && out.exif.empty()) out.exif = chunk.data;
     if (!is_text_chunk(chunk.type)) return;
     size_t before = out.text.size();

@@ -110,6 +110,7 @@ ImageExtras webp_extras(const ImageSource& source) {
     size_t length = little_endian(file, at + 4, 4);
     if (length > file.size() - at - 8) break;
     std::string_view data = file.substr(at + 8, length);
+    out.animated = out.animated || file.substr(at, 4) == "ANIM";
     if (file.substr(at, 4) == "EXIF" && out.exif.empty())
       out.exif = data.substr(data.starts_with(kExifMark) ? kExifMark.size() : 0);
     at += 8 + length + length % 2;

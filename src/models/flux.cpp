@@ -87,6 +87,10 @@ struct Streams {
   Value image, text;
 };
 
+Rope part_of(const Rope& rope, Dim begin, Dim length) {
+  return {slice(rope.cos, kTokens, begin, length), slice(rope.sin, kTokens, begin, length)};
+}
+
 Streams double_block(Scope s, const FluxConfig& c, Streams x, Value condition, const Rope& rope) {
   auto [image_attn, image_mlp] = modulation<2>(s / "img_mod" / "lin", c, condition);
   auto [text_attn, text_mlp] = modulation<2>(s / "txt_mod" / "lin", c, condition);
@@ -95,7 +99,9 @@ Streams double_block(Scope s, const FluxConfig& c, Streams x, Value condition, c
   Heads text = project_heads(s / "txt_attn", c, modulate(x.text, text_attn));
 
   // Text first: the rope table and the released checkpoints agree on this order.
-  Value joint = attend(c, rotate(concat({text.q, image.q}, kTokens), rope), rotate(concat({text.k, image.k}, kTokens), rope),
+  Rope text_rope = part_of(rope, 0, x.text.dim(kTokens)), image_rope = part_of(rope, x.text.dim(kTokens), x.image.dim(kTokens));
+  Value joint = attend(c, concat({rotate(text.q, text_rope), rotate(image.q, image_rope)}, kTokens),
+                       concat({rotate(text.k, text_rope), rotate(image.k, image_rope)}, kTokens),
                        concat({text.v, image.v}, kTokens));
   auto parts = split(joint, {x.text.dim(kTokens), x.image.dim(kTokens)}, kTokens);
 

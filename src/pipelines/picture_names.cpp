@@ -51,11 +51,15 @@ void check_picture_name(const std::string& pattern) {
   std::string ending = path.extension().string();
   if (std::none_of(std::begin(kEndings), std::end(kEndings), [&](const char* e) { return ending == e; }))
     fail(Code::InvalidArgument, "pictures are written as .png, .jpg, .jpeg or .webp, not as '{}'", pattern);
+  check_can_write(path, "--out");
+}
+
+void check_can_write(const std::filesystem::path& path, const std::string& option) {
   if (path.has_parent_path() && !std::filesystem::is_directory(path.parent_path()))
-    fail(Code::NotFound, "the folder '{}' of --out does not exist", path.parent_path().string());
+    fail(Code::NotFound, "the folder '{}' of {} does not exist", path.parent_path().string(), option);
   constexpr size_t kNameLimit = 255;  // bytes, on every file system we write to
   if (path.filename().string().size() > kNameLimit)
-    fail(Code::InvalidArgument, "the name given by --out has {} bytes; file names have at most {}",
+    fail(Code::InvalidArgument, "the name given by {} has {} bytes; file names have at most {}", option,
          path.filename().string().size(), kNameLimit);
   remove_stale_temporaries(path.has_parent_path() ? path.parent_path() : ".");
   AtomicFile probe(path);  // rights say little: file systems may be read-only, full or out of names

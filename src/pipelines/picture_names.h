@@ -11,6 +11,9 @@ namespace sinter {
 /// Removes what killed runs left in the folder.
 void check_picture_name(const std::string& pattern);
 
+/// The same for any file that `option` asks for, whatever its ending.
+void check_can_write(const std::filesystem::path& path, const std::string& option);
+
 /// The file for the picture number `made` (0-based) of a run. {seed} becomes the seed, {index} the first number from 1 on, in
 /// five digits, under which there is no file yet. A pattern without {index} names one file, which is replaced; where a run makes
 /// `several`, "_00001", "_00002", ... goes before the ending.

@@ -1,0 +1,224 @@
+// Shape art: score and CPU time after 200 and 1,000 shapes, against what the peers took.
+//   shapes_bench [--images DIR] [--quick] [--threads N] [words that a picture's name must contain]
+// DIR (default ../shared/images) holds raccoon256.png, raccoon512.png and so on; pictures that are not there are left out.
+// Peers' figures are from one EPYC Zen 3 (4 cores, AVX2); the machine that runs this is named at the top. Dividing our CPU time
+// ratio by 1.7 allows for the difference between a Zen 3 and a Zen 5 core.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "shapes/shapes.h"
+
+using namespace sinter;
+using namespace sinter::shapes;
+
+namespace {
+
+/// The peers' table, EPYC Zen 3, AVX2: primitive (commit 0373c21) at 256 px with its default settings, one run each.
+struct Peer {
+  const char* picture;
+  const char* kinds;
+  double score_200, cpu_200, score_1000, cpu_1000;
+};
+constexpr Peer kPrimitive[] = {
+    {"raccoon", "triangle", 0.0721, 47, 0.0537, 165},   {"raccoon", "mixed", 0.0716, 77, 0.0520, 333},
+    {"astronaut", "triangle", 0.0784, 45, 0.0439, 173}, {"astronaut", "mixed", 0.0774, 78, 0.0414, 349},
+    {"coffee", "triangle", 0.0488, 45, 0.0297, 191},    {"coffee", "mixed", 0.0469, 90, 0.0256, 365},
+    {"monalisa", "triangle", 0.0313, 53, 0.0219, 189},  {"monalisa", "mixed", 0.0307, 83, 0.0214, 353},
+};
+/// The same table: the node's 200 mixed shapes, in primitive's score.
+constexpr Peer kNode[] = {{"raccoon", "mixed", 0.0786, 51.6, 0, 0}, {"coffee", "mixed", 0.0548, 65.6, 0, 0}};
+/// The same table: primitive at 512 px, 200 shapes.
+constexpr Peer kPrimitive512[] = {{"raccoon", "mixed", 0.0805, 113, 0, 0}, {"coffee", "triangle", 0.0499, 114, 0, 0}};
+
+struct Moment {
+  size_t shapes = 0;
+  double score = 0, cpu = 0, wall = 0;
+};
+
+struct Run {
+  Result result;
+  std::vector<Moment> moments;  // after each shape
+
+  const Moment& after(size_t shapes) const { return moments.at(shapes - 1); }
+  std::optional<Moment> reaching(double score) const {
+    for (const Moment& m : moments)
+      if (m.score <= score) return m;
+    return std::nullopt;
+  }
+};
+
+Run timed(const Image& image, const Options& options) {
+  Run run;
+  run.result = shapes::run(image, options, nullptr, [&](const Progress& p) {
+    run.moments.push_back({p.result->steps.size(), score(*p.result), p.result->cpu_seconds, p.seconds});
+    return true;
+  });
+  // The neutral scorer: shapes drawn anew on 8-bit pixels, compared with the target.
+  SINTER_ASSERT(squared_error(draw(run.result), compute_picture(image, options)) == run.result.error());
+  return run;
+}
+
+struct Bench {
+  std::string images = "../shared/images", filter;
+  bool quick = false;
+  int threads = 1;
+
+  std::optional<Image> picture(const std::string& name) const {
+    std::string path = images + "/" + name + ".png";
+    if (name.find(filter) == std::string::npos) return std::nullopt;
+    if (!std::ifstream(path)) {
+      fmt::print("{:<10} left out: {} not found (--images DIR)\n", name, path);
+      return std::nullopt;
+    }
+    return read_image(path);
+  }
+  Options options(const char* kinds, int64_t shapes) const {
+    Options o;
+    o.kinds = parse_kinds(kinds);
+    o.shapes = shapes;
+    o.threads = threads;
+    return o;
+  }
+};
+
+std::string machine() {
+  std::ifstream info("/proc/cpuinfo");
+  std::string model = "unknown", family = "?";
+  for (std::string line; std::getline(info, line) && !line.empty();) {
+    auto value = line.substr(std::min(line.size(), line.find(':') + 2));
+    if (line.rfind("model name", 0) == 0) model = value;
+    if (line.rfind("cpu family", 0) == 0) family = value;
+  }
+  return fmt::format("{}, family {}", model, family);
+}
+
+std::string time_to(const Run& run, double target, double peer_cpu) {
+  auto moment = run.reaching(target);
+  if (!moment) return "not reached";
+  return fmt::format("{:>4} shapes {:>5.2f} s = 1/{:<4.0f}", moment->shapes, moment->cpu, peer_cpu / moment->cpu);
+}
+
+void against_primitive(const Bench& bench) {
+  fmt::print(
+      "\n256 px, default effort, dreamy, {} thread(s). Peer: primitive. CPU-s; \"to 200\" and \"to 1000\": until its score.\n",
+      bench.threads);
+  fmt::print("{:<10}{:<9}|{:>8}{:>7}{:>7}{:>8}{:>7} |{:>8}{:>7}{:>7}{:>8}{:>7} |{:>9} | {:<28} | {}\n", "picture", "kinds",
+             "at 200", "peer", "better", "CPU-s", "wall", "at 1000", "peer", "better", "CPU-s", "wall", "k/CPU-s",
+             "to peer's 200", "to peer's 1000");
+  for (const Peer& peer : kPrimitive) {
+    auto image = bench.picture(fmt::format("{}256", peer.picture));
+    if (!image) continue;
+    Run run = timed(*image, bench.options(peer.kinds, bench.quick ? 200 : 1000));
+    const Moment& few = run.after(200);
+    fmt::print("{:<10}{:<9}|{:>8.4f}{:>7.4f}{:>6.1f}%{:>8.2f}{:>7.2f} |", peer.picture, peer.kinds, few.score, peer.score_200,
+               100 * (1 - few.score / peer.score_200), few.cpu, few.wall);
+    if (!bench.quick) {
+      const Moment& many = run.after(1000);
+      fmt::print("{:>8.4f}{:>7.4f}{:>6.1f}%{:>8.2f}{:>7.2f} |", many.score, peer.score_1000,
+                 100 * (1 - many.score / peer.score_1000), many.cpu, many.wall);
+    }
+    fmt::print("{:>9.0f} | {:<28} | {}\n", double(run.result.candidates) / run.result.cpu_seconds * 1e-3,
+               time_to(run, peer.score_200, peer.cpu_200), bench.quick ? "" : time_to(run, peer.score_1000, peer.cpu_1000));
+    std::fflush(stdout);
+  }
+}
+
+void against_node(const Bench& bench) {
+  fmt::print(
+      "\nThe node's 200 mixed shapes at 256 px: until its score, with the default effort and with --climbers 24 --mutations "
+      "60.\n");
+  for (const Peer& peer : kNode)
+    if (auto image = bench.picture(fmt::format("{}256", peer.picture))) {
+      Options options = bench.options(peer.kinds, 200);
+      Run normal = timed(*image, options);
+      options.climbers = 24, options.mutations = 60;
+      fmt::print("{:<10}{:<9} peer {:.4f} in {:.1f} CPU-s | {} | {}\n", peer.picture, peer.kinds, peer.score_200, peer.cpu_200,
+                 time_to(normal, peer.score_200, peer.cpu_200), time_to(timed(*image, options), peer.score_200, peer.cpu_200));
+      std::fflush(stdout);
+    }
+}
+
+/// The score that a result has where it is seen at 256 px.
+double score_at_256(const Run& run, const Image& small) {
+  Pixels canvas = draw(run.result);
+  Image seen{Tensor(DType::f32, {canvas.height, canvas.width, 3}), {}};
+  for (size_t i = 0; i < canvas.rgb.size(); ++i) seen.pixels.f32()[i] = float(canvas.rgb[i]) / 255.0f;
+  Pixels shrunk = compute_picture(seen, {}), target = compute_picture(small, {});
+  return score(squared_error(shrunk, target), target.width, target.height);
+}
+
+void sizes(const Bench& bench) {
+  fmt::print(
+      "\n200 shapes at 512 px. \"own pixels\" counts detail that 256 px do not have; \"at 256\": shrunk, against the 256 px "
+      "target.\n");
+  for (const char* name : {"raccoon", "astronaut", "coffee", "monalisa"})
+    for (const char* kinds : {"triangle", "mixed"}) {
+      auto small = bench.picture(fmt::format("{}256", name)), large = bench.picture(fmt::format("{}512", name));
+      if (!small || !large) continue;
+      Options options = bench.options(kinds, 200);
+      Run at_256 = timed(*small, options);
+      options.compute_size = 512;
+      Run at_512 = timed(*large, options);
+      double seen = score_at_256(at_512, *small), own = at_256.after(200).score;
+      fmt::print("{:<10}{:<9} 256 px {:.4f} | 512 px, own pixels {:.4f} ({:+.1f}%), at 256 {:.4f} ({:+.1f}%), {:.2f} CPU-s", name,
+                 kinds, own, at_512.after(200).score, 100 * (at_512.after(200).score / own - 1), seen, 100 * (seen / own - 1),
+                 at_512.after(200).cpu);
+      for (const Peer& peer : kPrimitive512)
+        if (!std::strcmp(peer.picture, name) && !std::strcmp(peer.kinds, kinds))
+          fmt::print(" | primitive at 512 px {:.4f} in {:.0f} CPU-s", peer.score_200, peer.cpu_200);
+      fmt::print("\n");
+      std::fflush(stdout);
+    }
+}
+
+void threads(const Bench& bench) {
+  auto image = bench.picture("raccoon256");
+  if (!image) return;
+  fmt::print("\n1,000 mixed shapes, raccoon, best wall time of three: ");
+  double one = 0;
+  for (int count : {1, 2, 4}) {
+    double best = 1e30;
+    for (int i = 0; i < 3; ++i) {
+      Options options = bench.options("mixed", bench.quick ? 200 : 1000);
+      options.threads = count;
+      best = std::min(best, timed(*image, options).result.seconds);
+    }
+    if (count == 1) one = best;
+    fmt::print("{} thread(s) {:.2f} s ({:.2f}x)  ", count, best, one / best);
+    std::fflush(stdout);
+  }
+  fmt::print("\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  Bench bench;
+  for (int i = 1; i < argc; ++i) {
+    std::string word = argv[i];
+    if (word == "--quick")
+      bench.quick = true;
+    else if (word == "--images" && i + 1 < argc)
+      bench.images = argv[++i];
+    else if (word == "--threads" && i + 1 < argc)
+      bench.threads = std::atoi(argv[++i]);
+    else
+      bench.filter = word;
+  }
+  fmt::print("This machine: {}. Peers: the peers' table, EPYC Zen 3, AVX2.\n", machine());
+  against_primitive(bench);
+  against_node(bench);
+  sizes(bench);
+  threads(bench);
+  return 0;
+} catch (const Error& e) {
+  std::fprintf(stderr, "%s\n", e.what());
+  return 1;
+}

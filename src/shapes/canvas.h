@@ -1,0 +1,49 @@
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "shapes/moves.h"
+#include "shapes/scoring.h"
+#include "shapes/shapes.h"
+
+namespace sinter::shapes {
+
+/// The target, the canvas so far, and what scoring reads: for each row the running sums before each pixel (Sums).
+class Canvas {
+ public:
+  Canvas(Pixels target, Color fill);
+
+  int width() const { return target_.width; }
+  int height() const { return target_.height; }
+  const Pixels& pixels() const { return canvas_; }
+  uint64_t error() const { return error_; }
+  /// Groups of kSumLanes words, width() + 1 for each row, aligned to 64 bytes.
+  const int32_t* table() const { return table_.get(); }
+
+  /// The change of the error that drawing the shape would bring, with real rounding.
+  int64_t exact_change(const Shape& shape) const;
+  /// Draws it, and brings error and sums up to date.
+  void draw(const Shape& shape, ThreadPool& pool);
+  /// Where the error is: running sums over square cells, for Scene.
+  void describe(Scene& scene) const;
+
+ private:
+  void rebuild_row(int row, int begin);
+  void rebuild_map();
+
+  struct Free {
+    void operator()(int32_t* memory) const { std::free(memory); }
+  };
+  Pixels target_, canvas_;
+  uint64_t error_ = 0;
+  std::unique_ptr<int32_t[], Free> table_;
+  int32_t cell_ = 1, columns_ = 0;
+  std::vector<uint64_t> cell_rows_;  // error of each cell's part of each row, row by row
+  std::vector<uint32_t> map_;
+};
+
+}  // namespace sinter::shapes

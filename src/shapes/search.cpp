@@ -1,0 +1,114 @@
+#include "shapes/search.h"
+
+#include <algorithm>
+
+#include "shapes/coverage.h"
+
+namespace sinter::shapes {
+
+Effort effort_of(const Options& options) {
+  Effort effort{options.climbers, options.candidates, options.mutations};
+  if (effort.climbers == 0) effort.climbers = 64;
+  if (effort.candidates == 0) effort.candidates = 16 * effort.climbers;
+  if (effort.mutations == 0) effort.mutations = 120;
+  return effort;
+}
+
+std::vector<Round> rounds_of(const Effort& effort) {
+  // Most climbers turn out to be no good long before they stand still: each round keeps a quarter of them and lets those try
+  // harder. Four remain, so that as many threads have something to do until the end.
+  constexpr int kKept = 4, kLeast = 4, kShares[] = {1, 4, 12, 36};
+  std::vector<Round> rounds;
+  for (int climbers = effort.climbers;; climbers = std::max(climbers / kKept, kLeast)) {
+    rounds.push_back({climbers, 0});
+    if (climbers <= kLeast) break;
+  }
+  for (size_t i = 0; i < rounds.size(); ++i) {
+    size_t to_come = std::min(rounds.size() - 1 - i, std::size(kShares) - 1);
+    rounds[i].failures = std::max(1, effort.mutations / kShares[to_come]);
+  }
+  return rounds;
+}
+
+Search::Search(const Canvas& canvas, const Options& options, ThreadPool& pool, Simd simd)
+    : canvas_(canvas),
+      options_(options),
+      effort_(effort_of(options)),
+      rounds_(rounds_of(effort_)),
+      pool_(pool),
+      sum_spans_(span_sums(simd)) {
+  scene_.kinds = options.kinds;
+  spans_.resize(size_t(pool.threads()), std::vector<SpanPlaces>(size_t(canvas.height()) * kCurveSegments));
+}
+
+Paint Search::paint(const Shape& shape, int worker) {
+  SpanPlaces* spans = spans_[size_t(worker)].data();
+  const uint32_t stride = uint32_t(canvas_.width()) + 1;
+  int count = 0;
+  Sums sums;
+  for_each_span(shape, {canvas_.width(), canvas_.height()}, [&](int row, int begin, int end) {
+    uint32_t base = uint32_t(row) * stride;
+    spans[count++] = {base + uint32_t(begin), base + uint32_t(end)};
+    sums.pixels += end - begin;
+  });
+  sum_spans_(canvas_.table(), spans, count, sums.pixels, sums.lanes);
+  return best_paint(sums, options_.alpha.low, options_.alpha.high);
+}
+
+void Search::begin(Climber& climber, int candidates, int worker) {
+  for (int i = 0; i < candidates; ++i) {
+    Random random(options_.seed, number_, climber.stream, climber.step++);
+    Shape shape = random_shape(random, scene_);
+    int64_t change = paint(shape, worker).change;
+    if (i == 0 || change < climber.change) climber.change = change, climber.shape = shape;
+  }
+  scored_.fetch_add(candidates, std::memory_order_relaxed);
+}
+
+void Search::climb(Climber& climber, int failures, int worker) {
+  int64_t scored = 0;
+  for (int failed = 0; failed < failures; ++scored) {
+    Random random(options_.seed, number_, climber.stream, climber.step++);
+    Shape shape = climber.shape;
+    mutate(shape, random, scene_);
+    int64_t change = paint(shape, worker).change;
+    if (change < climber.change)
+      climber.change = change, climber.shape = shape, failed = 0;
+    else
+      ++failed;
+  }
+  scored_.fetch_add(scored, std::memory_order_relaxed);
+}
+
+void Search::each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body) {
+  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
+    for (int64_t i = first; i < last; ++i) body(climbers[size_t(i)], worker);
+  });
+  std::sort(climbers.begin(), climbers.end(),
+            [](const Climber& a, const Climber& b) { return a.change != b.change ? a.change < b.change : a.stream < b.stream; });
+}
+
+std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typical) {
+  number_ = number;
+  canvas_.describe(scene_);
+  scene_.typical = typical;
+  std::vector<Climber> climbers(size_t(effort_.climbers));
+  for (size_t i = 0; i < climbers.size(); ++i) climbers[i].stream = attempt << 16 | uint32_t(i);
+  const int candidates = (effort_.candidates + effort_.climbers - 1) / effort_.climbers;
+  for (const Round& round : rounds_) {
+    const bool first = climbers.front().step == 0;
+    climbers.resize(size_t(round.climbers));
+    each(climbers, [&](Climber& climber, int worker) {
+      if (first) begin(climber, candidates, worker);
+      climb(climber, round.failures, worker);
+    });
+  }
+  Shape best = climbers.front().shape;
+  Paint paint = this->paint(best, 0);
+  if (paint.change >= 0) return std::nullopt;
+  best.alpha = paint.alpha;
+  std::copy(paint.color, paint.color + kChannels, best.color);
+  return best;
+}
+
+}  // namespace sinter::shapes

@@ -1,0 +1,63 @@
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "shapes/canvas.h"
+#include "shapes/span_sums.h"
+
+namespace sinter::shapes {
+
+/// How hard one shape is searched for.
+struct Effort {
+  int climbers = 0, candidates = 0, mutations = 0;
+};
+/// The options', with the defaults where they say 0.
+Effort effort_of(const Options& options);
+
+/// So many climbers climb until each has failed so many times in a row.
+struct Round {
+  int climbers = 0, failures = 0;
+};
+/// The rounds of one shape: each keeps the best climbers of the one before.
+std::vector<Round> rounds_of(const Effort& effort);
+
+/// Finds shapes for a canvas. What it finds depends on canvas, options, `typical` and the number of the shape alone.
+class Search {
+ public:
+  Search(const Canvas& canvas, const Options& options, ThreadPool& pool, Simd simd);
+
+  /// The best shape that it comes upon, with alpha and colour; none where nothing lowers the error. `typical`: Scene.
+  std::optional<Shape> find(uint32_t number, uint32_t attempt, int32_t typical);
+  int64_t scored() const { return scored_; }
+
+  /// Alpha, colour and change of one shape. `worker`: whose memory to use.
+  Paint paint(const Shape& shape, int worker);
+
+ private:
+  struct Climber {
+    uint32_t stream = 0;
+    uint32_t step = 0;  ///< random numbers used
+    int64_t change = 0;
+    Shape shape;
+  };
+  void begin(Climber& climber, int candidates, int worker);
+  void climb(Climber& climber, int failures, int worker);
+  /// Runs `body` for all climbers, then sorts them, best first.
+  void each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body);
+
+  const Canvas& canvas_;
+  Options options_;
+  Effort effort_;
+  std::vector<Round> rounds_;
+  ThreadPool& pool_;
+  SumSpans sum_spans_;
+  Scene scene_;
+  uint32_t number_ = 0;
+  std::vector<std::vector<SpanPlaces>> spans_;  // of each worker
+  std::atomic<int64_t> scored_{0};
+};
+
+}  // namespace sinter::shapes
