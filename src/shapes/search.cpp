@@ -6,6 +6,17 @@
 
 namespace sinter::shapes {
 
+namespace {
+
+/// About how long a shape takes to score, in rows.
+int64_t cost(const Shape& s) {
+  constexpr int64_t kForSetup = 20, kForStrokes = 6;
+  int64_t rows = 2 * extent(s) / kUnitsPerPixel;
+  return kForSetup + (is_stroke(s.kind) ? kForStrokes * rows : rows);
+}
+
+}  // namespace
+
 Effort effort_of(const Options& options) {
   Effort effort{options.climbers, options.candidates, options.mutations};
   if (effort.climbers == 0) effort.climbers = 64;
@@ -76,8 +87,12 @@ void Search::climb(Climber& climber, int tries, int worker) {
 }
 
 void Search::each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body) {
-  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
-    for (int64_t i = first; i < last; ++i) body(climbers[size_t(i)], worker);
+  // The dearest first, so that no thread begins a long climb when the others are done.
+  std::vector<Climber*> order;
+  for (Climber& climber : climbers) order.push_back(&climber);
+  std::stable_sort(order.begin(), order.end(), [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
+  pool_.parallel_for(int64_t(order.size()), 1, [&](int64_t first, int64_t last, int worker) {
+    for (int64_t i = first; i < last; ++i) body(*order[size_t(i)], worker);
   });
   std::sort(climbers.begin(), climbers.end(),
             [](const Climber& a, const Climber& b) { return a.change != b.change ? a.change < b.change : a.stream < b.stream; });
