@@ -90,7 +90,8 @@ void Search::each(std::vector<Climber>& climbers, const std::function<void(Climb
   // The dearest first, so that no thread begins a long climb when the others are done.
   std::vector<Climber*> order;
   for (Climber& climber : climbers) order.push_back(&climber);
-  std::stable_sort(order.begin(), order.end(), [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
   pool_.parallel_for(int64_t(order.size()), 1, [&](int64_t first, int64_t last, int worker) {
     for (int64_t i = first; i < last; ++i) body(*order[size_t(i)], worker);
   });
