@@ -6,27 +6,37 @@
 
 namespace sinter::shapes {
 
+namespace {
+
+/// About how long a shape takes to score, in rows.
+int64_t cost(const Shape& s) {
+  constexpr int64_t kForSetup = 20, kForStrokes = 6;
+  int64_t rows = 2 * extent(s) / kUnitsPerPixel;
+  return kForSetup + (is_stroke(s.kind) ? kForStrokes * rows : rows);
+}
+
+}  // namespace
+
 Effort effort_of(const Options& options) {
   Effort effort{options.climbers, options.candidates, options.mutations};
   if (effort.climbers == 0) effort.climbers = 64;
-  if (effort.candidates == 0) effort.candidates = 16 * effort.climbers;
-  if (effort.mutations == 0) effort.mutations = 120;
+  if (effort.candidates == 0) effort.candidates = 12 * effort.climbers;
+  if (effort.mutations == 0) effort.mutations = 240;
   return effort;
 }
 
 std::vector<Round> rounds_of(const Effort& effort) {
-  // Most climbers turn out to be no good long before they stand still: each round keeps a quarter of them and lets those try
-  // harder. Four remain, so that as many threads have something to do until the end.
-  constexpr int kKept = 4, kLeast = 4, kShares[] = {1, 4, 12, 36};
+  // Most climbers turn out to be no good long before they stand still: half of them stay in each round, and try twice as hard.
+  // Four remain, so that as many threads have something to do until the end; a number of tries instead of a number of failures
+  // keeps them equally busy (3.4 of 4 threads with failures).
+  constexpr int kLeast = 4;
   std::vector<Round> rounds;
-  for (int climbers = effort.climbers;; climbers = std::max(climbers / kKept, kLeast)) {
+  for (int climbers = effort.climbers;; climbers = std::max(climbers / 2, kLeast)) {
     rounds.push_back({climbers, 0});
     if (climbers <= kLeast) break;
   }
-  for (size_t i = 0; i < rounds.size(); ++i) {
-    size_t to_come = std::min(rounds.size() - 1 - i, std::size(kShares) - 1);
-    rounds[i].failures = std::max(1, effort.mutations / kShares[to_come]);
-  }
+  int tries = effort.mutations;
+  for (size_t i = rounds.size(); i-- > 0; tries = std::max(1, tries / 2)) rounds[i].tries = tries;
   return rounds;
 }
 
@@ -65,24 +75,25 @@ void Search::begin(Climber& climber, int candidates, int worker) {
   scored_.fetch_add(candidates, std::memory_order_relaxed);
 }
 
-void Search::climb(Climber& climber, int failures, int worker) {
-  int64_t scored = 0;
-  for (int failed = 0; failed < failures; ++scored) {
+void Search::climb(Climber& climber, int tries, int worker) {
+  for (int i = 0; i < tries; ++i) {
     Random random(options_.seed, number_, climber.stream, climber.step++);
     Shape shape = climber.shape;
     mutate(shape, random, scene_);
     int64_t change = paint(shape, worker).change;
-    if (change < climber.change)
-      climber.change = change, climber.shape = shape, failed = 0;
-    else
-      ++failed;
+    if (change < climber.change) climber.change = change, climber.shape = shape;
   }
-  scored_.fetch_add(scored, std::memory_order_relaxed);
+  scored_.fetch_add(tries, std::memory_order_relaxed);
 }
 
 void Search::each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body) {
-  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
-    for (int64_t i = first; i < last; ++i) body(climbers[size_t(i)], worker);
+  // The dearest first, so that no thread begins a long climb when the others are done.
+  std::vector<Climber*> order;
+  for (Climber& climber : climbers) order.push_back(&climber);
+  std::stable_sort(order.begin(), order.end(),
+                   [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
+  pool_.parallel_for(int64_t(order.size()), 1, [&](int64_t first, int64_t last, int worker) {
+    for (int64_t i = first; i < last; ++i) body(*order[size_t(i)], worker);
   });
   std::sort(climbers.begin(), climbers.end(),
             [](const Climber& a, const Climber& b) { return a.change != b.change ? a.change < b.change : a.stream < b.stream; });
@@ -100,7 +111,7 @@ std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typ
     climbers.resize(size_t(round.climbers));
     each(climbers, [&](Climber& climber, int worker) {
       if (first) begin(climber, candidates, worker);
-      climb(climber, round.failures, worker);
+      climb(climber, round.tries, worker);
     });
   }
   Shape best = climbers.front().shape;

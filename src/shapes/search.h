@@ -17,9 +17,9 @@ struct Effort {
 /// The options', with the defaults where they say 0.
 Effort effort_of(const Options& options);
 
-/// So many climbers climb until each has failed so many times in a row.
+/// So many climbers try so many changes each.
 struct Round {
-  int climbers = 0, failures = 0;
+  int climbers = 0, tries = 0;
 };
 /// The rounds of one shape: each keeps the best climbers of the one before.
 std::vector<Round> rounds_of(const Effort& effort);
@@ -44,7 +44,7 @@ class Search {
     Shape shape;
   };
   void begin(Climber& climber, int candidates, int worker);
-  void climb(Climber& climber, int failures, int worker);
+  void climb(Climber& climber, int tries, int worker);
   /// Runs `body` for all climbers, then sorts them, best first.
   void each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body);
 
