@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "backends/cuda/kernels/attention.h"
 #include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "base/error.h"
 
@@ -64,9 +66,64 @@ class Bench {
     filters_of(1280, 1280);
     run("normals 128 M bf16", 0, 256 << 20,
         [&](DevicePtr, DevicePtr out) { fill_normal(target_, out, DType::bf16, 128 << 20, 1, 0, 0.02f); });
+    fmt::print("\n{:<44}{:>10}{:>10}{:>10}\n", "without the vendor's libraries", "GFLOP", "us", "TFLOP/s");
+    matmul_of(4608, 12288, 3072, DType::bf16);
+    matmul_of(4608, 3072, 15360, DType::f16);
+    matmul_of(2048, 2048, 2048, DType::f32);
+    conv_of(2, 128, 320, DType::bf16);
+    conv_of(2, 32, 1280, DType::bf16);
+    conv_of(1, 512, 256, DType::bf16);
+    attention_of(24, 4608, 128, DType::bf16);
+    attention_of(10, 4096, 64, DType::bf16);
+    attention_of(8, 4096, 40, DType::bf16);
+    attention_of(1, 16384, 512, DType::bf16);
   }
 
  private:
+  /// Bursts of a few launches on random numbers.
+  void run_flops(const std::string& name, double flops, const std::function<void()>& launch) {
+    const int count = int(std::clamp(2e13 / flops, 3.0, 50.0));
+    double best = 1e30;
+    for (int round = 0; round < 4; ++round) {
+      start_.record(stream_);
+      for (int i = 0; i < count; ++i) launch();
+      end_.record(stream_);
+      end_.synchronize();
+      if (round) best = std::min(best, end_.milliseconds_since(start_) * 1e-3 / count);
+    }
+    fmt::print("{:<44}{:>10.0f}{:>10.1f}{:>10.1f}\n", name, flops / 1e9, best * 1e6, flops / best / 1e12);
+  }
+  void fill(DType type) { fill_normal(target_, in_.address(), type, kPoolBytes / byte_size(type), 1, 0, 1); }
+  void matmul_of(int64_t m, int64_t n, int64_t k, DType type) {
+    fill(type);
+    MatmulCall call{.m = m, .n = n, .k = k, .type = type, .a = in_.address(), .w = in_.address() + DevicePtr(kPoolBytes / 2)};
+    call.epilogue = {.out = out_.address(), .out_type = type};
+    run_flops(fmt::format("matmul {}x{}x{} {}", m, n, k, name(type)), 2.0 * double(m) * double(n) * double(k),
+              [&] { matmul(target_, call); });
+  }
+  void conv_of(int64_t n, int64_t side, int64_t channels, DType type) {
+    fill(type);
+    ConvCall call{.n = n, .h = side, .w = side, .c = channels, .out_c = channels, .type = type, .in = in_.address()};
+    call.filters = in_.address() + DevicePtr(kPoolBytes / 2);
+    call.epilogue = {.out = out_.address(), .out_type = type};
+    run_flops(fmt::format("conv 3x3 {}x{}x{}x{} {}", n, channels, side, side, name(type)),
+              18.0 * double(n * side * side) * double(channels * channels), [&] { conv(target_, call); });
+  }
+  void attention_of(int64_t heads, int64_t tokens, int64_t d, DType type) {
+    fill(type);
+    AttentionCall call{.heads = heads, .queries = tokens, .keys = tokens, .d = d, .scale = 0.1f, .type = type};
+    const DevicePtr step = DevicePtr(heads * tokens * d * byte_size(type) + 255) / 256 * 256;
+    call.q = in_.address();
+    call.k = call.q + step;
+    call.v = call.k + step;
+    call.out = out_.address();
+    call.q_strides = call.k_strides = call.v_strides = call.out_strides = {heads * tokens * d, heads * d, d};
+    DeviceMemory workspace(context_, attention_workspace_bytes(call));
+    call.workspace = workspace.address();
+    run_flops(fmt::format("attention {}x{}x{} {}", heads, tokens, d, name(type)),
+              4.0 * double(heads) * double(tokens) * double(tokens) * double(d), [&] { attention(target_, call); });
+    context_.synchronize();
+  }
   void copy() {
     constexpr int64_t kBytes = 256 << 20;
     run("copy 256 MiB", kBytes, kBytes, [&](DevicePtr in, DevicePtr out) { copy_on_device(out, in, kBytes, stream_); });

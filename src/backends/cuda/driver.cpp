@@ -209,18 +209,19 @@ HostRegistration::HostRegistration(const Context& context, const void* data, int
     return;
   }
   const auto page = uintptr_t(sysconf(_SC_PAGESIZE));
-  const uintptr_t first = uintptr_t(data) / page * page, end = (uintptr_t(data) + uintptr_t(bytes) + page - 1) / page * page;
-  auto* begin = reinterpret_cast<void*>(first);
+  const uintptr_t before = uintptr_t(data) % page;  // what lies in the first page before the data
+  void* begin = static_cast<char*>(const_cast<void*>(data)) - before;
+  const size_t length = (before + size_t(bytes) + page - 1) / page * page;
   Result result = Result::NotFound;
   if (context.device().registers_read_only_memory)
-    result = driver().host_register(begin, end - first, kHostRegisterPortable | kHostRegisterReadOnly);
+    result = driver().host_register(begin, length, kHostRegisterPortable | kHostRegisterReadOnly);
   // Memory that may be written can be registered without the flag, on any device.
   if (result != Result::Success && result != Result::HostMemoryAlreadyRegistered)
-    result = driver().host_register(begin, end - first, kHostRegisterPortable);
+    result = driver().host_register(begin, length, kHostRegisterPortable);
   if (result == Result::Success)
     begin_ = begin;
   else
-    why_not_ = fmt::format("the driver refuses to page-lock {} bytes: {}{}", end - first, result_text(result),
+    why_not_ = fmt::format("the driver refuses to page-lock {} bytes: {}{}", length, result_text(result),
                            context.device().registers_read_only_memory ? "" : "; this device cannot register read-only memory");
 }
 

@@ -48,7 +48,7 @@ class Linker {
  public:
   Linker() {
     int options[] = {kInfoLog, kInfoLogBytes, kErrorLog, kErrorLogBytes};
-    void* size = reinterpret_cast<void*>(uintptr_t(kLogBytes));
+    void* size = reinterpret_cast<void*>(uintptr_t(kLogBytes));  // NOLINT(performance-no-int-to-ptr): the driver takes numbers so
     void* values[] = {info_.data(), size, errors_.data(), size};
     check(driver().link_create(4, options, values, &state_), "making a linker");
   }

@@ -118,8 +118,9 @@ SINTER_DEVICE_KERNEL(elements__normals, void* to, int type, int64_t count, uint6
   for (int i = 0; i < kWide; i += 2) {
     const uint64_t bits = mixed(start + uint64_t(first + i) * 0x9e3779b97f4a7c15ull);
     const float uniform = (float(uint32_t(bits) >> 8) + 0.5f) * 0x1p-24f;  // never 0 or 1
-    const float angle = float(uint32_t(bits >> 32) >> 8) * (0x1p-24f * 6.2831853f);
-    const float radius = factor * square_root(-1.3862944f * log2_fast(uniform));  // sqrt(-2 ln u)
+    // The fast functions are good for angles from -pi to pi; a logarithm near 0 may come out with the wrong sign.
+    const float angle = float(uint32_t(bits >> 32) >> 8) * (0x1p-24f * 6.2831853f) - 3.1415927f;
+    const float radius = factor * square_root(most(0.f, -1.3862944f * log2_fast(uniform)));  // sqrt(-2 ln u)
     v[i] = mean + radius * cosine_fast(angle);
     v[i + 1] = mean + radius * sine_fast(angle);
   }
