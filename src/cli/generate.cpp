@@ -33,11 +33,11 @@ struct Settings {
   std::optional<uint64_t> seed;
   std::filesystem::path init_image;
   std::vector<std::string> loras;
-  std::string out = "sinter_{index}.png", backend = "native", mode = "default", dtype = "f32", weight_dtype = "auto";
+  std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto", weight_dtype = "auto";
   bool dynamic = true, json = false, no_cache = false, force_tiles = false;
   int64_t tile = 0;
   int quality = 90;
-  bool lossless = false;
+  bool tf32 = false, f16_accumulate = false, lossless = false;
 };
 
 std::vector<std::string> names_of(auto list) {
@@ -81,7 +81,11 @@ void add_options(Options& o, Settings& s) {
   o.add_option("--mode", s.mode, "default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs or speed")
       ->check(one_of({"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "speed"}));
   o.add_option("--dynamic", s.dynamic, "one set of programs for all sizes (true), or one for each (false)");
-  o.add_option("--dtype", s.dtype, "type of the arithmetic: f32 or bf16")->check(one_of({"f32", "bf16"}));
+  o.add_option("--device", s.device, "auto, cpu, cuda or cuda:N");
+  o.add_option("--dtype", s.dtype, "type of the arithmetic: auto (f32 on the CPU, bf16 on a GPU), f32, bf16 or f16 (GPU)")
+      ->check(one_of({"auto", "f32", "bf16", "f16"}));
+  o.add_flag("--tf32", s.tf32, "f32 products on a GPU may round their factors to 10 fraction bits");
+  o.add_flag("--fp16-accumulation", s.f16_accumulate, "f16 products on a GPU may be summed in f16");
   o.add_option("--weight-dtype", s.weight_dtype, "type in which weights are kept: auto (as in the file), f32, f16 or bf16")
       ->check(one_of({"auto", "f32", "f16", "bf16"}));
   o.add_option("--vae-tile", s.tile, "decode in tiles of this many pixels (default: only where memory asks for it)")
@@ -115,7 +119,7 @@ ImageModel::LoraRequest parse_lora(const std::string& text) {
 }
 
 /// Options that do nothing for this model or backend are named, never silently ignored.
-void name_idle_options(const Settings& s, const Family& family, bool guided) {
+void name_idle_options(const Settings& s, const Family& family, const DeviceChoice& device, bool guided) {
   auto idle = [&](bool given, const std::string& option, const std::string& why) {
     if (given) note(fmt::format("note: {} has no effect: {}", option, why));
   };
@@ -128,7 +132,10 @@ void name_idle_options(const Settings& s, const Family& family, bool guided) {
   idle(!s.files.t5_vocabulary.empty() && !flux, "--t5-vocab", here + ", which has no T5");
   idle(!s.files.clip_g.empty() && !xl, "--clip-g", here + ", which has no CLIP-G");
   idle(s.strength != 1 && s.init_image.empty(), "--strength", "there is no --init picture");
-  idle(s.mode != "default", "--mode " + s.mode, "the CPU backend has no device graphs and nothing to tune");
+  bool gpu = device.kind == DeviceChoice::Kind::Cuda;
+  idle(s.mode != "default" && !gpu, "--mode " + s.mode, "the CPU backend has no device graphs and nothing to tune");
+  idle(s.tf32 && !gpu, "--tf32", "the CPU multiplies f32 whole");
+  idle(s.f16_accumulate && !(gpu && s.dtype == "f16"), "--fp16-accumulation", "it is for --dtype f16 on a GPU");
   idle(!s.dynamic && s.backend == "reference", "--dynamic false", "the reference backend compiles nothing");
   idle(s.lossless && !s.out.ends_with(".webp"), "--lossless", "only WebP has the choice");
 }
@@ -184,7 +191,7 @@ std::string parameters_text(const Settings& s, const SamplingJob& job, uint64_t 
 class Generation {
  public:
   explicit Generation(Settings settings)
-      : s_(std::move(settings)), session_({parse_backend(s_.backend), s_.dynamic, s_.threads}, cache_options(s_)) {}
+      : s_(std::move(settings)), session_(session_options(s_), cache_options(s_)) {}
 
   int run() {
     catch_interrupts();
@@ -203,6 +210,14 @@ class Generation {
   }
 
  private:
+  static SessionOptions session_options(const Settings& s) {
+    SessionOptions options{parse_backend(s.backend), s.dynamic, s.threads, {}, {}};
+    if (options.backend != Backend::Reference) options.device = choose_device(s.device);
+    if (!options.device.why_not_cuda.empty()) note("running on the CPU: " + options.device.why_not_cuda);
+    bool tunes = s.mode.starts_with("max-autotune") || s.mode == "speed";
+    options.cuda = {.tune = tunes, .allow_tf32 = s.tf32, .f16_accumulate = s.f16_accumulate};
+    return options;
+  }
   static CacheOptions cache_options(const Settings& s) {
     CacheOptions options = CacheOptions::from_environment();
     options.memory_only = s.no_cache;
@@ -212,7 +227,9 @@ class Generation {
   void prepare() {
     auto start = Clock::now();
     ModelOptions options;
-    options.compute = *parse_dtype(s_.dtype);
+    bool gpu = session_.options().device.kind == DeviceChoice::Kind::Cuda;
+    if (s_.dtype == "f16" && !gpu) fail(Code::Unsupported, "--dtype f16 needs a GPU; on the CPU there are f32 and bf16");
+    options.compute = s_.dtype == "auto" ? (gpu ? DType::bf16 : DType::f32) : *parse_dtype(s_.dtype);
     if (s_.weight_dtype != "auto") options.weights = parse_dtype(s_.weight_dtype);
     model_ = std::make_unique<ImageModel>(session_, s_.files, options);
     load_seconds_ += seconds_since(start);
@@ -230,7 +247,7 @@ class Generation {
     job_.denoise = init_.empty() ? 1 : s_.strength;
     guided_ = job_.cfg != 1 || find_sampler(job_.sampler).needs_unconditional;
     seed_ = s_.seed ? *s_.seed : std::random_device()() | uint64_t(std::random_device()()) << 32;
-    name_idle_options(s_, model_->family(), guided_);
+    name_idle_options(s_, model_->family(), session_.options().device, guided_);
     check_text_fits(s_.out, parameters_text(s_, job_, seed_, s_.width, s_.height, guided_));
     if (s_.loras.empty()) return;
     std::vector<ImageModel::LoraRequest> loras;
@@ -256,7 +273,7 @@ class Generation {
     compile_seconds_ = seconds_since(start);
     for (const std::string& reason : session_.compiled().reasons) note("  compiled " + reason);
 
-    int64_t available = available_memory_bytes();
+    int64_t available = session_.available_bytes();
     if (s_.tile)
       tiles_ = DecodeTiles{s_.tile / 8, s_.tile / 32};
     else
@@ -357,7 +374,7 @@ class Generation {
                     {"seconds", compile_seconds_},
                     {"reasons", c.reasons}}},
                   {"memory",
-                   {{"planned_peak_bytes", {{"cpu", planned_}}},
+                   {{"planned_peak_bytes", {{session_.options().device.text(), planned_}}},
                     {"program_bytes", {{"cpu", program_}}},
                     {"measured_peak_bytes", {{"cpu", measured}}}}},
                   {"timing",

@@ -5,6 +5,7 @@
 #include "backends/cpu/engine.h"
 #include "graph/interpreter.h"
 #include "graph/ops.h"
+#include "hardware/memory.h"
 
 namespace sinter {
 
@@ -20,8 +21,23 @@ std::string_view name(Backend backend) {
   return kNames[int(backend)];
 }
 
+namespace {
+
+std::unique_ptr<Engine> make_engine(const SessionOptions& options, Cache& cache) {
+  if (options.device.kind == DeviceChoice::Kind::Cpu || options.backend == Backend::Reference)
+    return std::make_unique<cpu::Engine>(cache, options.threads);
+  return std::make_unique<cuda::Engine>(cache, options.threads, options.device.ordinal, options.cuda);
+}
+
+}  // namespace
+
 Session::Session(SessionOptions options, CacheOptions cache)
-    : options_(options), cache_(std::move(cache)), engine_(std::make_unique<cpu::Engine>(cache_, options.threads)) {}
+    : options_(std::move(options)), cache_(std::move(cache)), engine_(make_engine(options_, cache_)) {}
+
+int64_t Session::available_bytes() {
+  auto* gpu = dynamic_cast<cuda::Engine*>(engine_.get());
+  return gpu ? gpu->context().free_bytes() : available_memory_bytes();
+}
 
 Bindings sizes_of(const Graph& graph, const std::map<std::string, Tensor>& inputs) {
   Bindings bindings;

@@ -6,8 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "backends/cuda/engine.h"
 #include "compiler/layout.h"
 #include "graph/graph.h"
+#include "hardware/device_choice.h"
 
 namespace sinter {
 
@@ -21,6 +23,8 @@ struct SessionOptions {
   Backend backend = Backend::Native;
   bool dynamic = true;  ///< false: programs are compiled for the sizes of each run
   int threads = 0;      ///< 0: one a core
+  DeviceChoice device{};
+  cuda::EngineOptions cuda{};  ///< of a CUDA device
 };
 
 /// What all networks of one process share: threads, buffers, the cache, and the counts that are reported.
@@ -31,6 +35,8 @@ class Session {
   const SessionOptions& options() const { return options_; }
   Cache& cache() { return cache_; }
   Engine& engine() { return *engine_; }
+  /// Memory that a run may take on the device, now.
+  int64_t available_bytes();
   CompileReport& compiled() { return compiled_; }
   const CompileReport& compiled() const { return compiled_; }
 

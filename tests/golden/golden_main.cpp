@@ -165,11 +165,12 @@ json to_json(const Result& result) {
 
 int run(int argc, char** argv) {
   CLI::App app("Compares what we compute with what the reference software computed.", "golden");
-  std::string directory, backend = "native", only;
+  std::string directory, backend = "native", device = "cpu", only;
   bool as_json = false;
   int threads = 0;
   app.add_option("DIR", directory, "directory laid out like shared/golden")->required();
   app.add_option("--backend", backend, "native, eager or reference")->capture_default_str();
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--only", only, "only files whose names contain this");
   app.add_option("--threads", threads, "0: one a core");
   app.add_flag("--json", as_json, "print one JSON object");
@@ -180,7 +181,7 @@ int run(int argc, char** argv) {
   }
   auto start = std::chrono::steady_clock::now();
   // Programs from earlier runs would hide what has changed since.
-  Session session({.backend = parse_backend(backend), .threads = threads}, {.memory_only = true});
+  Session session({.backend = parse_backend(backend), .threads = threads, .device = choose_device(device)}, {.memory_only = true});
   Result result = run_all(directory, only, session, !as_json);
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
@@ -198,7 +199,7 @@ int run(int argc, char** argv) {
   } else {
     for (auto& [file, count] : result.directory.not_yet)
       fmt::print("not yet  {}{}\n", file, count > 0 ? fmt::format(": {} cases", count) : "");
-    fmt::print("{} ok, {} failed, {} not yet, on {} in {:.1f} s\n", passed, failed, not_yet, backend, seconds);
+    fmt::print("{} ok, {} failed, {} not yet, on {}, {}, in {:.1f} s\n", passed, failed, not_yet, backend, device, seconds);
   }
   return failed == 0 && passed > 0 ? 0 : 1;
 }
