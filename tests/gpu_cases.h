@@ -5,6 +5,7 @@
 
 #include "compiler/kernel/code_generator.h"
 #include "row_kernel_cases.h"
+#include "row_kernel_examples.h"
 
 namespace sinter::row_kernel_cases {
 
@@ -45,6 +46,34 @@ inline GpuSchedule any_schedule(Random& random, const Case& c, const std::vector
     }
   }
   return s;
+}
+
+/// What a failing case needs to be found again.
+inline std::string report(const Case& c, const GpuSchedule& schedule, uint64_t seed, const std::string& wrong) {
+  std::string sizes;
+  for (int64_t p : c.params) sizes += fmt::format(" {}", p);
+  return fmt::format("SINTER_TEST_SEED={} {}\n{}\nparams{}\n{}", seed, schedule.text(), wrong, sizes, c.kernel.text());
+}
+
+/// One of the main kernels with memory to run on.
+inline Case example_case(Random& random, const row_kernel_examples::Example& e) {
+  Case c;
+  c.kernel = e.kernel;
+  c.params = e.params;
+  for (int d = 0; d < e.kernel.rank; ++d) c.rows *= e.params[size_t(1 + d)];
+  c.shares.assign(e.kernel.operands.size(), -1);
+  c.memory.resize(e.kernel.operands.size());
+  for (int i = 0; i < int(c.memory.size()); ++i) random.fill(c, i);
+  c.row_end = c.rows;
+  c.column_end = c.columns();
+  return c;
+}
+
+/// What would be chosen for operands that share no memory, aligned to 256 bytes.
+inline GpuSchedule schedule_of(const row_kernel_examples::Example& e) {
+  GpuFacts facts = facts_of(e.kernel, e.params);
+  for (auto& o : facts.operands) o.alone = true;
+  return choose_schedule(e.kernel, facts);
 }
 
 /// For dense rows of any number of columns that 8 divides.

@@ -109,6 +109,39 @@ inline constexpr Accuracy kAccuracies[] = {
     {Prim::floor, -1e9, 1e9, 0},  {Prim::abs, -3e38, 3e38, 0}, {Prim::negate, -3e38, 3e38, 0},
 };
 
+/// Half of them evenly over the range, half by magnitude.
+inline std::vector<float> arguments_of(const Accuracy& a, int64_t count) {
+  std::mt19937_64 random(seed());
+  std::vector<float> x(static_cast<size_t>(count));
+  for (size_t i = 0; i < x.size(); ++i) {
+    double u = double(random() >> 11) * 0x1p-53;
+    double end = i % 4 < 2 ? a.high : a.low;
+    x[i] = i % 2 ? float(a.low + (a.high - a.low) * u) : float(end * std::exp2(-40 * u));
+    if (!(x[i] >= float(a.low) && x[i] <= float(a.high))) x[i] = float(a.high);
+  }
+  return x;
+}
+
+/// Every pair of special numbers in the first two, and the negative of the second in the third.
+inline void special_arguments(std::vector<float> in[3]) {
+  const float special[] = {0.0f,   -0.0f,   1.0f,  -1.0f,   1e-45f,  -1e-45f,  1e-39f,    3.4e38f, -3.4e38f,
+                           100.0f, -100.0f, 88.9f, -103.9f, -110.0f, INFINITY, -INFINITY, NAN};
+  for (float a : special)
+    for (float b : special) in[0].push_back(a), in[1].push_back(b), in[2].push_back(-b);
+}
+
+/// Numbers of all kinds, to be converted to other types.
+inline std::vector<float> conversion_values() {
+  std::vector<float> values;
+  std::mt19937_64 random(seed());
+  for (int i = 0; i < 60'000; ++i) values.push_back(__builtin_bit_cast(float, uint32_t(random())));
+  for (int i = 0; i < 20'000; ++i) values.push_back(float(std::ldexp(double(random() % 4096) - 2048, int(random() % 40) - 30)));
+  for (float v :
+       {0.0f, -0.0f, 448.0f, 464.0f, 465.0f, 57344.0f, 61440.0f, 65504.0f, 65520.0f, 255.9f, -1.0f, 2147483648.0f, 9.3e18f})
+    values.push_back(v);
+  return values;
+}
+
 /// Memory of one operand; `zero` is the byte offset of its element 0.
 struct Memory {
   std::vector<char> bytes;
@@ -319,6 +352,25 @@ class Random {
     return c;
   }
 
+  /// Just the memory that the operand needs, with values of activations in it.
+  void fill(Case& c, int number) {
+    int64_t low = 0, high = 0, bytes = byte_size(c.kernel.operands[size_t(number)].dtype);
+    for (int64_t row = 0; row < c.rows; ++row)
+      for (int64_t column : {int64_t(0), std::max<int64_t>(c.columns() - 1, 0)}) {
+        int64_t at = element_offset(c.kernel, c.params, number, row, column);
+        low = std::min(low, at), high = std::max(high, at);
+      }
+    // No bytes around: a test can put guard pages there.
+    Memory& m = c.memory[size_t(number)];
+    m.zero = -low;
+    m.bytes.resize(size_t(high - low + bytes));
+    for (size_t i = 0; i + size_t(bytes) <= m.bytes.size(); i += size_t(bytes)) {
+      float value = chance(3) ? 0.0f : float(real() * 8 - 4);
+      if (!is_float(c.kernel.operands[size_t(number)].dtype)) value = std::round(value * 30);
+      convert(&value, DType::f32, m.bytes.data() + i, c.kernel.operands[size_t(number)].dtype, 1);
+    }
+  }
+
  private:
   static bool is_swap(const KernelStep& s) { return s.kind == KernelStep::swap_pairs; }
 
@@ -399,24 +451,6 @@ class Random {
     c.params.insert(c.params.end(), strides.begin(), strides.end());
     c.params.push_back(column_stride);
     c.params.insert(c.params.end(), scale.begin(), scale.end());
-  }
-
-  void fill(Case& c, int number) {
-    int64_t low = 0, high = 0, bytes = byte_size(c.kernel.operands[size_t(number)].dtype);
-    for (int64_t row = 0; row < c.rows; ++row)
-      for (int64_t column : {int64_t(0), std::max<int64_t>(c.columns() - 1, 0)}) {
-        int64_t at = element_offset(c.kernel, c.params, number, row, column);
-        low = std::min(low, at), high = std::max(high, at);
-      }
-    // No bytes around: a test can put guard pages there.
-    Memory& m = c.memory[size_t(number)];
-    m.zero = -low;
-    m.bytes.resize(size_t(high - low + bytes));
-    for (size_t i = 0; i + size_t(bytes) <= m.bytes.size(); i += size_t(bytes)) {
-      float value = chance(3) ? 0.0f : float(real() * 8 - 4);
-      if (!is_float(c.kernel.operands[size_t(number)].dtype)) value = std::round(value * 30);
-      convert(&value, DType::f32, m.bytes.data() + i, c.kernel.operands[size_t(number)].dtype, 1);
-    }
   }
 
   void make_body(Case& c, int inputs, int outputs) {

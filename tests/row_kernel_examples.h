@@ -149,6 +149,20 @@ inline Example tanh_gelu(DType type, int64_t rows, int64_t width) {
   return k.store(k.multiply(k.multiply(x, k.number(0.5)), k.add(t, k.number(1))), type, k.rows());
 }
 
+/// The same with few rows, so that a slow reference can follow.
+inline std::vector<Example> small_main_kernels(DType type) {
+  return {modulated_layer_norm(type, 3, 3072),
+          modulated_layer_norm(type, 7, 1280),
+          rotated_rms_norm(type, 5, 3, 128),
+          group_norm_silu(type, 2, 9, 320),
+          gated_gelu(type, 3, 2560),
+          gated_residual(type, 5, 3072),
+          softmax(type, 3, 4096),
+          softmax(type, 5, 77),
+          silu(type, 2, 12288),
+          tanh_gelu(type, 3, 1032)};
+}
+
 /// With the number of tokens and pixels of 1024 x 1024 pictures.
 inline std::vector<Example> main_kernels(DType type = DType::bf16) {
   return {modulated_layer_norm(type, 4608, 3072),

@@ -32,6 +32,10 @@ void check(const RowKernel& kernel, const GpuSchedule& s) {
              (a == 1 || kernel.operands[i].column == ColumnAccess::dense);
   }
   for (const KernelStep& step : kernel.body) vector = vector && (step.kind != KernelStep::swap_pairs || s.vector > 1);
+  constexpr int kArgumentBytes = 4096;  // what a launch can pass
+  if (int bytes = GpuArguments{kernel}.count() * 8; bytes > kArgumentBytes)
+    fail(Code::Unsupported, "a row kernel takes {} bytes of arguments, more than the {} that a GPU allows\n{}", bytes,
+         kArgumentBytes, kernel.text());
   if (!shape || !vector || !access)
     fail(Code::InvalidArgument, "a row kernel cannot be written for {}\n{}", s.text(), kernel.text());
 }

@@ -60,15 +60,7 @@ TEST_CASE("the functions of one argument are as accurate as they promise") {
     for (const Accuracy& a : kAccuracies) {
       RowKernel k = elementwise(a.prim);
       ObjectCode code = compile(k, target);
-      std::mt19937_64 random(seed());
-      std::vector<float> x(kCount), y(kCount);
-      for (size_t i = 0; i < x.size(); ++i) {
-        double u = double(random() >> 11) * 0x1p-53;
-        // Half evenly, half by magnitude.
-        double end = i % 4 < 2 ? a.high : a.low;
-        x[i] = i % 2 ? float(a.low + (a.high - a.low) * u) : float(end * std::exp2(-40 * u));
-        if (!(x[i] >= float(a.low) && x[i] <= float(a.high))) x[i] = float(a.high);
-      }
+      std::vector<float> x = arguments_of(a, kCount), y(kCount);
       run_row(code, k, {reinterpret_cast<char*>(x.data()), reinterpret_cast<char*>(y.data())}, kCount);
       double worst = 0;
       float where = 0;
@@ -111,19 +103,14 @@ TEST_CASE("power is accurate over its whole range, signs and special values incl
 }
 
 TEST_CASE("infinities, zeros, subnormals and NaN go through every primitive as through C's functions") {
-  const float special[] = {0.0f,   -0.0f,   1.0f,  -1.0f,   1e-45f,  -1e-45f,  1e-39f,    3.4e38f, -3.4e38f,
-                           100.0f, -100.0f, 88.9f, -103.9f, -110.0f, INFINITY, -INFINITY, NAN};
   for (const CpuTarget& target : targets())
     for (int p = 0; p <= int(Prim::floor); ++p) {
       if (Prim(p) == Prim::power) continue;
       RowKernel k = elementwise(Prim(p));
       ObjectCode code = compile(k, target);
-      std::vector<float> in[3], y;
-      for (float a : special)
-        for (float b : special) {
-          in[0].push_back(a), in[1].push_back(b), in[2].push_back(-b);
-          y.push_back(-7);
-        }
+      std::vector<float> in[3];
+      special_arguments(in);
+      std::vector<float> y(in[0].size(), -7);
       std::vector<char*> operands;
       for (int i = 0; i < arity(Prim(p)); ++i) operands.push_back(reinterpret_cast<char*>(in[i].data()));
       operands.push_back(reinterpret_cast<char*>(y.data()));
@@ -143,13 +130,7 @@ TEST_CASE("infinities, zeros, subnormals and NaN go through every primitive as t
 }
 
 TEST_CASE("every element type is loaded and stored with the bits that convert gives") {
-  std::vector<float> values;
-  std::mt19937_64 random(seed());
-  for (int i = 0; i < 60'000; ++i) values.push_back(__builtin_bit_cast(float, uint32_t(random())));
-  for (int i = 0; i < 20'000; ++i) values.push_back(float(std::ldexp(double(random() % 4096) - 2048, int(random() % 40) - 30)));
-  for (float v :
-       {0.0f, -0.0f, 448.0f, 464.0f, 465.0f, 57344.0f, 61440.0f, 65504.0f, 65520.0f, 255.9f, -1.0f, 2147483648.0f, 9.3e18f})
-    values.push_back(v);
+  std::vector<float> values = conversion_values();
   int64_t count = int64_t(values.size());
   for (const CpuTarget& target : targets())
     for (int type = 0; type <= int(DType::boolean); ++type) {

@@ -30,26 +30,40 @@ std::vector<uint64_t> as_numbers(const std::vector<char*>& addresses) {
   return all;
 }
 
+/// Runs the case on the CPU that plays the GPU.
+void rehearse(Case& c, const GpuSchedule& schedule, const std::vector<char*>& operands) {
+  std::vector<NamedGpuKernel> kernels{{"kernel", c.kernel, schedule}};
+  ObjectCode code(code_generator().gpu_rehearsal(kernels, host_target()));
+  GpuLaunch launch = launch_of(c.kernel, schedule, c.params);
+  set_addresses(launch, c.kernel, schedule, as_numbers(operands));
+  RehearsedGpu().run(code.function<GpuRehearsalFunction>("kernel"), launch);
+}
+
 TEST_CASE("row kernels in their GPU form do what the reference does, on a CPU that plays the GPU") {
-  for (uint64_t i = 0; i < 500; ++i) {
+  for (uint64_t i = 0; i < 300; ++i) {
     Random random(seed() + i);
     Case c = whole_case(random);
     GpuSchedule schedule;
     std::string wrong = difference(c, [&](Case& now) {
       run_guarded(now, i % 2 == 0, [&](const std::vector<char*>& operands) {
         schedule = any_schedule(random, now, as_numbers(operands));
-        std::vector<NamedGpuKernel> kernels{{"kernel", now.kernel, schedule}};
-        ObjectCode code(code_generator().gpu_rehearsal(kernels, host_target()));
-        GpuLaunch launch = launch_of(now.kernel, schedule, now.params);
-        set_addresses(launch, now.kernel, schedule, as_numbers(operands));
-        RehearsedGpu().run(code.function<GpuRehearsalFunction>("kernel"), launch);
+        rehearse(now, schedule, operands);
       });
     });
-    std::string sizes;
-    for (int64_t p : c.params) sizes += fmt::format(" {}", p);
-    CHECK_MESSAGE(wrong.empty(), "SINTER_TEST_SEED=", seed() + i, " ", schedule.text(), "\n", wrong, "\nparams", sizes, "\n",
-                  c.kernel.text());
+    CHECK_MESSAGE(wrong.empty(), report(c, schedule, seed() + i, wrong));
   }
+}
+
+TEST_CASE("the main kernels in their GPU form do what the reference does, on a CPU that plays the GPU") {
+  for (DType type : {DType::bf16, DType::f16, DType::f32})
+    for (const Example& e : small_main_kernels(type)) {
+      Random random(seed());
+      Case c = example_case(random, e);
+      std::string wrong = difference(c, [&](Case& now) {
+        run_guarded(now, false, [&](const std::vector<char*>& operands) { rehearse(now, schedule_of(e), operands); });
+      });
+      CHECK_MESSAGE(wrong.empty(), e.name, "\n", report(c, schedule_of(e), seed(), wrong));
+    }
 }
 
 TEST_CASE("a divisor divides as the processor does") {
@@ -106,12 +120,6 @@ TEST_CASE("PTX of random kernels assembles for every target") {
     CHECK(contains(ptx, ".visible .entry kernel39("));
     if (!ptxas().empty()) assemble(ptx, target);
   }
-}
-
-GpuSchedule schedule_of(const Example& e) {
-  GpuFacts facts = facts_of(e.kernel, e.params);
-  for (auto& o : facts.operands) o.alone = true;
-  return choose_schedule(e.kernel, facts);
 }
 
 TEST_CASE("the main kernels use 128-bit accesses, and no local memory") {

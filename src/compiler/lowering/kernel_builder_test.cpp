@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "graph/ops.h"
 
 using namespace sinter;
@@ -33,4 +35,18 @@ TEST_CASE("a kernel that reduces rows stores one element for each row, not one f
     CHECK(built.use.operands.back().strides == std::vector<Dim>{1});
     CHECK(built.use.columns == Dim(32));
   }
+}
+
+TEST_CASE("pairs are swapped inside a kernel only where they are pairs of its columns") {
+  Graph graph;
+  Value x = graph.input("x", {DType::f32, {Dim::symbol("rows"), 6, 32}});
+  auto swaps = [](const BuiltKernel& built) {
+    return std::count_if(built.kernel.body.begin(), built.kernel.body.end(),
+                         [](const KernelStep& s) { return s.kind == KernelStep::swap_pairs; });
+  };
+  CHECK(swaps(kernel_for(graph, x + swap_pairs(x) * 2.0)) == 1);
+  CHECK(swaps(kernel_for(graph, transpose(swap_pairs(x), {1, 0, 2}) * 2.0)) == 1);
+  CHECK(swaps(kernel_for(graph, slice(swap_pairs(x), 2, 8, 16) * 2.0)) == 1);
+  CHECK_THROWS_AS(kernel_for(graph, transpose(swap_pairs(x), {0, 2, 1}) * 2.0), NeedsMemory);
+  CHECK_THROWS_AS(kernel_for(graph, slice(swap_pairs(x), 2, 7, 16) * 2.0), NeedsMemory);
 }
