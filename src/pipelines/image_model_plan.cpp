@@ -60,7 +60,7 @@ std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
 
 cpu::CompileReport ImageModel::foresee(const RunShape& run) {
   cpu::CompileReport report;
-  for (const Stage& stage : stages(run)) report.add(stage.network->foresee(stage.sizes));
+  for (const Stage& stage : stages(run)) stage.network->foresee(stage.sizes, report);
   return report;
 }
 

@@ -68,13 +68,13 @@ Network::Network(Session& session, std::string label, std::unique_ptr<Graph> gra
 
 Network::~Network() = default;
 
-cpu::CompileReport Network::foresee(const Bindings& bindings) {
-  if (session_.options().backend == Backend::Reference) return {};
+void Network::foresee(const Bindings& bindings, cpu::CompileReport& report) {
+  if (session_.options().backend == Backend::Reference) return;
   cpu::CompileOptions options{session_.options().backend == Backend::Native, label_};
-  if (session_.options().dynamic) return cpu::CompiledGraph::foresee(session_.engine(), *graph_, options);
+  if (session_.options().dynamic) return cpu::CompiledGraph::foresee(session_.engine(), *graph_, options, report);
   Graph specialised;
   copy_graph(*graph_, specialised, bindings);
-  return cpu::CompiledGraph::foresee(session_.engine(), specialised, options);
+  cpu::CompiledGraph::foresee(session_.engine(), specialised, options, report);
 }
 
 Network::Compiled& Network::compiled_for(const Bindings& bindings) {

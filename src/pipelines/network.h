@@ -53,8 +53,8 @@ class Network {
   Network(Network&&) = delete;
 
   const Graph& graph() const { return *graph_; }
-  /// What compiling for these sizes would take, without compiling.
-  cpu::CompileReport foresee(const Bindings& bindings);
+  /// Adds what compiling for these sizes would take, without compiling.
+  void foresee(const Bindings& bindings, cpu::CompileReport& report);
   /// Compiles or finds the programs for these sizes.
   void compile(const Bindings& bindings);
   /// Bytes of loaded weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans nothing.

@@ -76,9 +76,10 @@ void load(CompiledGraph::Unit& unit, const Blob& bytes) {
 
 }  // namespace
 
-void CompileReport::add(const CompileReport& other) {
-  needed += other.needed, cached += other.cached, compiled += other.compiled, seconds += other.seconds;
-  reasons.insert(reasons.end(), other.reasons.begin(), other.reasons.end());
+bool CompileReport::count(const Digest& key) {
+  if (!counted.insert(key).second) return false;
+  ++needed;
+  return true;
 }
 
 Engine::Engine(Cache& cache, int threads) : cache_(cache), pool_(threads), target_(host_target()) {}
@@ -106,15 +107,12 @@ const Microkernels& Engine::microkernels(Lookup* lookup) {
 CompiledGraph::~CompiledGraph() = default;
 CompiledGraph::CompiledGraph(CompiledGraph&&) noexcept = default;
 
-CompileReport CompiledGraph::foresee(Engine& engine, const Graph& graph, const CompileOptions& options) {
+void CompiledGraph::foresee(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report) {
   std::vector<std::pair<const Graph*, std::string>> graphs;
   std::unordered_map<const Graph*, int> seen;
   collect(graph, options.label, graphs, seen);
-  CompileReport report;
-  std::unordered_map<Digest, bool, DigestHash> counted;
   auto count = [&](const Digest& key, const CompileFacts& facts) {
-    if (!counted.emplace(key, true).second) return;
-    ++report.needed;
+    if (!report.count(key)) return;
     if (engine.cache().contains(key))
       ++report.cached;
     else
@@ -125,7 +123,6 @@ CompileReport CompiledGraph::foresee(Engine& engine, const Graph& graph, const C
     count(s.key, s.facts);
   }
   count(engine.microkernels_key(), engine.microkernels_facts());
-  return report;
 }
 
 CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report)
@@ -160,16 +157,19 @@ CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOp
     same.push_back(i);
   }
   std::mutex mutex;
+  auto count = [&](const Digest& key, const Lookup& lookup, const std::string& reason) {
+    std::lock_guard lock(mutex);
+    if (!report.count(key)) return;
+    ++(lookup.hit ? report.cached : report.compiled);
+    if (!lookup.hit) report.reasons.push_back(reason);
+  };
   engine.pool().parallel_for(int64_t(keys.size()) + 1, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t k = begin; k < end; ++k) {
       engine.check_cancelled();
       if (k == 0) {  // first, because it takes longest
         Lookup lookup;
         engine.microkernels(&lookup);
-        std::lock_guard lock(mutex);
-        ++report.needed;
-        ++(lookup.hit ? report.cached : report.compiled);
-        if (!lookup.hit) report.reasons.push_back("cpu/matrix kernels: first compile for this target");
+        count(engine.microkernels_key(), lookup, "cpu/matrix kernels: first compile for this target");
         continue;
       }
       const std::vector<size_t>& same = by_key.at(keys[size_t(k - 1)]);
@@ -190,10 +190,7 @@ CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOp
           load(*units_[i], bytes);
         }
       }
-      std::lock_guard lock(mutex);
-      ++report.needed;
-      ++(lookup.hit ? report.cached : report.compiled);
-      if (!lookup.hit) report.reasons.push_back(s.facts.label + ": " + lookup.reason);
+      count(s.key, lookup, s.facts.label + ": " + lookup.reason);
     }
   });
   report.seconds += seconds_since(start);

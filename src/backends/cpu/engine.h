@@ -2,6 +2,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "backends/cpu/microkernels.h"
 #include "backends/cpu/program.h"
@@ -40,12 +41,15 @@ class Engine {
   std::atomic<bool> cancelled_{false};
 };
 
-/// Counts and reasons of one or several compiles; the fields of `--json`.
+/// Counts and reasons of the compiles of a run; the fields of `--json`. A program counts once, also where several networks share
+/// it, as all do the matrix kernels.
 struct CompileReport {
   int needed = 0, cached = 0, compiled = 0;
   double seconds = 0;
   std::vector<std::string> reasons;  ///< one for each compile
-  void add(const CompileReport& other);
+  std::set<Digest> counted;          ///< the programs in `needed`
+  /// Whether this program had not been counted; it is then.
+  bool count(const Digest& key);
 };
 
 struct CompileOptions {
@@ -58,8 +62,8 @@ class CompiledGraph {
  public:
   /// Finds every program in the engine's cache, and compiles what is missing on all threads.
   CompiledGraph(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report);
-  /// What compiling would take: needed, cached, seconds expected. Compiles nothing.
-  static CompileReport foresee(Engine& engine, const Graph& graph, const CompileOptions& options);
+  /// What compiling would take beside what the report has already: needed, cached, seconds expected. Compiles nothing.
+  static void foresee(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report);
   ~CompiledGraph();
   CompiledGraph(CompiledGraph&&) noexcept;
 
