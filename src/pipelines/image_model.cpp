@@ -176,6 +176,7 @@ void ImageModel::build_vae() {
   if (config.latent_channels != family().latent.channels)
     fail(Code::InvalidArgument, "the autoencoder in {} has {} latent channels, the {} model has {}", weights.path(),
          config.latent_channels, family().name, family().latent.channels);
+  scale_ = config.scale();
   auto decoder = std::make_unique<Graph>();
   build_vae_decoder(*decoder, config, kBatch, kHeight, kWidth, build_options(weights));
   vae_decoder_ = make_network(Component::Vae, "the decoder", std::move(decoder));
@@ -274,10 +275,11 @@ EncodedPrompt ImageModel::encode(const std::string& prompt, int clip_skip) {
 /// All conditionings of one step as one batch.
 class ImageModel::BatchedDenoiser : public Denoiser {
  public:
+  /// Of a picture of `height` x `width` pixels.
   BatchedDenoiser(ImageModel& model, const SamplingJob& job, std::vector<const EncodedPrompt*> prompts, int64_t height,
                   int64_t width)
       : model_(model), job_(job), prompts_(std::move(prompts)) {
-    SizeConditioning sizes = job.sizes.value_or(SizeConditioning{height * 8, width * 8, 0, 0, height * 8, width * 8});
+    SizeConditioning sizes = job.sizes.value_or(SizeConditioning{height, width, 0, 0, height, width});
     for (const EncodedPrompt* prompt : prompts_)
       vectors_.push_back(is_sdxl(model.family()) ? sdxl_vector(prompt->pooled, sizes) : prompt->pooled);
   }
@@ -352,7 +354,7 @@ Tensor ImageModel::sample(const SamplingJob& job) {
   request.mask = job.mask;
   request.seed = job.seed;
   request.progress = job.progress;
-  BatchedDenoiser denoiser(*this, job, prompts, job.latent.dim(2), job.latent.dim(3));
+  BatchedDenoiser denoiser(*this, job, prompts, job.latent.dim(2) * scale(), job.latent.dim(3) * scale());
   Tensor out = sinter::sample(request, denoiser).clone();
   for (float& v : out.f32()) v = v / float(format.scale) + float(format.shift);
   return out;
@@ -362,10 +364,11 @@ Tensor ImageModel::encode_image(const Tensor& pixels) {
   if (!vae_encoder_)
     fail(Code::NotFound, "the autoencoder in {} has no encoder; pictures cannot be taken in",
          parts_.weights(Component::Vae).path());
-  int64_t height = pixels.dim(1) / 8 * 8, width = pixels.dim(2) / 8 * 8;
+  int64_t height = pixels.dim(1) / scale() * scale(), width = pixels.dim(2) / scale() * scale();
   int64_t top = (pixels.dim(1) - height) / 2, left = (pixels.dim(2) - width) / 2;
   if (height == 0 || width == 0)
-    fail(Code::InvalidArgument, "a picture of {} x {} is too small: 8 x 8 is the least", pixels.dim(2), pixels.dim(1));
+    fail(Code::InvalidArgument, "a picture of {} x {} is too small: {} x {} is the least", pixels.dim(2), pixels.dim(1), scale(),
+         scale());
   Tensor x(DType::f32, {pixels.dim(0), 3, height, width});
   for (int64_t b = 0; b < pixels.dim(0); ++b)
     for (int64_t c = 0; c < 3; ++c)
@@ -380,7 +383,7 @@ Tensor ImageModel::decode(const Tensor& latent, const std::optional<DecodeTiles>
   auto whole = [&](const Tensor& z) { return vae_decoder_->run({{"z", z}}).at(0); };
   Tensor out;
   if (tiles) {
-    out = decode_in_tiles(latent, *tiles, 8, whole);
+    out = decode_in_tiles(latent, *tiles, scale(), whole);
   } else {
     out = whole(latent);
   }
@@ -397,7 +400,7 @@ Tensor ImageModel::decode(const Tensor& latent, const std::optional<DecodeTiles>
 }
 
 std::vector<int64_t> ImageModel::latent_shape(int64_t batch, int64_t width, int64_t height) const {
-  return {batch, family().latent.channels, height / 8, width / 8};
+  return {batch, family().latent.channels, height / scale(), width / scale()};
 }
 
 void ImageModel::unload_text_encoders() {
