@@ -36,7 +36,7 @@ struct Bench {
   Microkernels kernels = load_microkernels(code, target, host_cpu());
   ThreadPool pool;
   std::string filter;
-  double gemm_rate = 0;
+  double gemm_rate = 0, dot_rate = 0;
 
   explicit Bench(int threads) : pool(threads) {}
   bool wanted(const std::string& name) const { return name.find(filter) != std::string::npos; }
@@ -152,6 +152,30 @@ void bench_conv(Bench& b) {
   }
 }
 
+/// GFLOP/s.
+double our_attention(Bench& b, const AttentionShape& s) {
+  const int64_t row = s.heads * s.d;
+  auto numbers = [&](int64_t count) {
+    auto out = random_floats(count);
+    if (s.in == DType::bf16) convert(out->as(), DType::f32, out->as<char>(), DType::bf16, count);
+    return out;
+  };
+  auto q = numbers(s.b * s.queries * row), k = numbers(s.b * s.keys * row), v = numbers(s.b * s.keys * row);
+  Memory out(s.b * s.queries * row * 4), workspace(attention_workspace_bytes(s, b.pool.threads(), b.kernels));
+  HeadStrides qs{s.queries * row, row, s.d}, ks{s.keys * row, row, s.d};
+  AttentionCall call{.shape = s,
+                     .q = q->as(),
+                     .k = k->as(),
+                     .v = v->as(),
+                     .q_strides = qs,
+                     .k_strides = ks,
+                     .v_strides = ks,
+                     .out = out.as(),
+                     .out_strides = qs,
+                     .workspace = workspace.as<char>()};
+  return attention_flops(s) / best_time([&] { attention(call, b.kernels, b.pool); }) * 1e-9;
+}
+
 void bench_attention(Bench& b) {
   struct Row {
     int64_t b, heads, queries, keys, d;
@@ -161,34 +185,19 @@ void bench_attention(Bench& b) {
                                   {2, 8, 1024, 77, 80},    {2, 8, 256, 256, 160},    {2, 8, 64, 64, 160},
                                   {2, 8, 64, 77, 160},     {1, 1, 4096, 4096, 512},  {2, 10, 4096, 4096, 64},
                                   {2, 20, 1024, 1024, 64}, {1, 24, 1280, 1280, 128}, {2, 12, 77, 77, 64, true}};
-  fmt::print("\n{:<34}{:>8}{:>8}   (GFLOP/s; share of the best matrix product, {:.0f})\n", "attention b heads q k d", "f32",
-             "share", b.gemm_rate);
+  fmt::print("\n{:<34}{:>8}{:>8}{:>8}{:>8}   (GFLOP/s; share of the best matrix product, {:.0f} and {:.0f})\n",
+             "attention b heads q k d", "f32", "share", "bf16", "share", b.gemm_rate, b.dot_rate);
   for (const Row& r : kRows) {
     std::string name = fmt::format("attention {} {} {} {} {}{}", r.b, r.heads, r.queries, r.keys, r.d, r.causal ? " causal" : "");
     if (!b.wanted(name)) continue;
-    AttentionShape s{.b = r.b,
-                     .heads = r.heads,
-                     .queries = r.queries,
-                     .keys = r.keys,
-                     .d = r.d,
-                     .scale = 1 / std::sqrt(float(r.d)),
-                     .causal = r.causal};
-    int64_t row = r.heads * r.d;
-    auto q = random_floats(r.b * r.queries * row), k = random_floats(r.b * r.keys * row), v = random_floats(r.b * r.keys * row);
-    Memory out(r.b * r.queries * row * 4), workspace(attention_workspace_bytes(s, b.pool.threads(), b.kernels));
-    HeadStrides qs{r.queries * row, row, r.d}, ks{r.keys * row, row, r.d};
-    AttentionCall call{.shape = s,
-                       .q = q->as(),
-                       .k = k->as(),
-                       .v = v->as(),
-                       .q_strides = qs,
-                       .k_strides = ks,
-                       .v_strides = ks,
-                       .out = out.as(),
-                       .out_strides = qs,
-                       .workspace = workspace.as<char>()};
-    double rate = attention_flops(s) / best_time([&] { attention(call, b.kernels, b.pool); }) * 1e-9;
-    fmt::print("{:<34}{:8.0f}{:8.2f}\n", name, rate, b.gemm_rate > 0 ? rate / b.gemm_rate : 0);
+    double f32 = our_attention(b, {r.b, r.heads, r.queries, r.keys, r.d, 1 / std::sqrt(float(r.d)), r.causal});
+    fmt::print("{:<34}{:8.0f}{:8.2f}", name, f32, f32 / b.gemm_rate);
+    if (b.kernels.dot) {
+      double bf16 =
+          our_attention(b, {r.b, r.heads, r.queries, r.keys, r.d, 1 / std::sqrt(float(r.d)), r.causal, DType::bf16, DType::bf16});
+      fmt::print("{:8.0f}{:8.2f}", bf16, bf16 / b.dot_rate);
+    }
+    fmt::print("\n");
     std::fflush(stdout);
   }
 }
@@ -302,6 +311,7 @@ void bench_microkernel(Bench& b) {
     });
     double flops = 2.0 * double(k * rows * columns) * 200 * 64 * b.pool.threads() * (type == PanelType::bf16_dot ? 2 : 1);
     if (type == PanelType::f32) b.gemm_rate = flops / seconds * 1e-9;
+    if (type == PanelType::bf16_dot) b.dot_rate = flops / seconds * 1e-9;
     fmt::print("microkernel {}: {:.0f} GFLOP/s\n", microkernel_symbol(type, 2, int(rows)), flops / seconds * 1e-9);
   }
 }

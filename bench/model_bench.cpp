@@ -83,7 +83,7 @@ struct Work {
 };
 
 struct Describe {
-  const CompiledGraph::Unit& unit;
+  const Unit& unit;
   const Bindings& bindings;
   int64_t operator()(const Dim& dim) const { return dim.value(bindings); }
 
@@ -273,7 +273,7 @@ void list_steps(const std::map<std::string, Group>& groups) {
 struct Times {
   std::vector<double> least, runs;
 
-  void run(const Plan& plan) {
+  void run(const cpu::Plan& plan) {
     least.resize(plan.launches().size(), 1e30);
     double begin = now(), last = begin;
     for (size_t i = 0; i < least.size(); ++i) {
@@ -286,13 +286,13 @@ struct Times {
   }
 };
 
-void report(const Options& options, const Model& model, const CompileReport& compiled, const Layout& layout, const Plan& plan,
-            const Floor& floor, const Times& times) {
+void report(const Options& options, const Model& model, const CompileReport& compiled, const Layout& layout,
+            const cpu::Plan& plan, const Floor& floor, const Times& times) {
   std::map<std::string, Group> groups;
   std::map<std::string, double> by_kind, floor_by_kind;
   double sum = 0, bound = 0;
   for (size_t i = 0; i < plan.launches().size(); ++i) {
-    const Plan::Launch& launch = plan.launches()[i];
+    const cpu::Plan::Launch& launch = plan.launches()[i];
     const double least = times.least[i];
     Work work = std::visit(Describe{*launch.unit, layout.bindings()}, launch.unit->program.steps[launch.step]);
     double least_possible = floor.of(work);
@@ -328,34 +328,33 @@ void bench(const std::string& name, const Options& options) {
   CacheOptions cache_options;
   cache_options.memory_only = true;
   Cache cache(cache_options);
-  Engine engine(cache, options.threads);
+  cpu::Engine engine(cache, options.threads);
   Model model = make_model(name, options);
   CompileReport compiled;
   CompiledGraph graph(engine, *model.graph, {}, compiled);
   Layout layout(graph, bind(model));
-  BoundWeights weights(graph);
+  cpu::BoundWeights weights(engine, graph);
   RandomWeights random(*model.graph);
   int64_t before = resident_bytes();
   double begin = now();
   weights.load(std::cref(random));
   double packing = now() - begin;
-  Arena arena;
-  Plan plan(graph, layout, weights, arena);
+  cpu::Plan plan(engine, graph, layout, weights);
   Floor floor(options.dtype, engine.pool().threads());
-  for (const Plan::Launch& launch : plan.launches())
+  for (const cpu::Plan::Launch& launch : plan.launches())
     floor.add(std::visit(Describe{*launch.unit, layout.bindings()}, launch.unit->program.steps[launch.step]));
 
   begin = now();
   plan.run(model.inputs);
   double first = now() - begin;
-  int64_t held = resident_bytes() - before, planned = weights.packed_bytes() + layout.bytes();
+  int64_t held = resident_bytes() - before, planned = weights.bytes() + layout.bytes();
   Times times;
   for (int i = 0; i < options.rounds; ++i) {
     times.run(plan);
     floor.measure(0.1);
   }
   report(options, model, compiled, layout, plan, floor, times);
-  fmt::print("  weights      {:.0f} MB packed from {:.0f} MB in {:.2f} s, {:.1f} GB/s\n", megabytes(weights.packed_bytes()),
+  fmt::print("  weights      {:.0f} MB packed from {:.0f} MB in {:.2f} s, {:.1f} GB/s\n", megabytes(weights.bytes()),
              megabytes(random.bytes()), packing, double(random.bytes()) / packing * 1e-9);
   fmt::print("  arena        {:.0f} MB; the first run took {:.2f} s\n", megabytes(layout.bytes()), first);
   fmt::print("  memory       {:.0f} MB planned, {:.0f} MB held after the first run: {:.3f}\n", megabytes(planned),

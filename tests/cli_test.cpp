@@ -26,7 +26,7 @@ namespace {
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-const char* const kVerbs[] = {"cache", "env", "generate", "graph", "inspect", "synth"};
+const char* const kVerbs[] = {"cache", "devices", "env", "generate", "graph", "inspect", "synth"};
 
 }  // namespace
 
@@ -265,6 +265,19 @@ TEST_CASE("env shows every variable with its value") {
   json seen = only_json(Cli(folder)({"env", "--json"}));
   CHECK(seen["SINTER_CACHE_DIR"]["value"] == (folder / "cache").string());
   CHECK(seen["SINTER_CPU_TARGET"].contains("meaning"));
+}
+
+TEST_CASE("devices lists the CPU first, and every GPU or the reason why there is none") {
+  TemporaryFolder folder;
+  json seen = only_json(Cli(folder)({"devices", "--json"}));
+  REQUIRE(!seen["devices"].empty());
+  CHECK(seen["devices"][0]["device"] == "cpu");
+  CHECK(seen["devices"][0]["cores"] > 0);
+  CHECK(seen["why_no_cuda"].is_string() == (seen["devices"].size() == 1));
+  for (size_t i = 1; i < seen["devices"].size(); ++i) CHECK(seen["devices"][i]["total_bytes"] > 0);
+  CliResult text = Cli(folder)({"devices"});
+  CHECK(text.exit_code == 0);
+  CHECK(has(text.out, seen["auto"].get<std::string>()));
 }
 
 TEST_CASE("an interrupted synth ends soon, says so, and leaves no file") {

@@ -2,8 +2,11 @@
 // Random row kernels with memory to run on, and a plain reference in double precision that knows how uncertain its values are.
 // For any backend: see src/backends/cpu/row_kernel_test.cpp.
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -46,12 +49,16 @@ inline Uncertain apply(Prim p, const Uncertain* in) {
   }
   // Between the corners these may do what the corners do not show.
   bool wild = (p == Prim::sin || p == Prim::cos) && in[0].error > 0.5;
+  // A whole exponent among others that give NaN; and NaN that may not be one.
+  wild = wild || (p == Prim::power && in[0].value < 0 && in[1].error > 0);
+  for (int i = 0; i < inputs; ++i)
+    wild = wild || (std::isnan(in[i].value) && in[i].error == std::numeric_limits<double>::infinity());
   bool zero_between = (p == Prim::divide && std::fabs(in[1].value) <= in[1].error && in[1].error > 0) ||
                       ((p == Prim::select || p == Prim::rsqrt || p == Prim::log || p == Prim::power) && in[0].error > 0 &&
                        std::fabs(in[0].value) <= in[0].error);
   if (wild || zero_between || std::fabs(out.value) > 1e37) {
     if (!(exact && std::isinf(out.value) && !(p == Prim::exp || p == Prim::power))) {
-      if (!std::isnan(out.value)) out.error = std::numeric_limits<double>::infinity();
+      if (wild || zero_between || !std::isnan(out.value)) out.error = std::numeric_limits<double>::infinity();
     }
   }
   bool picks = p == Prim::maximum || p == Prim::minimum || p == Prim::select || p == Prim::less || p == Prim::negate ||
@@ -59,6 +66,48 @@ inline Uncertain apply(Prim p, const Uncertain* in) {
   if (!picks && std::isfinite(out.value)) out.error += rounding(out.value, 4) + (p == Prim::sin || p == Prim::cos ? 1e-7 : 0);
   return out;
 }
+
+/// out[i] = prim(a[i], b[i], c[i]) over dense f32.
+inline RowKernel elementwise(Prim p) {
+  RowKernel k;
+  int inputs = arity(p);
+  for (int i = 0; i < inputs; ++i) {
+    k.operands.push_back({});
+    k.body.push_back(load(i));
+  }
+  k.operands.push_back({.written = true});
+  k.body.push_back(prim(p, 0, inputs > 1 ? 1 : -1, inputs > 2 ? 2 : -1));
+  k.body.push_back(store(inputs, inputs));
+  return k;
+}
+
+/// The distance of `found` from `exact` in units of the last place of an f32 there.
+inline double units_apart(float found, double exact) {
+  float nearest = float(exact);
+  if (std::isnan(exact)) return std::isnan(found) ? 0 : 1e30;
+  if (std::isinf(nearest) || std::isinf(found) || std::isnan(found)) return found == nearest ? 0 : 1e30;
+  int exponent;
+  std::frexp(nearest, &exponent);
+  return std::fabs(double(found) - exact) / std::ldexp(1.0, std::max(exponent, -125) - 24);
+}
+
+inline uint64_t seed() {
+  const char* text = std::getenv("SINTER_TEST_SEED");
+  return text ? std::strtoull(text, nullptr, 10) : 20240;
+}
+
+struct Accuracy {
+  Prim prim;
+  double low, high;  // of the argument; both signs are not implied
+  double units;
+};
+inline constexpr Accuracy kAccuracies[] = {
+    {Prim::exp, -104, 89, 2},     {Prim::exp, -1, 1, 2},       {Prim::log, 0, 3e38, 2},          {Prim::log, 0.5, 2, 2},
+    {Prim::log, 0, 1e-38, 2},     {Prim::sqrt, 0, 3e38, 0.51}, {Prim::rsqrt, 1e-38, 3e38, 1.51}, {Prim::tanh, -10, 10, 2},
+    {Prim::tanh, -1e-3, 1e-3, 2}, {Prim::erf, -5, 5, 6},       {Prim::erf, -1e-3, 1e-3, 4},      {Prim::sin, -10, 10, 4},
+    {Prim::sin, -1e5, 1e5, 4},    {Prim::cos, -10, 10, 4},     {Prim::cos, -1e5, 1e5, 4},        {Prim::sin, -1e12, 1e12, 4},
+    {Prim::floor, -1e9, 1e9, 0},  {Prim::abs, -3e38, 3e38, 0}, {Prim::negate, -3e38, 3e38, 0},
+};
 
 /// Memory of one operand; `zero` is the byte offset of its element 0.
 struct Memory {
@@ -167,6 +216,9 @@ inline std::vector<std::vector<Uncertain>> evaluate_row(const Case& c, const std
         case KernelStep::reduce_max:
           out = total;
           break;
+        case KernelStep::swap_pairs:
+          out = values[size_t(s.a)][columns > 0 ? j ^ 1 : j];
+          break;
         case KernelStep::store:
           out = values[size_t(s.a)][j];
           break;
@@ -197,6 +249,43 @@ inline bool agrees(const Uncertain& expected, const char* stored, DType type) {
   return found >= low && found <= high;
 }
 
+/// Empty if `run(c)`, which must do what the kernel says to the memory of `c`, did what the reference does; else what differs.
+template <class Run>
+std::string difference(Case& c, Run&& run) {
+  std::vector<Memory> before = c.memory;
+  std::vector<const char*> inputs;
+  for (size_t i = 0; i < c.memory.size(); ++i) inputs.push_back(before[c.shares[i] >= 0 ? size_t(c.shares[i]) : i].address());
+  run(c);
+  std::vector<char*> now = c.addresses();
+
+  // What is stored is written over in `expected` too; what differs then was changed without being asked for.
+  std::vector<Memory> expected = before;
+  for (int64_t row = c.row_begin; row < c.row_end; ++row) {
+    auto values = evaluate_row(c, inputs, row);
+    for (size_t i = 0; i < c.kernel.body.size(); ++i) {
+      const KernelStep& s = c.kernel.body[i];
+      if (s.kind != KernelStep::store) continue;
+      const KernelOperand& o = c.kernel.operands[size_t(s.operand)];
+      size_t home = c.shares[size_t(s.operand)] >= 0 ? size_t(c.shares[size_t(s.operand)]) : size_t(s.operand);
+      bool once = o.column == ColumnAccess::broadcast;
+      for (int64_t j = once ? 0 : c.column_begin; j < (once ? 1 : c.column_end); ++j) {
+        int64_t at = element_offset(c.kernel, c.params, s.operand, row, j);
+        if (!agrees(values[i][size_t(j)], now[size_t(s.operand)] + at, o.dtype)) {
+          double found;
+          convert(now[size_t(s.operand)] + at, o.dtype, &found, DType::f64, 1);
+          return fmt::format("operand {}, row {}, column {}: found {}, expected {} +- {}", s.operand, row, j, found,
+                             values[i][size_t(j)].value, values[i][size_t(j)].error);
+        }
+        std::memcpy(expected[home].address() + at, now[size_t(s.operand)] + at, size_t(byte_size(o.dtype)));
+      }
+    }
+  }
+  for (size_t i = 0; i < c.memory.size(); ++i)
+    if (expected[i].bytes != c.memory[i].bytes)
+      return fmt::format("operand {} is changed outside of the rows and columns given", i);
+  return "";
+}
+
 /// Makes random cases from a seed.
 class Random {
  public:
@@ -223,10 +312,16 @@ class Random {
     c.row_end = chance(50) ? c.rows : between(c.row_begin, c.rows);
     c.column_begin = chance(70) ? 0 : below(c.columns() + 1);
     c.column_end = chance(70) ? c.columns() : between(c.column_begin, c.columns());
+    if (std::any_of(c.kernel.body.begin(), c.kernel.body.end(), is_swap)) {
+      c.column_begin -= c.column_begin % 2;
+      c.column_end -= c.column_end % 2;
+    }
     return c;
   }
 
  private:
+  static bool is_swap(const KernelStep& s) { return s.kind == KernelStep::swap_pairs; }
+
   DType dtype() {
     if (chance(50)) return DType(below(3));
     return DType(below(15));
@@ -335,7 +430,9 @@ class Random {
     for (int64_t i = 0; i < steps; ++i) {
       int count = int(body.size());
       auto any = [&] { return int(chance(50) ? std::max<int64_t>(0, count - 1 - below(3)) : below(count)); };
-      if (reduces && chance(20)) {
+      if (c.columns() > 0 && c.columns() % 2 == 0 && chance(10)) {
+        body.push_back({.kind = KernelStep::swap_pairs, .a = any()});
+      } else if (reduces && chance(20)) {
         body.push_back(chance(50) ? sum(any()) : largest(any()));
       } else {
         Prim p = Prim(below(int64_t(Prim::floor) + 1));
@@ -360,7 +457,7 @@ class Random {
     const KernelStep& s = k.body[size_t(step)];
     if (s.kind == KernelStep::load) return k.operands[size_t(s.operand)].column != ColumnAccess::broadcast;
     if (s.kind == KernelStep::primitive) return varies(k, s.a) || (s.b >= 0 && varies(k, s.b)) || (s.c >= 0 && varies(k, s.c));
-    return s.kind == KernelStep::column_index;
+    return s.kind == KernelStep::column_index || (is_swap(s) && varies(k, s.a));
   }
 
   std::mt19937_64 engine_;

@@ -350,7 +350,7 @@ class Generation {
   }
 
   void report() {
-    const cpu::CompileReport& c = session_.compiled();
+    const CompileReport& c = session_.compiled();
     int64_t measured = peak_memory_bytes();
     double total = seconds_since(kProcessStart);
     if (s_.json) {

@@ -108,18 +108,17 @@ llvm::Function* Emitter::function(const std::string& name, llvm::FunctionType* t
   return f;
 }
 
-void Emitter::optimise() {
+void verify_and_optimise(llvm::Module& module, llvm::TargetMachine& machine) {
   std::string problem;
   llvm::raw_string_ostream out(problem);
-  if (llvm::verifyModule(*module_, &out)) fail(Code::Internal, "wrong LLVM IR for {}: {}", module_->getName().str(), problem);
+  if (llvm::verifyModule(module, &out)) fail(Code::Internal, "wrong LLVM IR for {}: {}", module.getName().str(), problem);
 
   llvm::LoopAnalysisManager loops;
   llvm::FunctionAnalysisManager functions;
   llvm::CGSCCAnalysisManager components;
   llvm::ModuleAnalysisManager modules;
-  llvm::PassBuilder builder(machine_.get());
-  llvm::TargetLibraryInfoImpl library(module_->getTargetTriple().empty() ? llvm::Triple(kTriple)
-                                                                         : llvm::Triple(module_->getTargetTriple()));
+  llvm::PassBuilder builder(&machine);
+  llvm::TargetLibraryInfoImpl library(llvm::Triple(module.getTargetTriple()));
   library.disableAllFunctions();
   functions.registerPass([&] { return llvm::TargetLibraryAnalysis(library); });
   builder.registerModuleAnalyses(modules);
@@ -139,8 +138,10 @@ void Emitter::optimise() {
   llvm::ModulePassManager passes;
   passes.addPass(llvm::AlwaysInlinerPass());
   passes.addPass(llvm::createModuleToFunctionPassAdaptor(std::move(each)));
-  passes.run(*module_, modules);
+  passes.run(module, modules);
 }
+
+void Emitter::optimise() { verify_and_optimise(*module_, *machine_); }
 
 std::string Emitter::generate(llvm::CodeGenFileType type) {
   llvm::SmallString<0> bytes;

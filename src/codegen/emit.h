@@ -28,8 +28,7 @@ class Emitter {
   /// `type` returning void, of pointers and 64-bit integers: 'p' and 'i' in order.
   llvm::FunctionType* signature(const std::string& parameters);
 
-  /// Verifies and optimises. Loops are neither unrolled nor vectorised: whoever writes the IR has decided that.
-  void optimise();
+  void optimise();  ///< verify_and_optimise
   /// An ELF relocatable object that needs no outside symbols. Code::Internal when the IR is wrong or needs one.
   std::vector<std::byte> object();
   std::string assembly();
@@ -43,6 +42,9 @@ class Emitter {
   std::unique_ptr<llvm::Module> module_;
   std::unique_ptr<llvm::TargetMachine> machine_;
 };
+
+/// Verifies and optimises. Loops are neither unrolled nor vectorised: whoever writes the IR has decided that.
+void verify_and_optimise(llvm::Module& module, llvm::TargetMachine& machine);
 
 /// The flags that generated arithmetic may carry: contraction to fused multiply-add. Never nnan or ninf (NaN and infinity must
 /// pass through), and not reassoc: it lets LLVM fold away the two-part constants of argument reductions, and gains nothing where

@@ -209,6 +209,9 @@ class RowKernelWriter {
       case KernelStep::primitive:
         value = primitive(s);
         break;
+      case KernelStep::swap_pairs:
+        value = values_[size_t(s.a)];
+        break;
       default:
         fail(Code::Internal, "row kernel: step {} is not one of a row", i);
     }
@@ -230,6 +233,9 @@ class RowKernelWriter {
           break;
         case KernelStep::primitive:
           value = primitive(s);
+          break;
+        case KernelStep::swap_pairs:
+          value = math_.swap_pairs(values_[size_t(s.a)]);
           break;
         default:
           fail(Code::Internal, "row kernel: step {} is not one of a column", i);

@@ -19,6 +19,7 @@ std::vector<int> inputs(const KernelStep& s) {
     case KernelStep::reduce_sum:
     case KernelStep::reduce_max:
     case KernelStep::store:
+    case KernelStep::swap_pairs:
       return {s.a};
     default:
       return {};

@@ -50,6 +50,16 @@ llvm::Value* VectorMath::maximum(V x, V y) {
   return b.CreateSelect(b.CreateFCmpUNO(x, x), x, larger);
 }
 
+llvm::Value* VectorMath::minimum(V x, V y) {
+  return b.CreateSelect(b.CreateFCmpUNO(x, x), x, b.CreateSelect(b.CreateFCmpOLT(x, y), x, y));
+}
+
+llvm::Value* VectorMath::swap_pairs(V x) {
+  std::vector<int> other;
+  for (int i = 0; i < lanes_; ++i) other.push_back(i ^ 1);
+  return b.CreateShuffleVector(x, other);
+}
+
 llvm::Value* VectorMath::fold_lanes(V x, V (VectorMath::*combine)(V, V)) {
   for (int half = lanes_ / 2; half >= 1; half /= 2) {
     std::vector<int> upper(static_cast<size_t>(lanes_), -1);
@@ -105,12 +115,14 @@ llvm::Value* VectorMath::log(V x) {
   return b.CreateSelect(no_number, constant(std::numeric_limits<double>::quiet_NaN()), value);
 }
 
+llvm::Value* VectorMath::rsqrt(V x) { return b.CreateFDiv(constant(1), call(llvm::Intrinsic::sqrt, x)); }
+
 llvm::Value* VectorMath::tanh(V x) {
   V size = call(llvm::Intrinsic::fabs, x), z = b.CreateFMul(x, x);
   V p = polynomial(z, {-3.333332837e-01, 1.333276927e-01, -5.385090783e-02, 2.099717967e-02, -6.096714176e-03});
   V near_zero = fma(b.CreateFMul(z, x), p, x);
   V e = exp(b.CreateFAdd(size, size));
-  V far = b.CreateFSub(constant(1), b.CreateFDiv(constant(2), b.CreateFAdd(e, constant(1))));
+  V far = b.CreateFSub(constant(1), divide(constant(2), b.CreateFAdd(e, constant(1))));
   return b.CreateSelect(b.CreateFCmpOLT(size, constant(0.625)), near_zero, with_sign(far, x));
 }
 
@@ -123,7 +135,7 @@ llvm::Value* VectorMath::erf(V x) {
   V above = polynomial(z, {1.678712130e+00, 2.731569111e-01, 8.095804602e-02, 5.689618643e-03, 5.829762667e-04, 7.514389836e-06,
                            -2.228922646e-08});
   V below = polynomial(z, {1.487719893e+00, 7.379862666e-01, 1.689679474e-01, 2.299345657e-02, 1.962005161e-03, 9.903691534e-05});
-  V value = b.CreateFDiv(b.CreateFMul(t, above), below);
+  V value = divide(b.CreateFMul(t, above), below);
   value = b.CreateSelect(b.CreateFCmpOGT(value, constant(1)), constant(1), value);
   return b.CreateSelect(b.CreateFCmpOLT(value, constant(-1)), constant(-1), value);
 }
@@ -210,11 +222,11 @@ llvm::Value* VectorMath::emit(Prim prim, V x, V y, V z) {
     case Prim::multiply:
       return b.CreateFMul(x, y);
     case Prim::divide:
-      return b.CreateFDiv(x, y);
+      return divide(x, y);
     case Prim::maximum:
       return maximum(x, y);
     case Prim::minimum:
-      return b.CreateSelect(b.CreateFCmpUNO(x, x), x, b.CreateSelect(b.CreateFCmpOLT(x, y), x, y));
+      return minimum(x, y);
     case Prim::power:
       return power(x, y);
     case Prim::less:
@@ -230,7 +242,7 @@ llvm::Value* VectorMath::emit(Prim prim, V x, V y, V z) {
     case Prim::sqrt:
       return call(llvm::Intrinsic::sqrt, x);
     case Prim::rsqrt:
-      return b.CreateFDiv(constant(1), call(llvm::Intrinsic::sqrt, x));
+      return rsqrt(x);
     case Prim::sin:
       return sine(x, 0);
     case Prim::cos:

@@ -17,7 +17,10 @@ class VectorMath {
   int lanes() const { return lanes_; }
 
   llvm::Value* emit(Prim prim, llvm::Value* x, llvm::Value* y, llvm::Value* z);
-  llvm::Value* maximum(llvm::Value* x, llvm::Value* y);
+  virtual llvm::Value* maximum(llvm::Value* x, llvm::Value* y);
+  virtual llvm::Value* minimum(llvm::Value* x, llvm::Value* y);
+  /// Lanes 1, 0, 3, 2, ...; of several lanes.
+  llvm::Value* swap_pairs(llvm::Value* x);
   /// All lanes into one, as a scalar.
   llvm::Value* sum_of_lanes(llvm::Value* x);
   llvm::Value* maximum_of_lanes(llvm::Value* x);
@@ -32,13 +35,17 @@ class VectorMath {
   llvm::Value* lane_numbers();
 
  protected:
+  using V = llvm::Value*;
   /// x * 2^n, n whole; right also where the result is subnormal or overflows.
-  virtual llvm::Value* scale_by_power_of_two(llvm::Value* x, llvm::Value* n);
+  virtual V scale_by_power_of_two(V x, V n);
+  // What a target may do in its own way, within the same errors.
+  virtual V exp(V x);
+  virtual V divide(V x, V y) { return b.CreateFDiv(x, y); }
+  virtual V rsqrt(V x);
+  V fma(V x, V y, V z);
   llvm::IRBuilder<>& b;
 
  private:
-  using V = llvm::Value*;
-  V exp(V x);
   V log(V x);
   V tanh(V x);
   V erf(V x);
@@ -46,7 +53,6 @@ class VectorMath {
   V power(V x, V y);
   V log_wide(V x);
   V exp_wide(V x);
-  V fma(V x, V y, V z);
   V polynomial(V x, std::initializer_list<double> coefficients);
   V nearest(V x);
   V call(unsigned intrinsic, V x);

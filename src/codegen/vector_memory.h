@@ -1,9 +1,8 @@
 #pragma once
 #include <map>
 
+#include "codegen/element_types.h"
 #include "codegen/emit.h"
-#include "codegen/vector_math.h"
-#include "tensor/dtype.h"
 
 namespace sinter {
 
@@ -13,11 +12,22 @@ struct ActiveLanes {
   llvm::Value* mask;   ///< one bit a lane
 };
 
+/// ElementTypes with what AVX512-BF16 adds.
+class X86ElementTypes : public ElementTypes {
+ public:
+  X86ElementTypes(llvm::IRBuilder<>& builder, VectorMath& math, const CpuTarget& target)
+      : ElementTypes(builder, math), bf16_dot_(target.bf16_dot) {}
+  llvm::Value* from_floats(DType type, llvm::Value* value) override;
+
+ private:
+  bool bf16_dot_;
+};
+
 /// Emits loads and stores of f32 vectors from and to memory of any element type, on x86-64. Addresses need no alignment.
 class VectorMemory {
  public:
   VectorMemory(llvm::IRBuilder<>& builder, VectorMath& math, const CpuTarget& target, llvm::BasicBlock* entry)
-      : b(builder), math_(math), target_(target), entry_(entry) {}
+      : b(builder), math_(math), types_(builder, math, target), target_(target), entry_(entry) {}
 
   /// Elements at address, address + stride bytes, ...; `stride` null: side by side. `active` null: all lanes; the others are
   /// not read and their values mean nothing.
@@ -35,16 +45,13 @@ class VectorMemory {
 
  private:
   using V = llvm::Value*;
-  V to_floats(DType type, V raw);
-  V from_floats(DType type, V value);
-  V to_small_float(V value, int exponent_bits, int mantissa_bits, uint32_t top, uint32_t nan);
-  llvm::Type* raw_element(DType type) { return b.getIntNTy(unsigned(8 * byte_size(type))); }
   bool masks(DType type) const { return target_.vector_floats == 16 || byte_size(type) >= 4; }
   V staging_buffer(DType type);
   void copy_elements(DType type, V from, V from_stride, V to, V to_stride, V count);
 
   llvm::IRBuilder<>& b;
   VectorMath& math_;
+  X86ElementTypes types_;
   CpuTarget target_;
   llvm::BasicBlock* entry_;
   std::map<int64_t, V> buffers_;

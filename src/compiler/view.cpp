@@ -44,6 +44,8 @@ bool next_group(const Shape& old_shape, const std::vector<size_t>& old_axes, siz
   return false;
 }
 
+}  // namespace
+
 /// Walks both shapes in groups of axes with equal products; within a group the old axes must be one run of memory.
 std::optional<View> reshaped(const View& view, const Shape& shape) {
   if (view.scaled()) return {};
@@ -65,8 +67,6 @@ std::optional<View> reshaped(const View& view, const Shape& shape) {
   }
   return out;
 }
-
-}  // namespace
 
 View dense_view(BufferRef buffer, const Type& type) { return {buffer, type.dtype, 0, type.shape, dense_strides(type.shape), {}}; }
 

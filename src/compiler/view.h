@@ -40,6 +40,8 @@ bool is_dense(const View& view);
 /// The distance of rows if all axes but the last can be walked as one: the view is rows of dense elements; else nothing.
 std::optional<Dim> row_stride(const View& view);
 
+/// The same elements in another shape; nothing where strides cannot say it.
+std::optional<View> reshaped(const View& view, const Shape& shape);
 /// What a movement op (reshape, transpose, broadcast, slice, resize_nearest) makes of a view of its input; nothing where
 /// strides cannot say it.
 std::optional<View> moved(const Node& op, const View& view);

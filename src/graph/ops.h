@@ -48,6 +48,8 @@ Value broadcast(Value x, Shape shape);
 Value slice(Value x, int axis, Dim begin, Dim length);
 std::vector<Value> split(Value x, const std::vector<Dim>& lengths, int axis);
 Value concat(std::vector<Value> parts, int axis);
+/// Elements 2n and 2n + 1 of the last axis, which has an even size, change places.
+Value swap_pairs(Value x);
 /// 0, 1, 2, ... along `axis`, the same everywhere else.
 Value iota(Graph& graph, Shape shape, int axis, DType dtype);
 /// Over the given axes, which stay with size 1.
@@ -100,8 +102,8 @@ std::vector<Value> call(const std::shared_ptr<const Function>& function, std::ve
 
 // Records of ops that passes and backends treat by name.
 extern const OpDef input_op, weight_op, constant_op, call_op, result_op, cast_op, reshape_op, transpose_op, broadcast_op,
-    slice_op, concat_op, iota_op, reduce_sum_op, reduce_max_op, matmul_op, linear_op, conv2d_op, attention_op, embedding_op,
-    resize_nearest_op, softmax_op, layer_norm_op, rms_norm_op, group_norm_op, timestep_embedding_op;
+    slice_op, concat_op, swap_pairs_op, iota_op, reduce_sum_op, reduce_max_op, matmul_op, linear_op, conv2d_op, attention_op,
+    embedding_op, resize_nearest_op, softmax_op, layer_norm_op, rms_norm_op, group_norm_op, timestep_embedding_op;
 
 struct NameAttrs {
   std::string name;

@@ -41,11 +41,8 @@ Value angles(const FluxConfig& c, int64_t axis, Value positions) {
 
 /// Turns the pairs (2i, 2i+1) of each head; in f32 whatever the compute type, as the reference does.
 Value rotate(Value x, const Rope& rope) {
-  Shape pairs{x.dim(0), x.dim(1), x.dim(2), *exact_div(x.dim(3), 2), 2};
-  Value p = reshape(cast(x, DType::f32), pairs);
-  Value even = slice(p, 4, 0, 1), odd = slice(p, 4, 1, 1);
-  Value turned = concat({even * rope.cos - odd * rope.sin, even * rope.sin + odd * rope.cos}, 4);
-  return cast(reshape(turned, x.shape()), x.dtype());
+  Value wide = cast(x, DType::f32);
+  return cast(wide * rope.cos + swap_pairs(wide) * rope.sin, x.dtype());
 }
 
 /// What one of a block's halves is shifted and scaled by before, and gated with after.
@@ -168,8 +165,10 @@ Value final_layer(Scope s, const FluxConfig& c, Value x, Value condition) {
 Rope rope_table(const FluxConfig& c, std::array<Value, 3> positions) {
   Value all =
       concat({angles(c, c.axes[0], positions[0]), angles(c, c.axes[1], positions[1]), angles(c, c.axes[2], positions[2])}, 1);
-  all = reshape(all, {1, all.dim(0), 1, all.dim(1), 1});
-  return {cos(all), sin(all)};
+  Shape pairs{all.dim(0), all.dim(1), 1}, heads{1, all.dim(0), 1, c.head_size};
+  all = reshape(all, pairs);
+  Value cosine = cos(all), sine = sin(all);
+  return {reshape(concat({cosine, cosine}, 2), heads), reshape(concat({-sine, sine}, 2), heads)};
 }
 
 void build_flux(Graph& graph, const FluxConfig& c, const FluxSizes& sizes, const BuildOptions& options) {

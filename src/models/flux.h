@@ -35,7 +35,8 @@ struct FluxSizes {
 /// [batch]. Output f32: out [batch, out_channels, height, width].
 void build_flux(Graph& graph, const FluxConfig& config, const FluxSizes& sizes, const BuildOptions& options = {});
 
-/// By how much each pair of a head is turned at each position: f32 [1, positions, 1, head_size/2, 1] each.
+/// By how much each pair of a head is turned at each position: f32 [1, positions, 1, head_size] each. The cosine stands at both
+/// elements of its pair; the sine too, negative at the first, so that a head turns into head * cos + swap_pairs(head) * sin.
 struct Rope {
   Value cos, sin;
 };

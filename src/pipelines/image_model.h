@@ -95,7 +95,7 @@ class ImageModel {
   std::vector<int64_t> latent_shape(int64_t batch, int64_t width, int64_t height) const;
 
   /// What will be compiled for such a run.
-  cpu::CompileReport foresee(const RunShape& run);
+  CompileReport foresee(const RunShape& run);
   /// Compiles everything for it.
   void compile(const RunShape& run);
   /// The most memory that it takes at once: weights, buffers, what is read of files, pictures; not the program itself, and 0 on

@@ -58,8 +58,8 @@ std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
   return list;
 }
 
-cpu::CompileReport ImageModel::foresee(const RunShape& run) {
-  cpu::CompileReport report;
+CompileReport ImageModel::foresee(const RunShape& run) {
+  CompileReport report;
   for (const Stage& stage : stages(run)) stage.network->foresee(stage.sizes, report);
   return report;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/cpu/engine.h"
 #include "graph/interpreter.h"
 #include "graph/ops.h"
 
@@ -20,7 +21,7 @@ std::string_view name(Backend backend) {
 }
 
 Session::Session(SessionOptions options, CacheOptions cache)
-    : options_(options), cache_(std::move(cache)), engine_(cache_, options.threads) {}
+    : options_(options), cache_(std::move(cache)), engine_(std::make_unique<cpu::Engine>(cache_, options.threads)) {}
 
 Bindings sizes_of(const Graph& graph, const std::map<std::string, Tensor>& inputs) {
   Bindings bindings;
@@ -34,14 +35,14 @@ Bindings sizes_of(const Graph& graph, const std::map<std::string, Tensor>& input
 struct Network::Compiled {
   std::unique_ptr<Graph> specialised;  // when not dynamic
   Bindings sizes;                      // that it was specialised for
-  std::unique_ptr<cpu::CompiledGraph> graph;
-  std::unique_ptr<cpu::BoundWeights> weights;
+  std::unique_ptr<CompiledGraph> graph;
+  std::unique_ptr<BoundWeights> weights;
   bool loaded = false;
 
   struct Bound {
     Bindings bindings;
-    std::unique_ptr<cpu::Layout> layout;
-    std::unique_ptr<cpu::Plan> plan;
+    std::unique_ptr<Layout> layout;
+    std::unique_ptr<Plan> plan;
   };
   std::vector<Bound> bound;  // least recently used first
 
@@ -50,7 +51,7 @@ struct Network::Compiled {
     auto at = std::find_if(bound.begin(), bound.end(), [&](const Bound& b) { return b.bindings == bindings; });
     if (at == bound.end()) {
       if (bound.size() == kKept) bound.erase(bound.begin());
-      bound.push_back({bindings, std::make_unique<cpu::Layout>(*graph, bindings), nullptr});
+      bound.push_back({bindings, std::make_unique<Layout>(*graph, bindings), nullptr});
     } else {
       std::rotate(at, at + 1, bound.end());
     }
@@ -58,7 +59,7 @@ struct Network::Compiled {
   }
 };
 
-Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, cpu::WeightReader weights,
+Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
                  std::function<void(const std::string&)> done_with_weight)
     : session_(session),
       label_(std::move(label)),
@@ -68,13 +69,13 @@ Network::Network(Session& session, std::string label, std::unique_ptr<Graph> gra
 
 Network::~Network() = default;
 
-void Network::foresee(const Bindings& bindings, cpu::CompileReport& report) {
+void Network::foresee(const Bindings& bindings, CompileReport& report) {
   if (session_.options().backend == Backend::Reference) return;
-  cpu::CompileOptions options{session_.options().backend == Backend::Native, label_};
-  if (session_.options().dynamic) return cpu::CompiledGraph::foresee(session_.engine(), *graph_, options, report);
+  CompileOptions options{session_.options().backend == Backend::Native, label_};
+  if (session_.options().dynamic) return CompiledGraph::foresee(session_.engine(), *graph_, options, report);
   Graph specialised;
   copy_graph(*graph_, specialised, bindings);
-  cpu::CompiledGraph::foresee(session_.engine(), specialised, options, report);
+  CompiledGraph::foresee(session_.engine(), specialised, options, report);
 }
 
 Network::Compiled& Network::compiled_for(const Bindings& bindings) {
@@ -89,9 +90,9 @@ Network::Compiled& Network::compiled_for(const Bindings& bindings) {
     copy_graph(*graph_, *made->specialised, bindings);
     graph = made->specialised.get();
   }
-  cpu::CompileOptions options{session_.options().backend == Backend::Native, label_};
-  made->graph = std::make_unique<cpu::CompiledGraph>(session_.engine(), *graph, options, session_.compiled());
-  made->weights = std::make_unique<cpu::BoundWeights>(*made->graph);
+  CompileOptions options{session_.options().backend == Backend::Native, label_};
+  made->graph = std::make_unique<CompiledGraph>(session_.engine(), *graph, options, session_.compiled());
+  made->weights = session_.engine().bind_weights(*made->graph);
   if (!dynamic && !compiled_.empty()) compiled_.clear();  // weights are packed once, for the sizes at hand
   compiled_.push_back(std::move(made));
   return *compiled_.back();
@@ -127,7 +128,7 @@ void Network::unload_weights() {
     c->loaded = false;
     for (auto& b : c->bound) b.plan.reset();
   }
-  session_.arena().release();
+  session_.engine().release_buffers();
 }
 
 void Network::weights_changed(const std::set<std::string>& names) {
@@ -145,7 +146,7 @@ std::vector<Tensor> Network::run(const std::map<std::string, Tensor>& inputs) {
     Compiled& c = compiled_for(bindings);
     if (!c.loaded) load_weights();
     Compiled::Bound& bound = c.bind(bindings);
-    if (!bound.plan) bound.plan = std::make_unique<cpu::Plan>(*c.graph, *bound.layout, *c.weights, session_.arena());
+    if (!bound.plan) bound.plan = session_.engine().plan(*c.graph, *bound.layout, *c.weights);
     bound.plan->measure(measuring_);
     return bound.plan->run(inputs);
   });

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "backends/cpu/plan.h"
+#include "compiler/layout.h"
 #include "graph/graph.h"
 
 namespace sinter {
@@ -30,31 +30,29 @@ class Session {
 
   const SessionOptions& options() const { return options_; }
   Cache& cache() { return cache_; }
-  cpu::Engine& engine() { return engine_; }
-  cpu::Arena& arena() { return arena_; }
-  cpu::CompileReport& compiled() { return compiled_; }
-  const cpu::CompileReport& compiled() const { return compiled_; }
+  Engine& engine() { return *engine_; }
+  CompileReport& compiled() { return compiled_; }
+  const CompileReport& compiled() const { return compiled_; }
 
  private:
   SessionOptions options_;
   Cache cache_;
-  cpu::Engine engine_;
-  cpu::Arena arena_;
-  cpu::CompileReport compiled_;
+  std::unique_ptr<Engine> engine_;
+  CompileReport compiled_;
 };
 
 /// A graph on the session's backend: compiled at first use, weights loaded once, one plan for each set of sizes (the last few are
 /// kept).
 class Network {
  public:
-  Network(Session& session, std::string label, std::unique_ptr<Graph> graph, cpu::WeightReader weights,
+  Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
           std::function<void(const std::string&)> done_with_weight = {});
   ~Network();
   Network(Network&&) = delete;
 
   const Graph& graph() const { return *graph_; }
   /// Adds what compiling for these sizes would take, without compiling.
-  void foresee(const Bindings& bindings, cpu::CompileReport& report);
+  void foresee(const Bindings& bindings, CompileReport& report);
   /// Compiles or finds the programs for these sizes.
   void compile(const Bindings& bindings);
   /// Bytes of loaded weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans nothing.
@@ -82,7 +80,7 @@ class Network {
   Session& session_;
   std::string label_;
   std::unique_ptr<Graph> graph_;
-  cpu::WeightReader weights_;
+  WeightReader weights_;
   std::function<void(const std::string&)> done_;
   std::vector<std::unique_ptr<Compiled>> compiled_;  // one if dynamic, else one for each set of sizes
   bool measuring_ = false;

@@ -50,7 +50,7 @@ TEST_CASE("what two networks share counts once: a program that both have, and th
   Session session({.backend = Backend::Native, .threads = 2}, {.memory_only = true});
   Network first(session, "first", small_graph(), weight), second(session, "second", small_graph(), weight);
   Bindings sizes = sizes_of(first.graph(), {{"x", rows(4)}});
-  cpu::CompileReport foreseen;
+  CompileReport foreseen;
   for (Network* network : {&first, &second}) network->foresee(sizes, foreseen);
   CHECK(foreseen.needed == 2);
   CHECK(foreseen.cached == 0);
@@ -58,7 +58,7 @@ TEST_CASE("what two networks share counts once: a program that both have, and th
   CHECK(session.compiled().needed == 2);
   CHECK(session.compiled().compiled == 2);
   CHECK(session.compiled().cached == 0);
-  cpu::CompileReport again;
+  CompileReport again;
   for (Network* network : {&first, &second}) network->foresee(sizes, again);
   CHECK(again.needed == 2);
   CHECK(again.cached == 2);

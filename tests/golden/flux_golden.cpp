@@ -25,9 +25,10 @@ void check_rope(const ForwardCheck& check, const FluxConfig& config) {
   graph.output("sin", rope.sin);
   auto got = check.run(graph, inputs, [](const std::string&) { return Tensor(); });
   Tensor ours(DType::f32, want.shape());
-  for (size_t i = 0; i < size_t(got.at(0).count()); ++i) {
-    float cos = got[0].f32()[i], sin = got[1].f32()[i];
-    std::ranges::copy(std::array{cos, -sin, sin, cos}, ours.f32().begin() + ptrdiff_t(4 * i));
+  // Ours stand by element: cosines twice, the sine negative at the first element of a pair.
+  for (size_t i = 0; i < size_t(got.at(0).count()); i += 2) {
+    std::span<const float> cos = got[0].f32().subspan(i, 2), sin = got[1].f32().subspan(i, 2);
+    std::ranges::copy(std::array{cos[0], sin[0], sin[1], cos[1]}, ours.f32().begin() + ptrdiff_t(2 * i));
   }
   check.report.compare("rope/pe", relative_error(ours, want), kTolerance);
 }

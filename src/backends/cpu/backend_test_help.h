@@ -8,11 +8,10 @@
 
 namespace sinter::cpu {
 
-/// What all CPU backend tests of a process share: compiled matrix kernels, and buffers.
+/// What all CPU backend tests of a process share: compiled matrix kernels, buffers.
 struct TestBackend {
   Cache cache{{.memory_only = true}};
   Engine engine;
-  Arena arena;
   explicit TestBackend(int threads) : engine(cache, threads) { engine.microkernels(); }
 
   static TestBackend& with_threads(int threads) {
@@ -37,12 +36,12 @@ struct TestRun {
 /// Runs it in buffers full of NaN: whatever is read before it is written shows.
 inline TestRun run_compiled(const TestCase& test, TestBackend& backend, const CompiledGraph& compiled) {
   constexpr size_t kBehind = 1 << 16;
-  BoundWeights weights(compiled);
+  BoundWeights weights(backend.engine, compiled);
   weights.load(test.weights);
   Layout layout(compiled, test.bindings);
-  Plan plan(compiled, layout, weights, backend.arena);
-  char* end = backend.arena.base() + layout.bytes();
-  std::memset(backend.arena.base(), 0xff, size_t(layout.bytes()) + kBehind);
+  Plan plan(backend.engine, compiled, layout, weights);
+  char* end = backend.engine.arena().base() + layout.bytes();
+  std::memset(backend.engine.arena().base(), 0xff, size_t(layout.bytes()) + kBehind);
   TestRun run{plan.run(test.inputs)};
   run.stayed_inside = std::all_of(end, end + kBehind, [](char c) { return c == char(0xff); });
   return run;

@@ -1,7 +1,5 @@
 #include "backends/cpu/plan.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -17,14 +15,13 @@ namespace sinter::cpu {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kHugePage = int64_t(2) << 20;
 
 int64_t aligned(int64_t bytes) { return round_up(std::max<int64_t>(bytes, 1), kAlignment); }
 
 /// The sizes of steps at one binding.
 struct Sizes {
   const Bindings& bindings;
-  const CompiledGraph::Unit& unit;
+  const Unit& unit;
   int64_t operator()(const Dim& dim) const { return dim.value(bindings); }
 
   LinearShape linear(const LinearStep& s) const {
@@ -63,11 +60,10 @@ PanelLayout filter_layout(const ConvShape& s, const Microkernels& kernels) {
   return conv_layout(s.weights, s.out_c, s.c, s.kernel_h, s.kernel_w, kernels);
 }
 
-/// Bytes that a step needs only while it runs; for a call those of the callee.
+/// Bytes that a step needs only while it runs.
 struct ScratchBytes {
   const Sizes& sizes;
   Engine& engine;
-  const std::function<int64_t(const CompiledGraph::Unit&)>& callee_bytes;
 
   int threads() const { return engine.pool().threads(); }
   int64_t operator()(const RowStep&) const { return 0; }
@@ -91,107 +87,23 @@ struct ScratchBytes {
     return group_stats_workspace_bytes(sizes(s.n), sizes(s.pixels), s.channels, s.groups, threads());
   }
   int64_t operator()(const EmbeddingStep&) const { return 0; }
-  int64_t operator()(const CallStep& s) const { return callee_bytes(*sizes.unit.callees[size_t(s.callee)].unit); }
+  int64_t operator()(const CallStep&) const { return 0; }  // the layout's concern
 };
-
-struct Interval {
-  int64_t bytes;
-  int32_t first, last;
-  int64_t* offset;
-};
-
-/// Largest first, each at the lowest place that is free while it lives.
-int64_t place_intervals(std::vector<Interval> intervals) {
-  std::stable_sort(intervals.begin(), intervals.end(), [](const Interval& a, const Interval& b) { return a.bytes > b.bytes; });
-  int64_t total = 0;
-  std::vector<const Interval*> placed, beside;
-  for (Interval& now : intervals) {
-    if (now.bytes == 0) {
-      *now.offset = 0;
-      continue;
-    }
-    beside.clear();
-    for (const Interval* other : placed)
-      if (other->first <= now.last && now.first <= other->last) beside.push_back(other);
-    std::sort(beside.begin(), beside.end(), [](const Interval* a, const Interval* b) { return *a->offset < *b->offset; });
-    int64_t at = 0;
-    for (const Interval* other : beside) {
-      if (*other->offset - at >= now.bytes) break;
-      at = std::max(at, *other->offset + other->bytes);
-    }
-    *now.offset = at;
-    total = std::max(total, at + now.bytes);
-    placed.push_back(&now);
-  }
-  return total;
-}
 
 }  // namespace
 
-Arena::Arena() {
-  // Only address space: pages come when they are touched.
-  capacity_ = int64_t(1) << 40;
-  void* base = MAP_FAILED;
-  while (base == MAP_FAILED && capacity_ > (int64_t(1) << 30)) {
-    base = mmap(nullptr, size_t(capacity_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) capacity_ /= 2;
-  }
-  if (base == MAP_FAILED) fail(Code::OutOfMemory, "no address space for the buffers of a run");
-  madvise(base, size_t(capacity_), MADV_HUGEPAGE);
-  base_ = static_cast<char*>(base);
-}
-
-Arena::~Arena() { munmap(base_, size_t(capacity_)); }
-
-void Arena::release() { madvise(base_, size_t(capacity_), MADV_DONTNEED); }
-
-Layout::Layout(const CompiledGraph& compiled, const Bindings& bindings) : bindings_(bindings) {
-  const CompiledGraph::Unit& root = compiled.root();
-  auto place = [&](Value v) {
-    int64_t at = bytes_;
-    bytes_ += aligned(element_count(v.shape()).value(bindings_) * byte_size(v.dtype()));
-    return at;
-  };
-  for (Value input : root.graph.inputs()) inputs_.push_back(place(input));
-  for (const Output& output : root.graph.outputs()) outputs_.push_back(place(output.value));
-  lay_out(root, compiled.engine());
-  bytes_ += units_.at(&root).bytes;
-}
-
-void Layout::lay_out(const CompiledGraph::Unit& unit, Engine& engine) {
-  if (units_.contains(&unit)) return;
-  for (const auto& callee : unit.callees) lay_out(*callee.unit, engine);
-  const Program& program = unit.program;
-  UnitLayout layout;
-  layout.temporaries.resize(program.temporaries.size());
-  layout.scratch.resize(program.steps.size());
-  std::vector<Interval> intervals;
-  for (size_t i = 0; i < program.temporaries.size(); ++i) {
-    const Temporary& t = program.temporaries[i];
-    int64_t bytes = t.bytes.value(bindings_);
-    if (bytes < 0) fail(Code::InvalidArgument, "a buffer of {} would have {} bytes", unit.label, bytes);
-    intervals.push_back({bytes ? aligned(bytes) : 0, t.first_step, t.last_step, &layout.temporaries[i]});
-  }
-  Sizes sizes{bindings_, unit};
-  std::function<int64_t(const CompiledGraph::Unit&)> callee_bytes = [&](const CompiledGraph::Unit& u) {
-    return units_.at(&u).bytes;
-  };
-  for (size_t i = 0; i < program.steps.size(); ++i) {
-    int64_t bytes = std::visit(ScratchBytes{sizes, engine, callee_bytes}, program.steps[i]);
-    intervals.push_back({bytes ? aligned(bytes) : 0, int32_t(i), int32_t(i), &layout.scratch[i]});
-  }
-  layout.bytes = place_intervals(std::move(intervals));
-  units_.emplace(&unit, std::move(layout));
+int64_t Engine::scratch_bytes(const Unit& unit, const Step& step, const Bindings& bindings) {
+  Sizes sizes{bindings, unit};
+  return std::visit(ScratchBytes{sizes, *this}, step);
 }
 
 /// Walks the steps of one instance of a unit and appends their launches.
 class Plan::Builder {
  public:
   Builder(Plan& plan, const Layout& layout, const BoundWeights& weights)
-      : plan_(plan), layout_(layout), weights_(weights), engine_(plan.compiled_.engine()) {}
+      : plan_(plan), layout_(layout), weights_(weights), engine_(plan.engine_) {}
 
-  void add(const CompiledGraph::Unit& unit, const std::string& prefix, char* base, std::vector<char*> parameters,
-           std::vector<char*> results) {
+  void add(const Unit& unit, const std::string& prefix, char* base, std::vector<char*> parameters, std::vector<char*> results) {
     Instance instance{
         unit, prefix, base, std::move(parameters), std::move(results), layout_.of(unit), {layout_.bindings(), unit}};
     for (size_t i = 0; i < unit.program.steps.size(); ++i) {
@@ -203,7 +115,7 @@ class Plan::Builder {
 
  private:
   struct Instance {
-    const CompiledGraph::Unit& unit;
+    const Unit& unit;
     const std::string& prefix;
     char* base;
     std::vector<char*> parameters, results;
@@ -230,7 +142,7 @@ class Plan::Builder {
     }
     const void* weight(int slot, const BoundWeights& weights) const {
       const WeightSlot& s = unit.program.weights[size_t(slot)];
-      return weights.get(prefix + unit.weights[size_t(s.ordinal)].name, s);
+      return weights.get(prefix + unit.weights[size_t(s.ordinals[0])].name, s);
     }
   };
 
@@ -245,7 +157,7 @@ class Plan::Builder {
   TileKernel bind(const Instance& in, const KernelUse& use) const {
     const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
     TileKernel bound;
-    bound.function = in.unit.kernels[size_t(use.kernel)];
+    bound.function = kernel_of(in.unit, use.kernel);
     bound.params.resize(size_t(kernel.param_count()), 0);
     bound.params[0] = in.sizes(use.columns);
     for (size_t d = 0; d < use.outer.size(); ++d) bound.params[1 + d] = in.sizes(use.outer[d]);
@@ -431,19 +343,18 @@ class Plan::Builder {
   Engine& engine_;
 };
 
-Plan::Plan(const CompiledGraph& compiled, const Layout& layout, const BoundWeights& weights, Arena& arena)
-    : compiled_(compiled), bindings_(layout.bindings()) {
+Plan::Plan(Engine& engine, const CompiledGraph& compiled, const Layout& layout, const BoundWeights& weights)
+    : engine_(engine), compiled_(compiled), bindings_(layout.bindings()) {
+  const Arena& arena = engine.arena();
   if (layout.bytes() > arena.capacity()) fail(Code::OutOfMemory, "a run would need {} bytes of buffers", layout.bytes());
   const auto& graph = compiled.root().graph;
   for (size_t i = 0; i < graph.inputs().size(); ++i) inputs_.push_back(arena.base() + layout.input_offset(i));
   for (size_t i = 0; i < graph.outputs().size(); ++i) outputs_.push_back(arena.base() + layout.output_offset(i));
-  char* base = arena.base() + layout.bytes() - layout.of(compiled.root()).bytes;
-  Builder(*this, layout, weights).add(compiled.root(), "", base, inputs_, outputs_);
+  Builder(*this, layout, weights).add(compiled.root(), "", arena.base() + layout.root_offset(), inputs_, outputs_);
 }
 
 std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
   const Graph& graph = compiled_.root().graph;
-  Engine& engine = compiled_.engine();
   auto values = [&](const Shape& shape) {
     std::vector<int64_t> sizes;
     for (const Dim& dim : shape) sizes.push_back(dim.value(bindings_));
@@ -461,7 +372,7 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     convert(at->second.data(), at->second.dtype(), inputs_[i], input.dtype(), at->second.count());
   }
   for (Launch& launch : launches_) {
-    engine.check_cancelled();
+    engine_.check_cancelled();
     if (!measuring_) {
       launch.run();
       continue;

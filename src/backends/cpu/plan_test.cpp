@@ -26,7 +26,7 @@ void stack(Graph& graph, int layers, const std::string& symbol, const std::strin
 
 struct Engines {
   Cache cache{{.memory_only = true}};
-  Engine engine{cache, 2};
+  cpu::Engine engine{cache, 2};
   CompileReport compile(const Graph& graph, bool fuse = true) {
     CompileReport report;
     CompiledGraph compiled(engine, graph, {fuse}, report);
@@ -35,7 +35,7 @@ struct Engines {
 };
 
 /// Every unit below `unit` and itself, once each.
-void units_of(const CompiledGraph::Unit& unit, std::vector<const CompiledGraph::Unit*>& out) {
+void units_of(const Unit& unit, std::vector<const Unit*>& out) {
   if (std::find(out.begin(), out.end(), &unit) != out.end()) return;
   for (const auto& callee : unit.callees) units_of(*callee.unit, out);
   out.push_back(&unit);
@@ -120,7 +120,7 @@ TEST_CASE("temporaries and workspaces that live at one time lie apart, within wh
     CompileReport report;
     CompiledGraph compiled(backend.engine, graph, {seed % 2 == 0}, report);
     Layout layout(compiled, network.bindings());
-    std::vector<const CompiledGraph::Unit*> units;
+    std::vector<const Unit*> units;
     units_of(compiled.root(), units);
     for (const auto* unit : units) {
       const UnitLayout& at = layout.of(*unit);

@@ -1,6 +1,5 @@
 #include <doctest/doctest.h>
 #include <fmt/core.h>
-#include <sys/mman.h>
 
 #include <cstdlib>
 #include <memory>
@@ -8,7 +7,7 @@
 #include "backends/cpu/host.h"
 #include "backends/cpu/object_code.h"
 #include "base/error.h"
-#include "row_kernel_cases.h"
+#include "guarded_memory.h"
 
 namespace sinter {
 namespace {
@@ -25,20 +24,6 @@ ObjectCode compile(const RowKernel& kernel, const CpuTarget& target) {
   return ObjectCode(code_generator().row_kernels(std::vector<NamedKernel>{{"kernel", kernel}}, target));
 }
 
-/// out[i] = prim(a[i], b[i], c[i]) over dense f32.
-RowKernel elementwise(Prim p) {
-  RowKernel k;
-  int inputs = arity(p);
-  for (int i = 0; i < inputs; ++i) {
-    k.operands.push_back({});
-    k.body.push_back(load(i));
-  }
-  k.operands.push_back({.written = true});
-  k.body.push_back(prim(p, 0, inputs > 1 ? 1 : -1, inputs > 2 ? 2 : -1));
-  k.body.push_back(store(inputs, inputs));
-  return k;
-}
-
 /// Runs a kernel of one row on dense operands.
 void run_row(const ObjectCode& code, const RowKernel& k, std::vector<char*> operands, int64_t columns) {
   std::vector<int64_t> params(size_t(k.param_count()), 0);
@@ -47,89 +32,14 @@ void run_row(const ObjectCode& code, const RowKernel& k, std::vector<char*> oper
   code.function<RowKernelFunction>("kernel")(operands.data(), params.data(), 0, 1, 0, columns);
 }
 
-/// The distance of `found` from `exact` in units of the last place of an f32 there.
-double units_apart(float found, double exact) {
-  float nearest = float(exact);
-  if (std::isnan(exact)) return std::isnan(found) ? 0 : 1e30;
-  if (std::isinf(nearest) || std::isinf(found) || std::isnan(found)) return found == nearest ? 0 : 1e30;
-  int exponent;
-  std::frexp(nearest, &exponent);
-  return std::fabs(double(found) - exact) / std::ldexp(1.0, std::max(exponent, -125) - 24);
-}
-
-uint64_t seed() {
-  const char* text = std::getenv("SINTER_TEST_SEED");
-  return text ? std::strtoull(text, nullptr, 10) : 20240;
-}
-
-/// Bytes between two pages that may not be touched, hard against one of them: an element read or written too far is a fault.
-class Guarded {
- public:
-  Guarded(const std::vector<char>& bytes, bool at_end) : count_(bytes.size()) {
-    constexpr size_t kPage = 4096;
-    inside_ = (count_ / kPage + 1) * kPage;
-    mapping_ = static_cast<char*>(mmap(nullptr, inside_ + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    REQUIRE(mprotect(mapping_ + kPage, inside_, PROT_READ | PROT_WRITE) == 0);
-    bytes_ = mapping_ + kPage + (at_end ? inside_ - count_ : 0);
-    if (count_ > 0) std::memcpy(bytes_, bytes.data(), count_);
-  }
-  ~Guarded() { munmap(mapping_, inside_ + 2 * 4096); }
-  Guarded(const Guarded&) = delete;
-  char* bytes() { return bytes_; }
-  std::vector<char> copy() const { return {bytes_, bytes_ + count_}; }
-
- private:
-  size_t count_, inside_;
-  char *mapping_, *bytes_;
-};
-
-void run_guarded(Case& c, const ObjectCode& code, bool at_end) {
-  std::vector<std::unique_ptr<Guarded>> guarded;
-  for (const Memory& m : c.memory) guarded.push_back(std::make_unique<Guarded>(m.bytes, at_end));
-  std::vector<char*> operands;
-  for (size_t i = 0; i < c.memory.size(); ++i) {
-    size_t home = c.shares[i] >= 0 ? size_t(c.shares[i]) : i;
-    operands.push_back(guarded[home]->bytes() + c.memory[home].zero);
-  }
-  code.function<RowKernelFunction>("kernel")(operands.data(), c.params.data(), c.row_begin, c.row_end, c.column_begin,
-                                             c.column_end);
-  for (size_t i = 0; i < c.memory.size(); ++i) c.memory[i].bytes = guarded[i]->copy();
-}
-
-/// Empty if the generated code does what the reference does on this case, else what differs.
 std::string difference(Case& c, const CpuTarget& target, bool at_end) {
   ObjectCode code = compile(c.kernel, target);
-  std::vector<Memory> before = c.memory;
-  std::vector<const char*> inputs;
-  for (size_t i = 0; i < c.memory.size(); ++i) inputs.push_back(before[c.shares[i] >= 0 ? size_t(c.shares[i]) : i].address());
-  run_guarded(c, code, at_end);
-  std::vector<char*> now = c.addresses();
-
-  for (int64_t row = c.row_begin; row < c.row_end; ++row) {
-    auto values = evaluate_row(c, inputs, row);
-    for (size_t i = 0; i < c.kernel.body.size(); ++i) {
-      const KernelStep& s = c.kernel.body[i];
-      if (s.kind != KernelStep::store) continue;
-      const KernelOperand& o = c.kernel.operands[size_t(s.operand)];
-      size_t home = c.shares[size_t(s.operand)] >= 0 ? size_t(c.shares[size_t(s.operand)]) : size_t(s.operand);
-      bool once = o.column == ColumnAccess::broadcast;
-      for (int64_t j = once ? 0 : c.column_begin; j < (once ? 1 : c.column_end); ++j) {
-        int64_t at = element_offset(c.kernel, c.params, s.operand, row, j);
-        if (!agrees(values[i][size_t(j)], now[size_t(s.operand)] + at, o.dtype)) {
-          double found;
-          convert(now[size_t(s.operand)] + at, o.dtype, &found, DType::f64, 1);
-          return fmt::format("operand {}, row {}, column {}: found {}, expected {} +- {}", s.operand, row, j, found,
-                             values[i][size_t(j)].value, values[i][size_t(j)].error);
-        }
-        std::memcpy(before[home].address() + at, now[size_t(s.operand)] + at, size_t(byte_size(o.dtype)));
-      }
-    }
-  }
-  // What was stored now equals in both; anything else that differs was written without being asked for.
-  for (size_t i = 0; i < c.memory.size(); ++i)
-    if (before[i].bytes != c.memory[i].bytes)
-      return fmt::format("operand {} is changed outside of the rows and columns given", i);
-  return "";
+  auto run = code.function<RowKernelFunction>("kernel");
+  return row_kernel_cases::difference(c, [&](Case& now) {
+    run_guarded(now, at_end, [&](const std::vector<char*>& operands) {
+      run(operands.data(), now.params.data(), now.row_begin, now.row_end, now.column_begin, now.column_end);
+    });
+  });
 }
 
 TEST_CASE("generated row kernels do what the reference does") {
@@ -143,19 +53,6 @@ TEST_CASE("generated row kernels do what the reference does") {
                     c.kernel.text());
     }
 }
-
-struct Accuracy {
-  Prim prim;
-  double low, high;  // of the argument; both signs are not implied
-  double units;
-};
-constexpr Accuracy kAccuracies[] = {
-    {Prim::exp, -104, 89, 2},     {Prim::exp, -1, 1, 2},       {Prim::log, 0, 3e38, 2},          {Prim::log, 0.5, 2, 2},
-    {Prim::log, 0, 1e-38, 2},     {Prim::sqrt, 0, 3e38, 0.51}, {Prim::rsqrt, 1e-38, 3e38, 1.51}, {Prim::tanh, -10, 10, 2},
-    {Prim::tanh, -1e-3, 1e-3, 2}, {Prim::erf, -5, 5, 6},       {Prim::erf, -1e-3, 1e-3, 4},      {Prim::sin, -10, 10, 4},
-    {Prim::sin, -1e5, 1e5, 4},    {Prim::cos, -10, 10, 4},     {Prim::cos, -1e5, 1e5, 4},        {Prim::sin, -1e12, 1e12, 4},
-    {Prim::floor, -1e9, 1e9, 0},  {Prim::abs, -3e38, 3e38, 0}, {Prim::negate, -3e38, 3e38, 0},
-};
 
 TEST_CASE("the functions of one argument are as accurate as they promise") {
   constexpr int64_t kCount = 300'007;

@@ -23,7 +23,7 @@ constexpr int64_t kAlignment = 64;
 
 }  // namespace
 
-BoundWeights::BoundWeights(const CompiledGraph& compiled) : engine_(compiled.engine()) {
+BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engine_(engine) {
   add(compiled.root(), "");
   for (auto& [key, entry] : entries_) {
     const WeightSlot& slot = key.second;
@@ -49,10 +49,10 @@ int64_t BoundWeights::loading_peak_bytes(const std::function<int64_t(const std::
   return peak;
 }
 
-void BoundWeights::add(const CompiledGraph::Unit& unit, const std::string& prefix) {
+void BoundWeights::add(const Unit& unit, const std::string& prefix) {
   for (WeightSlot slot : unit.program.weights) {
-    const WeightUse& use = unit.weights[size_t(slot.ordinal)];
-    slot.ordinal = 0;
+    const WeightUse& use = unit.weights[size_t(slot.ordinals.at(0))];
+    slot.ordinals.clear();
     entries_.try_emplace({prefix + use.name, slot}, Entry{.type = use.type});
   }
   for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix);
@@ -123,7 +123,7 @@ void BoundWeights::unload(const std::function<void(const std::string&)>& done) {
 
 const void* BoundWeights::get(const std::string& name, const WeightSlot& slot) const {
   WeightSlot key = slot;
-  key.ordinal = 0;
+  key.ordinals.clear();
   const Entry& entry = entries_.at({name, key});
   if (!entry.ready) fail(Code::Internal, "the weight '{}' is not loaded", name);
   return entry.table ? entry.rows.data() : block_.data() + entry.offset;

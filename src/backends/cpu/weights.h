@@ -9,28 +9,19 @@
 
 namespace sinter::cpu {
 
-/// Where weights come from: the tensor of a full name, in any float type, with the declared number of elements.
-using WeightReader = std::function<Tensor(const std::string& name)>;
-
 /// The weights of one model in the forms that its programs want. Each is read once, packed or copied, and kept; what was read
 /// lets go of the pages of the file. Only tables, of which a run reads a few rows, are used where they lie.
-class BoundWeights {
+class BoundWeights final : public sinter::BoundWeights {
  public:
-  explicit BoundWeights(const CompiledGraph& compiled);
+  BoundWeights(Engine& engine, const CompiledGraph& compiled);
 
-  /// Bytes that are held at most once all is loaded: what is packed or copied, and tables, in the file or converted.
-  int64_t bytes() const { return packed_bytes_ + table_bytes_; }
+  int64_t bytes() const override { return packed_bytes_ + table_bytes_; }
   int64_t packed_bytes() const { return packed_bytes_; }
-  /// Bytes that load() holds at most at any time, where reading one weight takes `reading(name)` until it is packed.
-  int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>& reading) const;
-  /// Reads and packs everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more
-  /// (for tables: when they are unloaded), and may be empty. Errors name the weight.
+  int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>& reading) const override;
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
-            const std::function<void(double fraction)>& progress = {});
-  /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
-  void forget(const std::set<std::string>& names);
-  /// Forgets all of them and gives their memory back. `done` as in load(), for the tables.
-  void unload(const std::function<void(const std::string&)>& done = {});
+            const std::function<void(double fraction)>& progress = {}) override;
+  void forget(const std::set<std::string>& names) override;
+  void unload(const std::function<void(const std::string&)>& done = {}) override;
 
   const void* get(const std::string& name, const WeightSlot& slot) const;
 
@@ -44,11 +35,11 @@ class BoundWeights {
     bool ready = false;
   };
   using Key = std::pair<std::string, WeightSlot>;
-  void add(const CompiledGraph::Unit& unit, const std::string& prefix);
+  void add(const Unit& unit, const std::string& prefix);
   void fill(const Key& key, Entry& entry, const Tensor& tensor);
 
   Engine& engine_;
-  std::map<Key, Entry> entries_;  // slot.ordinal is 0 in keys
+  std::map<Key, Entry> entries_;  // slots in keys have no ordinals
   int64_t packed_bytes_ = 0, table_bytes_ = 0;
   Tensor block_;  // all but tables, one behind the other: single allocations would each end in a half-empty huge page
 };

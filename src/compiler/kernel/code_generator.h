@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "compiler/kernel/row_kernel.h"
+#include "compiler/kernel/gpu_row_kernel.h"
 
 namespace sinter {
 
@@ -24,6 +24,12 @@ struct NamedKernel {
   RowKernel kernel;
 };
 
+struct NamedGpuKernel {
+  std::string symbol;
+  RowKernel kernel;
+  GpuSchedule schedule;
+};
+
 /// The interface of the module that holds LLVM. Opened once, by name, from the folder of libsinter, when the first kernel must be
 /// compiled; a run that finds everything in the cache never opens it. Thread-safe. Results are ELF relocatable objects that
 /// need no outside symbols (ObjectCode loads them).
@@ -33,6 +39,10 @@ class CodeGenerator {
   virtual std::vector<std::byte> row_kernels(std::span<const NamedKernel> kernels, const CpuTarget& target) = 0;
   /// The matrix-product kernels of backends/cpu: see microkernels.h.
   virtual std::vector<std::byte> microkernels(const CpuTarget& target) = 0;
+  /// PTX text with one entry for each kernel; arguments and launch: gpu_row_kernel.h.
+  virtual std::string gpu_row_kernels(std::span<const NamedGpuKernel> kernels, const GpuTarget& target) = 0;
+  /// The same kernels for a CPU that plays a GPU, in tests: functions of the type GpuRehearsalFunction.
+  virtual std::vector<std::byte> gpu_rehearsal(std::span<const NamedGpuKernel> kernels, const CpuTarget& target) = 0;
   /// LLVM IR or assembly of kernels, for people: `what` is "ir" or "asm".
   virtual std::string listing(std::span<const NamedKernel> kernels, const CpuTarget& target, const std::string& what) = 0;
 };

@@ -17,6 +17,12 @@ enum class PanelType : uint8_t {
 };
 inline constexpr int kPanelTypes = 4;
 
+/// The panel type that stores a checkpoint's type without loss or growth: f32, f16 (also for the f8 types), bf16.
+inline PanelType panel_type(DType type) {
+  if (type == DType::f16 || type == DType::f8e4m3 || type == DType::f8e5m2) return PanelType::f16;
+  return type == DType::bf16 ? PanelType::bf16 : PanelType::f32;
+}
+
 /// C[rows x panel] (+)= A[rows x k] * panel[k x (vectors * vector_floats)].
 /// A: f32 (bf16_dot: bf16), rows `a_row_bytes` apart. C: f32, rows `c_row_bytes` apart. The panel is contiguous. `k` counts
 /// elements, except for bf16_dot, where it counts pairs. `accumulate` is 0 (overwrite C) or 1. Nothing needs alignment; 64-byte

@@ -54,6 +54,9 @@ std::string RowKernel::text() const {
       case KernelStep::row_index:
         out += fmt::format("  %{} = index of outer dim {}\n", i, s.operand);
         break;
+      case KernelStep::swap_pairs:
+        out += fmt::format("  %{} = %{} with the columns of each pair swapped\n", i, s.a);
+        break;
       case KernelStep::store:
         out += fmt::format("  ${} = %{}\n", s.operand, s.a);
         break;

@@ -41,6 +41,7 @@ struct KernelStep {
     column_index,  ///< the column number
     row_index,     ///< the index along outer dim `operand`
     store,         ///< `a` to operand, converted to its type (floats to nearest even)
+    swap_pairs,    ///< the value of `a` at the other column of a pair: 2n + 1 at 2n and 2n at 2n + 1
   } kind;
   Prim prim{};
   int a = -1, b = -1, c = -1;
@@ -53,6 +54,8 @@ struct KernelStep {
 /// before it is evaluated again from its loads, which are in cache by then. Where a kernel runs on part of the columns,
 /// reductions still cover the whole row, and what depends on them is stored for that part. Stores come last; a step that does not
 /// depend on the column is computed once a row, and only such a step may be stored to an operand with one element a row.
+/// With swap_pairs in the body, columns are even in number, and where the kernel runs on part of them, that part begins and ends
+/// between pairs.
 ///
 /// Everything that is a number at run time comes through `params`, so that one kernel serves all sizes:
 ///   params[0] columns; params[1 + d] size of outer dim d, outermost first;
@@ -68,6 +71,9 @@ struct RowKernel {
   Digest digest() const;
   std::string text() const;  ///< one line a step, for people
 };
+
+/// What a kernel may have at most that is fused into a call; tiles are the parts of a linear layer.
+inline constexpr int kMaxFusedOperands = 64, kMaxFusedParams = 512, kMaxTiles = 4;
 
 /// A compiled row kernel: rows [row_begin, row_end) of the flattened outer dims, columns [column_begin, column_end).
 /// operands[i] is the address of element 0 of operand i. Operands written overlap no other operand, except that one may be

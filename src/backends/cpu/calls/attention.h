@@ -11,7 +11,9 @@ struct HeadStrides {
 };
 
 /// out = softmax(scale * q k^T + bias) v for each batch entry and head. The scores are never held: rows of queries go through
-/// blocks of keys with running maxima (Milakov and Gimelshein 2018; Dao et al. 2022), everything in f32.
+/// blocks of keys with running maxima (Milakov and Gimelshein 2018; Dao et al. 2022). Everything is f32, but for inputs of bf16
+/// where the processor has dot products of them: then both products take bf16 operands, the exponentials cut to it, and add in
+/// f32.
 struct AttentionShape {
   int64_t b = 1, heads = 1, queries = 0, keys = 0, d = 0;  ///< d at most 1024
   float scale = 1;

@@ -213,17 +213,4 @@ void pack_conv(const PanelLayout& layout, const PackSource& s, int64_t channels,
   if (s.first_row + s.rows == layout.n) clear_padding(layout, static_cast<char*>(packed));
 }
 
-PanelType panel_type(DType type) {
-  switch (type) {
-    case DType::f16:
-    case DType::f8e4m3:
-    case DType::f8e5m2:
-      return PanelType::f16;
-    case DType::bf16:
-      return PanelType::bf16;
-    default:
-      return PanelType::f32;
-  }
-}
-
 }  // namespace sinter

@@ -22,7 +22,4 @@ PanelLayout conv_layout(PanelType type, int64_t out_channels, int64_t channels, 
 void pack_conv(const PanelLayout& layout, const PackSource& source, int64_t channels, int height, int width, void* packed,
                ThreadPool& pool);
 
-/// The panel type that stores a checkpoint's type without loss or growth: f32, f16 (also for the f8 types), bf16.
-PanelType panel_type(DType type);
-
 }  // namespace sinter

@@ -48,6 +48,11 @@ __attribute__((target("avx2"))) void f32_to_bf16_row(const char* from, uint16_t*
     __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0b11011000);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), both);
   }
+  for (; i + 8 <= count; i += 8) {
+    __m256i bits = bf16_bits(_mm256_loadu_ps(reinterpret_cast<const float*>(from + 4 * i)));
+    __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), packed);
+  }
   for (; i < count; ++i) to[i] = f32_to_bf16(at<float>(from, i));
 }
 

@@ -20,7 +20,7 @@ struct TileKernel {
 /// A TileKernel with its strides set: made once a call, then run on many tiles, from many threads.
 class TileKernelCall {
  public:
-  static constexpr int kOperands = 64, kParams = 512, kTiles = 4;
+  static constexpr int kOperands = kMaxFusedOperands, kParams = kMaxFusedParams, kTiles = kMaxTiles;
 
   TileKernelCall(const TileKernel& kernel, int tiles, int64_t stride) : kernel_(kernel), tiles_(tiles) {
     SINTER_ASSERT(int(kernel.tile_operands.size()) == tiles && int(kernel.tile_stride_params.size()) == tiles && tiles <= kTiles);

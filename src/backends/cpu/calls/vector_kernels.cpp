@@ -14,6 +14,8 @@
 #else
 #pragma GCC optimize("O3", "fp-contract=fast")
 #pragma GCC diagnostic ignored "-Wpsabi"
+#pragma GCC diagnostic ignored "-Wuninitialized"  // what GCC 12's own intrinsics pass as "undefined"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #define SINTER_PRAGMA(text) _Pragma(#text)
 #define SINTER_TARGET_BEGIN(features) _Pragma("GCC push_options") SINTER_PRAGMA(GCC target(features))
 #define SINTER_TARGET_END _Pragma("GCC pop_options")
@@ -42,8 +44,10 @@ SINTER_TARGET_END
 }  // namespace
 
 const VectorKernels& vector_kernels(int vector_floats) {
-  static constexpr VectorKernels narrow{avx2::softmax, avx2::column_sums, avx2::transpose, avx2::scale, avx2::exp2};
-  static constexpr VectorKernels wide{avx512::softmax, avx512::column_sums, avx512::transpose, avx512::scale, avx512::exp2};
+  static constexpr VectorKernels narrow{avx2::softmax,          nullptr,     avx2::column_sums, avx2::transpose,
+                                        avx2::transpose_halves, avx2::scale, avx2::exp2};
+  static constexpr VectorKernels wide{avx512::softmax,          avx512::softmax_pairs, avx512::column_sums, avx512::transpose,
+                                      avx512::transpose_halves, avx512::scale,         avx512::exp2};
   return vector_floats == 16 ? wide : narrow;
 }
 

@@ -1,0 +1,335 @@
+// Matrix products, attention and convolutions of the CUDA backend: the library's first choice and the fastest of its best, in
+// TFLOP/s and as a share of the rate of one large product measured in the same run.
+//   cuda_calls_bench [--device N] [--quick] [words that a row's name must contain]
+// Times are of short bursts (each call repeated in a captured graph, the best of four): a card that is busy for seconds is
+// slower. All data are random.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backends/cuda/calls/attention.h"
+#include "backends/cuda/calls/conv.h"
+#include "backends/cuda/calls/linear.h"
+#include "backends/cuda/calls/tuning.h"
+#include "base/error.h"
+
+using namespace sinter;
+using namespace sinter::cuda;
+
+namespace {
+
+struct Bench {
+  Context context;
+  Stream stream{context};
+  Cache cache{CacheOptions{.memory_only = true}};
+  Vendor vendor{context, &cache};
+  DeviceMemory workspace_memory{context, int64_t(1) << 30, "workspace"};
+  Workspace workspace{workspace_memory.address(), workspace_memory.bytes()};
+  std::string filter;
+  bool quick = false;
+  double large_rate = 0;  // TFLOP/s
+
+  explicit Bench(int device) : context(device) {}
+  bool wanted(const std::string& name) const { return name.find(filter) != std::string::npos; }
+
+  /// Random numbers of a type; one block of them again and again.
+  DeviceMemory random(int64_t count, DType type) {
+    constexpr int64_t kBlock = 1 << 20;
+    static std::mt19937 bits(3);
+    std::normal_distribution<float> normal(0, 0.5f);
+    std::vector<float> values(static_cast<size_t>(std::min(count, kBlock)));
+    for (float& v : values) v = normal(bits);
+    std::vector<char> stored(values.size() * size_t(byte_size(type)));
+    convert(values.data(), DType::f32, stored.data(), type, int64_t(values.size()));
+    DeviceMemory memory(context, count * byte_size(type), "data");
+    for (int64_t at = 0; at < memory.bytes(); at += int64_t(stored.size()))
+      copy_to_device(memory.address() + DevicePtr(at), stored.data(),
+                     std::min<int64_t>(int64_t(stored.size()), memory.bytes() - at), stream);
+    stream.synchronize();
+    return memory;
+  }
+};
+
+struct Row {
+  double first = 0, best = 0;  // microseconds
+  int candidates = 0;
+  int64_t workspace = 0;
+};
+
+void print_head(const char* what) {
+  fmt::print("\n{:<46}{:>10}{:>10}{:>10}{:>8}{:>7}{:>10}\n", what, "first us", "best us", "TFLOP/s", "share", "timed",
+             "space MB");
+}
+
+void print_row(const Bench& b, const std::string& name, double flops, const Row& row) {
+  double rate = flops / row.best * 1e-6;
+  fmt::print("{:<46}{:>10.1f}{:>10.1f}{:>10.1f}{:>8.2f}{:>7}{:>10.1f}\n", name, row.first, row.best, rate,
+             b.large_rate > 0 ? rate / b.large_rate : 1.0, row.candidates, double(row.workspace) / 1e6);
+  std::fflush(stdout);
+}
+
+/// A row that fails costs that row.
+void guarded(const std::string& label, const std::function<void()>& row) {
+  try {
+    row();
+  } catch (const Error& e) {
+    fmt::print("{:<46}failed: {}\n", label, e.message());
+  }
+}
+
+void print_absence(const std::string& name, const std::string& why) { fmt::print("{:<46}{}\n", name, why); }
+
+/// Times the library's first plan and its best side by side.
+template <class Plan>
+Row compare(Bench& b, const Plan& first, const Plan& best, const auto& buffers) {
+  auto first_call = first->bind(buffers, b.workspace), best_call = best->bind(buffers, b.workspace);
+  std::vector<double> times =
+      time_candidates(b.context, b.stream, {[&] { first_call->launch(b.stream); }, [&] { best_call->launch(b.stream); }});
+  return {times[0], times[1], best->choice().candidates, best->workspace_bytes()};
+}
+
+Row time_linear(Bench& b, const LinearShape& s, std::string& why) {
+  DeviceMemory a = b.random(s.batch * s.m * s.k, s.a), w = b.random(s.batch * s.n * s.k, s.weights),
+               out = b.random(s.batch * s.m * s.n, s.out), bias = b.random(s.n, s.bias()),
+               residual = b.random(s.batch * s.m * s.n, s.out), a_scale = b.random(s.m, DType::f32),
+               w_scale = b.random(s.n, DType::f32);
+  LinearBuffers buffers{.a = a.address(),
+                        .weights = w.address(),
+                        .out = out.address(),
+                        .bias = bias.address(),
+                        .residual = residual.address(),
+                        .a_scale = a_scale.address(),
+                        .weights_scale = w_scale.address()};
+  auto first = plan_linear(b.vendor, s);
+  TuneOn<LinearBuffers> on{b.stream, buffers, b.workspace};
+  auto best = plan_linear(b.vendor, s, &on);
+  why = best ? first.why_none : best.why_none;
+  return first && best ? compare(b, first, best, buffers) : Row{};
+}
+
+void linear_row(Bench& b, const std::string& name, const LinearShape& s) {
+  std::string label = fmt::format("{} {}x{}x{}", name, s.m, s.n, s.k), why;
+  if (!b.wanted(label)) return;
+  guarded(label, [&] {
+    Row row = time_linear(b, s, why);
+    why.empty() ? print_row(b, label, s.flops(), row) : print_absence(label, why);
+  });
+}
+
+void linears(Bench& b) {
+  print_head("linear (m n k)");
+  std::string why;
+  LinearShape large{.m = 8192, .n = 8192, .k = 8192};
+  Row row = time_linear(b, large, why);
+  if (!why.empty()) return print_absence("8192 cube bf16", why);
+  b.large_rate = large.flops() / row.best * 1e-6;
+  print_row(b, "8192 cube bf16", large.flops(), row);
+
+  auto bf16 = [&](const char* name, int64_t m, int64_t n, int64_t k, LinearEpilogue e = LinearEpilogue::Bias,
+                  bool residual = false) { linear_row(b, name, {.m = m, .n = n, .k = k, .epilogue = e, .residual = residual}); };
+  bf16("flux qkv", 4608, 9216, 3072);
+  bf16("flux mlp gelu", 4608, 12288, 3072, LinearEpilogue::BiasGelu);
+  bf16("flux out", 4608, 3072, 15360);
+  bf16("flux proj", 4608, 3072, 3072);
+  for (auto compute : {LinearCompute::FP8Tensor, LinearCompute::FP8Vector})
+    for (auto [n, k] : {std::pair<int64_t, int64_t>{9216, 3072}, {12288, 3072}, {3072, 15360}})
+      linear_row(b, compute == LinearCompute::FP8Tensor ? "flux fp8" : "flux fp8 vectors",
+                 {.m = 4608,
+                  .n = n,
+                  .k = k,
+                  .a = DType::f8e4m3,
+                  .weights = DType::f8e4m3,
+                  .epilogue = LinearEpilogue::Bias,
+                  .compute = compute});
+  bf16("sdxl qkv", 8192, 1920, 640, LinearEpilogue::None);
+  bf16("sdxl proj + residual", 8192, 640, 640, LinearEpilogue::Bias, true);
+  bf16("sdxl geglu", 8192, 5120, 640);
+  bf16("sdxl mlp out + residual", 8192, 640, 2560, LinearEpilogue::Bias, true);
+  bf16("sdxl qkv", 2048, 3840, 1280, LinearEpilogue::None);
+  bf16("sdxl proj + residual", 2048, 1280, 1280, LinearEpilogue::Bias, true);
+  bf16("sdxl geglu", 2048, 10240, 1280);
+  bf16("sdxl mlp out + residual", 2048, 1280, 5120, LinearEpilogue::Bias, true);
+  bf16("sdxl text k v", 154, 2560, 2048, LinearEpilogue::None);
+  bf16("sdxl time", 2, 1280, 1280);
+  bf16("sd15 qkv", 8192, 960, 320, LinearEpilogue::None);
+  bf16("sd15 geglu", 8192, 2560, 320);
+  bf16("sd15 mlp out + residual", 8192, 320, 1280, LinearEpilogue::Bias, true);
+  bf16("sd15 geglu", 512, 10240, 1280);
+  bf16("sd15 proj", 128, 1280, 1280);
+  if (b.quick) return;
+  auto typed = [&](const char* name, DType type, LinearCompute compute) {
+    linear_row(b, name, {.m = 4096, .n = 4096, .k = 4096, .a = type, .weights = type, .out = type, .compute = compute});
+  };
+  typed("f32", DType::f32, LinearCompute::F32);
+  typed("tf32", DType::f32, LinearCompute::TF32);
+  typed("f16", DType::f16, LinearCompute::F32);
+  typed("f16 sums", DType::f16, LinearCompute::F16Accumulate);
+}
+
+AttentionShape dense(int64_t batch, int64_t heads, int64_t queries, int64_t keys, int64_t d, DType type = DType::bf16) {
+  AttentionShape s{.b = batch, .heads = heads, .queries = queries, .keys = keys, .d = d, .type = type};
+  s.q = s.out = {queries * heads * d, heads * d, d};
+  s.k = s.v = {keys * heads * d, heads * d, d};
+  return s;
+}
+
+void attention_row(Bench& b, const std::string& name, const AttentionShape& s) {
+  std::string label = fmt::format("{} {}x{} {}x{} d{}", name, s.b, s.heads, s.queries, s.keys, s.d);
+  if (!b.wanted(label)) return;
+  DeviceMemory q = b.random(s.b * s.q.b, s.type), k = b.random(s.b * s.k.b, s.type), v = b.random(s.b * s.v.b, s.type),
+               out = b.random(s.b * s.out.b, s.type), bias = b.random(s.queries * s.keys, s.bias ? s.bias->type : s.type);
+  AttentionBuffers buffers{
+      .q = q.address(), .k = k.address(), .v = v.address(), .out = out.address(), .bias = bias.address(), .scale = 0.1f};
+  auto first = plan_attention(b.vendor, s);
+  TuneOn<AttentionBuffers> on{b.stream, buffers, b.workspace};
+  auto best = plan_attention(b.vendor, s, &on);
+  if (!best) return print_absence(label, best.why_none);
+  guarded(label, [&] { print_row(b, label, s.flops(), compare(b, first, best, buffers)); });
+}
+
+void fp8_attention_row(Bench& b, const AttentionShape& s) {
+  std::string label = fmt::format("fp8 {}x{} {}x{} d{}", s.b, s.heads, s.queries, s.keys, s.d);
+  if (!b.wanted(label)) return;
+  DeviceMemory q = b.random(s.b * s.q.b, s.type), k = b.random(s.b * s.k.b, s.type), v = b.random(s.b * s.v.b, s.type),
+               out = b.random(s.b * s.out.b, s.type), factors = b.random(64, DType::f32);
+  DevicePtr f = factors.address();
+  Fp8AttentionBuffers buffers{q.address(), k.address(), v.address(), out.address(), f,       f + 16, f + 32,
+                              f + 48,      f + 64,      f + 80,      f + 96,        f + 112, 0.1f};
+  auto first = plan_fp8_attention(b.vendor, s);
+  TuneOn<Fp8AttentionBuffers> on{b.stream, buffers, b.workspace};
+  auto best = plan_fp8_attention(b.vendor, s, &on);
+  if (!best) return print_absence(label, best.why_none);
+  guarded(label, [&] { print_row(b, label, s.flops(), compare(b, first, best, buffers)); });
+}
+
+void attentions(Bench& b) {
+  print_head("attention (batch x heads, queries x keys)");
+  attention_row(b, "flux", dense(1, 24, 4608, 4608, 128));
+  fp8_attention_row(b, dense(1, 24, 4608, 4608, 128, DType::f8e4m3));
+  attention_row(b, "sdxl", dense(2, 10, 4096, 4096, 64));
+  attention_row(b, "sdxl", dense(2, 20, 1024, 1024, 64));
+  attention_row(b, "sdxl text", dense(2, 10, 4096, 77, 64));
+  attention_row(b, "sdxl text", dense(2, 20, 1024, 77, 64));
+  attention_row(b, "sd15", dense(2, 8, 4096, 4096, 40));
+  attention_row(b, "sd15", dense(2, 8, 1024, 1024, 80));
+  attention_row(b, "sd15", dense(2, 8, 256, 256, 160));
+  attention_row(b, "sd15 text", dense(2, 8, 4096, 77, 40));
+  AttentionShape clip = dense(2, 12, 77, 77, 64);
+  clip.causal = true;
+  attention_row(b, "clip causal", clip);
+  if (b.quick) return;
+  attention_row(b, "vae", dense(1, 1, 16384, 16384, 512));
+  AttentionShape t5 = dense(1, 64, 512, 512, 64);
+  t5.bias = AttentionBias{DType::f32, {0, 512, 0}};
+  attention_row(b, "t5 bias", t5);
+}
+
+void conv_rows(Bench& b, const std::string& name, ConvShape s) {
+  for (bool residual : {false, true}) {
+    s.residual = residual;
+    std::string label = fmt::format("{} {} {}->{} at {}{}{}", name, s.n, s.c, s.out_c, s.axes[0].in,
+                                    s.axes[0].stride == 2 ? " down" : "", residual ? " + residual" : "");
+    if (!b.wanted(label)) continue;
+    int64_t in_pixels = s.n, window = 1;
+    for (const auto& a : s.axes) {
+      in_pixels *= a.in;
+      window *= a.kernel;
+    }
+    DeviceMemory in = b.random(in_pixels * s.c, s.type), weights = b.random(s.out_c * window * s.c, s.type),
+                 bias = b.random(s.out_c, s.type), out = b.random(s.out_pixels() * s.out_c, s.type),
+                 more = b.random(s.out_pixels() * s.out_c, s.type);
+    ConvBuffers buffers{.in = in.address(),
+                        .weights = weights.address(),
+                        .out = out.address(),
+                        .bias = bias.address(),
+                        .residual = more.address()};
+    auto first = plan_conv(b.vendor, s);
+    TuneOn<ConvBuffers> on{b.stream, buffers, b.workspace};
+    auto best = plan_conv(b.vendor, s, &on);
+    if (!best)
+      print_absence(label, best.why_none);
+    else
+      guarded(label, [&] { print_row(b, label, s.flops(), compare(b, first, best, buffers)); });
+  }
+}
+
+ConvShape conv(int64_t n, int64_t size, int64_t c, int64_t out_c, DType type = DType::bf16) {
+  return {.n = n, .c = c, .out_c = out_c, .axes = {{.in = size}, {.in = size}}, .type = type, .bias = true};
+}
+
+void convs(Bench& b) {
+  print_head("convolution 3x3 (batch channels)");
+  for (auto [size, c, out_c] : {std::array<int64_t, 3>{128, 320, 320},
+                                {64, 640, 640},
+                                {32, 1280, 1280},
+                                {32, 2560, 1280},
+                                {64, 1920, 640},
+                                {128, 960, 320},
+                                {128, 4, 320},
+                                {128, 320, 4}})
+    conv_rows(b, "sdxl", conv(2, size, c, out_c));
+  for (auto [size, c, out_c] :
+       {std::array<int64_t, 3>{64, 320, 320}, {32, 640, 640}, {16, 1280, 1280}, {8, 1280, 1280}, {16, 2560, 1280}})
+    conv_rows(b, "sd15", conv(2, size, c, out_c));
+  for (auto [size, c, out_c] : {std::array<int64_t, 3>{128, 512, 512},
+                                {256, 512, 512},
+                                {512, 512, 256},
+                                {512, 256, 256},
+                                {1024, 256, 128},
+                                {1024, 128, 128},
+                                {1024, 128, 3}})
+    conv_rows(b, "vae", conv(1, size, c, out_c));
+  if (b.quick) return;
+  ConvShape f32 = conv(1, 128, 512, 512, DType::f32);
+  conv_rows(b, "vae f32", f32);
+  f32.allow_tf32 = true;
+  conv_rows(b, "vae tf32", f32);
+}
+
+int run(int argc, char** argv) {
+  int device = 0, at = 1;
+  bool quick = false;
+  std::string filter;
+  for (; at < argc; ++at) {
+    if (!std::strcmp(argv[at], "--quick")) {
+      quick = true;
+    } else if (!std::strcmp(argv[at], "--device") && at + 1 < argc) {
+      device = std::atoi(argv[++at]);
+    } else {
+      filter += (filter.empty() ? "" : " ") + std::string(argv[at]);
+    }
+  }
+  std::string why;
+  if (devices(&why).empty()) {
+    fmt::print("no CUDA device: {}\n", why);
+    return 0;
+  }
+  Bench b(device);
+  b.quick = quick;
+  b.filter = filter;
+  auto version = [](const auto* calls, const std::string& why_none) { return calls ? calls->version_text() : why_none; };
+  fmt::print("{}, cuBLASLt {}, cuDNN {}\n", b.context.device().name, version(b.vendor.cublaslt(), b.vendor.why_no_cublaslt()),
+             version(b.vendor.cudnn(), b.vendor.why_no_cudnn()));
+  linears(b);
+  attentions(b);
+  convs(b);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const Error& e) {
+    fmt::print(stderr, "{}\n", e.message());
+    return 1;
+  }
+}

@@ -1,0 +1,87 @@
+#pragma once
+#include "backends/cuda/calls/cudnn.h"
+#include "backends/cuda/calls/vendor.h"
+#include "backends/cuda/head_strides.h"
+#include "tensor/dtype.h"
+
+namespace sinter::cuda {
+
+/// What is added to the scores: bias[b * stride.b + h * stride.h + query * stride.t + key]. A stride of 0 is the same for all.
+struct AttentionBias {
+  DType type = DType::f32;  ///< f32, or that of q
+  HeadStrides strides;
+  bool operator==(const AttentionBias&) const = default;
+};
+
+/// out = softmax(scale * q k^T + bias) v for each batch entry and head. Nothing is copied: each tensor has its own strides, so q,
+/// k and v may be parts of one fused product and out a part of a wider buffer.
+struct AttentionShape {
+  int64_t b = 1, heads = 1, queries = 0, keys = 0, d = 0;
+  DType type = DType::bf16;  ///< of q, k, v and out; f32 has a slow engine
+  HeadStrides q, k, v, out;
+  std::optional<AttentionBias> bias;
+  bool causal = false;      ///< query i sees keys 0..i
+  bool allow_tf32 = false;  ///< f32: round inputs to 10 fraction bits
+
+  double flops() const { return 4.0 * double(b) * double(heads) * double(queries) * double(keys) * double(d); }
+  std::string text() const;
+  bool operator==(const AttentionShape&) const = default;
+};
+
+struct AttentionBuffers {
+  DevicePtr q = 0, k = 0, v = 0, out = 0;
+  DevicePtr bias = 0;
+  float scale = 1;  ///< no part of the plan
+};
+
+class AttentionPlan {
+ public:
+  AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan) : shape_(std::move(shape)), plan_(std::move(plan)) {}
+  const AttentionShape& shape() const { return shape_; }
+  int64_t workspace_bytes() const { return plan_->workspace_bytes(); }
+  const Choice& choice() const { return plan_->choice(); }
+  std::unique_ptr<BoundCall> bind(const AttentionBuffers& buffers, const Workspace& workspace) const;
+
+ private:
+  AttentionShape shape_;
+  std::shared_ptr<const CudnnPlan> plan_;
+};
+
+/// None where cuDNN has no engine for the shape; strides and addresses must be multiples of 16 bytes. The first plan of its kind
+/// takes 0.5 s or more to compile, a stored one 2 ms.
+Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& shape,
+                                      const TuneOn<AttentionBuffers>* tune = nullptr);
+
+/// Whether cuDNN has an engine for it on a device of that capability, which need not be here; the reason if not.
+std::string why_no_attention(const CudnnCalls& calls, const AttentionShape& shape, int capability);
+
+/// The same with e4m3 tensors: q = descale_q * stored q, and so on. All factors are f32 numbers in device memory.
+struct Fp8AttentionBuffers {
+  DevicePtr q = 0, k = 0, v = 0, out = 0;
+  DevicePtr descale_q = 0, descale_k = 0, descale_v = 0;
+  DevicePtr scale_s = 0, descale_s = 0;      ///< of the probabilities: 256 and 1/256 suit values of at most 1
+  DevicePtr scale_out = 0;                   ///< out = rounded(scale_out * result)
+  DevicePtr largest_s = 0, largest_out = 0;  ///< written: the largest absolute values, before scaling; start from 0
+  float scale = 1;
+};
+
+class Fp8AttentionPlan {
+ public:
+  Fp8AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
+      : shape_(std::move(shape)), plan_(std::move(plan)) {}
+  const AttentionShape& shape() const { return shape_; }
+  int64_t workspace_bytes() const { return plan_->workspace_bytes(); }
+  const Choice& choice() const { return plan_->choice(); }
+  std::unique_ptr<BoundCall> bind(const Fp8AttentionBuffers& buffers, const Workspace& workspace) const;
+
+ private:
+  AttentionShape shape_;
+  std::shared_ptr<const CudnnPlan> plan_;
+};
+
+/// `shape.type` must be f8e4m3; no bias, not causal, d a multiple of 16.
+Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShape& shape,
+                                             const TuneOn<Fp8AttentionBuffers>* tune = nullptr);
+std::string why_no_fp8_attention(const CudnnCalls& calls, const AttentionShape& shape, int capability);
+
+}  // namespace sinter::cuda

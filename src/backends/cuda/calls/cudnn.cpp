@@ -1,0 +1,621 @@
+#include "backends/cuda/calls/cudnn.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "backends/cuda/calls/tuning.h"
+#include "base/bytes.h"
+#include "base/error.h"
+
+namespace sinter::cuda {
+namespace {
+
+// The library's numbers: kinds of descriptors, types of attributes, attributes.
+namespace kind {
+enum {
+  kPointwise = 0,
+  kConvolution = 1,
+  kEngine = 2,
+  kEngineConfig = 3,
+  kHeuristics = 4,
+  kPlan = 5,
+  kConvolutionForward = 10,
+  kPointwiseOperation = 13,
+  kOperationGraph = 15,
+  kVariantPack = 16,
+  kTensor = 17,
+  kMatmul = 18,
+  kMatmulOperation = 19,
+  kReduction = 21,
+  kReductionOperation = 22,
+  kDeviceProperties = 38
+};
+}
+namespace type {
+enum {
+  kHandle = 0,
+  kDataType = 1,
+  kBoolean = 2,
+  kInt64 = 3,
+  kFloat = 4,
+  kDouble = 5,
+  kPointer = 6,
+  kConvolutionMode = 7,
+  kHeuristicMode = 8,
+  kNumericalNote = 11,
+  kPointwiseMode = 14,
+  kDescriptor = 15,
+  kReductionOperator = 18,
+  kChar = 24
+};
+}
+namespace attribute {
+enum {
+  kPointwiseMode = 0,
+  kPointwisePrecision = 1,
+  kSwishBeta = 8,
+  kAxis = 9,
+  kConvolutionCompute = 100,
+  kConvolutionMode = 101,
+  kDilations = 102,
+  kFilterStrides = 103,
+  kPostPaddings = 104,
+  kPrePaddings = 105,
+  kSpatialDims = 106,
+  kHeuristicMode = 200,
+  kHeuristicGraph = 201,
+  kHeuristicResults = 202,
+  kHeuristicDevice = 204,
+  kConfigEngine = 300,
+  kPlanHandle = 400,
+  kPlanConfig = 401,
+  kPlanWorkspace = 402,
+  kPlanJson = 405,
+  kForwardAlpha = 700,
+  kForwardBeta = 701,
+  kForwardConvolution = 702,
+  kForwardW = 703,
+  kForwardX = 704,
+  kForwardY = 705,
+  kOperationPointwise = 750,
+  kPointwiseX = 751,
+  kPointwiseB = 752,
+  kPointwiseY = 753,
+  kPointwiseT = 758,
+  kGraphHandle = 800,
+  kGraphOperations = 801,
+  kTensorAlignment = 900,
+  kTensorType = 901,
+  kTensorSizes = 902,
+  kTensorStrides = 903,
+  kTensorId = 906,
+  kTensorVirtual = 907,
+  kTensorByValue = 908,
+  kPackIds = 1000,
+  kPackPointers = 1001,
+  kPackWorkspace = 1003,
+  kEngineNumericalNotes = 1303,
+  kMatmulCompute = 1500,
+  kMatmulA = 1520,
+  kMatmulB = 1521,
+  kMatmulC = 1522,
+  kMatmulDescription = 1523,
+  kReductionOperator = 1600,
+  kReductionCompute = 1601,
+  kReductionX = 1610,
+  kReductionY = 1611,
+  kReductionDescription = 1612,
+  kDeviceJson = 2702
+};
+}
+constexpr int kModeA = 3, kModeFallback = 2;
+constexpr int kCrossCorrelation = 1;
+constexpr int64_t kAlignment = 16;
+
+// What an engine says of itself.
+constexpr int kTensorCore = 0, kDownConvertInputs = 1, kReducedPrecisionReduction = 2, kFft = 3, kNondeterministic = 4;
+constexpr int kWinogradTile6 = 7, kWinogradTile13 = 8;
+
+/// The heuristics are one thread's at a time.
+std::mutex& heuristics_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * sizes[i + 1];
+  return strides;
+}
+
+}  // namespace
+
+CudnnType cudnn_type(DType type) {
+  switch (type) {
+    case DType::f32:
+      return CudnnType::F32;
+    case DType::f16:
+      return CudnnType::F16;
+    case DType::bf16:
+      return CudnnType::BF16;
+    case DType::f8e4m3:
+      return CudnnType::F8E4M3;
+    case DType::f8e5m2:
+      return CudnnType::F8E5M2;
+    default:
+      fail(Code::InvalidArgument, "{} is no type of cuDNN's tensors", name(type));
+  }
+}
+
+CudnnObject::CudnnObject(const CudnnCalls& calls, int kind) : calls_(&calls) {
+  if (int status = calls.descriptor_create(kind, &handle_)) fail_cudnn(calls, status, "making a cuDNN descriptor");
+}
+CudnnObject::~CudnnObject() {
+  if (handle_) calls_->descriptor_destroy(handle_);
+}
+void CudnnObject::set_number(int attribute, int type, const void* value, int64_t count) {
+  if (int status = calls_->set(handle_, attribute, type, count, value))
+    fail_cudnn(*calls_, status, fmt::format("setting attribute {} of a cuDNN descriptor", attribute));
+}
+void CudnnObject::set(int attribute, int type, std::span<const int64_t> values) {
+  set_number(attribute, type, values.data(), int64_t(values.size()));
+}
+void CudnnObject::set_int64(int attribute, int64_t value) { set_number(attribute, type::kInt64, &value); }
+void CudnnObject::set_object(int attribute, const CudnnObject& object) {
+  void* handle = object.handle();
+  set_number(attribute, type::kDescriptor, &handle);
+}
+void CudnnObject::set_objects(int attribute, const std::vector<CudnnObject>& objects) {
+  std::vector<void*> handles;
+  for (const auto& o : objects) handles.push_back(o.handle());
+  set_number(attribute, type::kDescriptor, handles.data(), int64_t(handles.size()));
+}
+void CudnnObject::set_text(int attribute, std::string_view text) {
+  set_number(attribute, type::kChar, text.data(), int64_t(text.size()));
+}
+int64_t CudnnObject::int64(int attribute) const {
+  int64_t value = 0, count = 0;
+  if (int status = calls_->get(handle_, attribute, type::kInt64, 1, &count, &value))
+    fail_cudnn(*calls_, status, fmt::format("reading attribute {} of a cuDNN descriptor", attribute));
+  return value;
+}
+std::string CudnnObject::text(int attribute) const {
+  int64_t size = 0;
+  int status = calls_->get(handle_, attribute, type::kChar, 0, &size, nullptr);
+  std::string text(size_t(status ? 0 : size), 0);
+  if (!status) status = calls_->get(handle_, attribute, type::kChar, size, &size, text.data());
+  if (status) fail_cudnn(*calls_, status, fmt::format("reading attribute {} of a cuDNN descriptor", attribute));
+  return text;
+}
+std::string CudnnObject::try_finalize() {
+  int status = calls_->finalize(handle_);
+  if (!status) return {};
+  char reason[2048] = "";
+  calls_->last_error(reason, sizeof reason);
+  return fmt::format("{}{}{}", calls_->status_text(status), *reason ? ": " : "", reason);
+}
+void CudnnObject::finalize(const char* what) {
+  if (int status = calls_->finalize(handle_)) fail_cudnn(*calls_, status, what);
+}
+
+int CudnnGraph::tensor(const CudnnTensor& t) {
+  CudnnObject object(calls_, kind::kTensor);
+  object.set_number(attribute::kTensorType, type::kDataType, &t.type);
+  object.set(attribute::kTensorSizes, type::kInt64, t.sizes);
+  object.set(attribute::kTensorStrides, type::kInt64, t.strides);
+  object.set_int64(attribute::kTensorId, t.id);
+  object.set_int64(attribute::kTensorAlignment, kAlignment);
+  if (t.is_virtual) object.set_number(attribute::kTensorVirtual, type::kBoolean, &t.is_virtual);
+  if (t.by_value) object.set_number(attribute::kTensorByValue, type::kBoolean, &t.by_value);
+  object.finalize("describing a tensor to cuDNN");
+  tensors_.push_back(t);
+  objects_.push_back(std::move(object));
+  return int(tensors_.size()) - 1;
+}
+
+int CudnnGraph::number(int64_t id) {
+  return tensor({.id = id, .sizes = {1, 1, 1, 1}, .strides = {1, 1, 1, 1}, .by_value = true});
+}
+
+int CudnnGraph::intermediate(std::vector<int64_t> sizes, CudnnType type, std::vector<int64_t> strides) {
+  if (strides.empty()) strides = dense_strides(sizes);
+  return tensor({.id = next_id_++, .sizes = std::move(sizes), .strides = std::move(strides), .type = type, .is_virtual = true});
+}
+
+CudnnObject CudnnGraph::operation(int kind) { return CudnnObject(calls_, kind); }
+
+void CudnnGraph::connect(CudnnObject& operation, int attribute, int tensor) {
+  operation.set_object(attribute, objects_[size_t(tensor)]);
+}
+
+void CudnnGraph::matmul(int a, int b, int out) {
+  CudnnType compute = CudnnType::F32;
+  CudnnObject& description = parts_.emplace_back(calls_, kind::kMatmul);
+  description.set_number(attribute::kMatmulCompute, type::kDataType, &compute);
+  description.finalize("describing a product to cuDNN");
+  CudnnObject o = operation(kind::kMatmulOperation);
+  o.set_object(attribute::kMatmulDescription, description);
+  connect(o, attribute::kMatmulA, a);
+  connect(o, attribute::kMatmulB, b);
+  connect(o, attribute::kMatmulC, out);
+  o.finalize("describing a product to cuDNN");
+  operations_.push_back(std::move(o));
+}
+
+namespace {
+
+CudnnObject pointwise_description(const CudnnCalls& calls, Pointwise mode, CudnnType precision,
+                                  std::optional<int64_t> axis = {}) {
+  CudnnObject description(calls, kind::kPointwise);
+  description.set_number(attribute::kPointwiseMode, type::kPointwiseMode, &mode);
+  description.set_number(attribute::kPointwisePrecision, type::kDataType, &precision);
+  double beta = 1;
+  if (mode == Pointwise::Swish) description.set_number(attribute::kSwishBeta, type::kDouble, &beta);
+  if (axis) description.set_int64(attribute::kAxis, *axis);
+  description.finalize("describing a pointwise operation to cuDNN");
+  return description;
+}
+
+}  // namespace
+
+void CudnnGraph::pointwise(Pointwise mode, int x, int b, int out) {
+  CudnnObject& description = parts_.emplace_back(pointwise_description(calls_, mode, CudnnType::F32));
+  CudnnObject o = operation(kind::kPointwiseOperation);
+  o.set_object(attribute::kOperationPointwise, description);
+  connect(o, attribute::kPointwiseX, x);
+  if (b >= 0) connect(o, attribute::kPointwiseB, b);
+  connect(o, attribute::kPointwiseY, out);
+  o.finalize("describing a pointwise operation to cuDNN");
+  operations_.push_back(std::move(o));
+}
+
+void CudnnGraph::index(int axis, int shape_of, int out) {
+  CudnnObject& description = parts_.emplace_back(pointwise_description(calls_, Pointwise::GenerateIndex, CudnnType::I32, axis));
+  CudnnObject o = operation(kind::kPointwiseOperation);
+  o.set_object(attribute::kOperationPointwise, description);
+  connect(o, attribute::kPointwiseX, shape_of);
+  connect(o, attribute::kPointwiseY, out);
+  o.finalize("describing positions to cuDNN");
+  operations_.push_back(std::move(o));
+}
+
+void CudnnGraph::select(int mask, int if_true, int if_false, int out) {
+  CudnnObject& description = parts_.emplace_back(pointwise_description(calls_, Pointwise::Select, CudnnType::F32));
+  CudnnObject o = operation(kind::kPointwiseOperation);
+  o.set_object(attribute::kOperationPointwise, description);
+  connect(o, attribute::kPointwiseX, if_true);
+  connect(o, attribute::kPointwiseB, if_false);
+  connect(o, attribute::kPointwiseT, mask);
+  connect(o, attribute::kPointwiseY, out);
+  o.finalize("describing a choice to cuDNN");
+  operations_.push_back(std::move(o));
+}
+
+void CudnnGraph::reduce(Reduction operation_kind, int x, int out) {
+  CudnnType compute = CudnnType::F32;
+  CudnnObject& description = parts_.emplace_back(calls_, kind::kReduction);
+  description.set_number(attribute::kReductionOperator, type::kReductionOperator, &operation_kind);
+  description.set_number(attribute::kReductionCompute, type::kDataType, &compute);
+  description.finalize("describing a reduction to cuDNN");
+  CudnnObject o = operation(kind::kReductionOperation);
+  o.set_object(attribute::kReductionDescription, description);
+  connect(o, attribute::kReductionX, x);
+  connect(o, attribute::kReductionY, out);
+  o.finalize("describing a reduction to cuDNN");
+  operations_.push_back(std::move(o));
+}
+
+void CudnnGraph::convolution(const Window& w, int x, int weights, int out) {
+  CudnnType compute = CudnnType::F32;
+  int mode = kCrossCorrelation;
+  CudnnObject& description = parts_.emplace_back(calls_, kind::kConvolution);
+  description.set_number(attribute::kConvolutionCompute, type::kDataType, &compute);
+  description.set_number(attribute::kConvolutionMode, type::kConvolutionMode, &mode);
+  description.set_int64(attribute::kSpatialDims, int64_t(w.strides.size()));
+  description.set(attribute::kFilterStrides, type::kInt64, w.strides);
+  description.set(attribute::kDilations, type::kInt64, w.dilations);
+  description.set(attribute::kPrePaddings, type::kInt64, w.pad_before);
+  description.set(attribute::kPostPaddings, type::kInt64, w.pad_after);
+  description.finalize("describing a convolution to cuDNN");
+  CudnnObject o = operation(kind::kConvolutionForward);
+  float alpha = 1, beta = 0;
+  o.set_number(attribute::kForwardAlpha, type::kFloat, &alpha);
+  o.set_number(attribute::kForwardBeta, type::kFloat, &beta);
+  o.set_object(attribute::kForwardConvolution, description);
+  connect(o, attribute::kForwardX, x);
+  connect(o, attribute::kForwardW, weights);
+  connect(o, attribute::kForwardY, out);
+  o.finalize("describing a convolution to cuDNN");
+  operations_.push_back(std::move(o));
+}
+
+CudnnObject CudnnGraph::finish(void* handle) {
+  CudnnObject graph(calls_, kind::kOperationGraph);
+  if (handle) graph.set_number(attribute::kGraphHandle, type::kHandle, &handle);
+  graph.set_objects(attribute::kGraphOperations, operations_);
+  graph.finalize("describing a graph to cuDNN");
+  return graph;
+}
+
+DescribedDevice DescribedDevice::of(int capability) {
+  bool data_centre = capability == 80 || capability == 90 || capability == 100;
+  int shared = capability == 80 ? 166912 : data_centre ? 232448 : 101376;
+  int blocks = capability == 86 ? 16 : data_centre ? 32 : 24;
+  return {fmt::format(
+      R"({{"maxGridSize":[2147483647,65535,65535],"maxBlockSize":[1024,1024,64],"regsPerBlock":65536,"multiProcessorCount":{},)"
+      R"("warpSize":32,"maxSharedMemoryPerBlock":49152,"maxSharedMemoryPerBlockOptin":{},"reservedSharedMemoryPerBlock":1024,)"
+      R"("maxRegistersPerSM":65536,"maxCtasPerSM":{},"maxThreadsPerBlock":1024,"maxThreadsPerSM":{},"pciDeviceId":6,)"
+      R"("isTccDriver":0,"supportCoopLaunch":1,"totalGlobalMem":25769803776,"smClockRateKHz":1980000,"memClockRateKHz":2619000,)"
+      R"("l2CacheSize":41943040,"cudaDeviceId":0,"deviceVer":{},"driverVer":13000,"deviceName":"sm_{}"}})",
+      data_centre ? 108 : 84, shared, blocks, data_centre ? 2048 : 1536, capability * 10, capability)};
+}
+
+namespace {
+
+/// What an engine says it does to numbers.
+std::vector<int> numerical_notes(const CudnnCalls& calls, const CudnnObject& engine) {
+  std::vector<int> found(16);
+  int64_t count = 0;
+  if (calls.get(engine.handle(), attribute::kEngineNumericalNotes, type::kNumericalNote, int64_t(found.size()), &count,
+                found.data()))
+    return {};
+  found.resize(size_t(std::clamp<int64_t>(count, 0, int64_t(found.size()))));
+  return found;
+}
+
+bool numerics_fit(const std::vector<int>& notes, const CudnnNumerics& numerics) {
+  auto has = [&](int note) { return std::find(notes.begin(), notes.end(), note) != notes.end(); };
+  if (has(kNondeterministic) || has(kFft) || has(kWinogradTile6) || has(kWinogradTile13)) return false;
+  if (!numerics.f32_inputs || numerics.allow_tf32) return true;
+  // With f32 inputs, matrix units mean TF32.
+  return !has(kTensorCore) && !has(kDownConvertInputs) && !has(kReducedPrecisionReduction);
+}
+
+std::vector<CudnnObject> proposals(const CudnnCalls& calls, const CudnnObject& graph, int mode, const CudnnObject* device,
+                                   std::string& why) {
+  std::lock_guard lock(heuristics_mutex());
+  CudnnObject heuristics(calls, kind::kHeuristics);
+  heuristics.set_object(attribute::kHeuristicGraph, graph);
+  heuristics.set_number(attribute::kHeuristicMode, type::kHeuristicMode, &mode);
+  if (device) heuristics.set_object(attribute::kHeuristicDevice, *device);
+  why = heuristics.try_finalize();
+  if (!why.empty()) return {};
+  int64_t count = 0;
+  if (int status = calls.get(heuristics.handle(), attribute::kHeuristicResults, type::kDescriptor, 0, &count, nullptr))
+    fail_cudnn(calls, status, "asking cuDNN for engines");
+  std::vector<CudnnObject> configs;
+  std::vector<void*> handles;
+  for (int64_t i = 0; i < count; ++i) handles.push_back(configs.emplace_back(calls, kind::kEngineConfig).handle());
+  if (count > 0)
+    if (int status =
+            calls.get(heuristics.handle(), attribute::kHeuristicResults, type::kDescriptor, count, &count, handles.data()))
+      fail_cudnn(calls, status, "asking cuDNN for engines");
+  configs.resize(size_t(std::min<int64_t>(count, int64_t(configs.size()))));
+  return configs;
+}
+
+}  // namespace
+
+std::vector<CudnnObject> cudnn_configs(const CudnnCalls& calls, const CudnnObject& graph, const CudnnNumerics& numerics,
+                                       const DescribedDevice* device, std::string& why_none) {
+  CudnnObject properties;
+  if (device) {
+    properties = CudnnObject(calls, kind::kDeviceProperties);
+    properties.set_text(attribute::kDeviceJson, device->json);
+    properties.finalize("describing a device to cuDNN");
+  }
+  int refused = 0;
+  for (int mode : {kModeA, kModeFallback}) {
+    std::vector<CudnnObject> accepted;
+    for (auto& object : proposals(calls, graph, mode, device ? &properties : nullptr, why_none)) {
+      CudnnObject engine(calls, kind::kEngine);
+      void* handle = engine.handle();
+      int64_t count = 0;
+      if (calls.get(object.handle(), attribute::kConfigEngine, type::kDescriptor, 1, &count, &handle)) continue;
+      if (!numerics_fit(numerical_notes(calls, engine), numerics)) {
+        ++refused;
+        continue;
+      }
+      accepted.push_back(std::move(object));
+    }
+    if (!accepted.empty()) return accepted;
+  }
+  std::string missing = calls.nvrtc.empty() ? fmt::format(" ({})", calls.nvrtc_problem) : "";
+  if (refused > 0)
+    why_none = fmt::format("all {} engines of cuDNN {} round more than asked for", refused, calls.version_text());
+  else
+    why_none = fmt::format("cuDNN {} has no engine{}{}{}", calls.version_text(), why_none.empty() ? "" : ": ", why_none, missing);
+  return {};
+}
+
+class BoundCudnn : public BoundCall {
+ public:
+  BoundCudnn(std::shared_ptr<const CudnnPlan> plan, std::vector<CudnnArgument> arguments, std::vector<float> numbers,
+             const Workspace& workspace)
+      : plan_(std::move(plan)), numbers_(std::move(numbers)), pack_(*plan_->vendor_.cudnn(), kind::kVariantPack) {
+    std::vector<int64_t> ids;
+    std::vector<void*> pointers;
+    size_t next = 0;
+    for (const auto& a : arguments) {
+      ids.push_back(a.id);
+      if (!a.pointer) SINTER_ASSERT(next < numbers_.size());
+      pointers.push_back(a.pointer ? a.pointer : &numbers_[next++]);
+    }
+    pack_.set(attribute::kPackIds, type::kInt64, ids);
+    pack_.set_number(attribute::kPackPointers, type::kPointer, pointers.data(), int64_t(pointers.size()));
+    void* space = reinterpret_cast<void*>(workspace.address);
+    pack_.set_number(attribute::kPackWorkspace, type::kPointer, &space);
+    pack_.finalize("giving cuDNN addresses");
+  }
+
+  void launch(const Stream& stream) const override {
+    const CudnnCalls& calls = *plan_->vendor_.cudnn();
+    if (int status = calls.execute(plan_->vendor_.cudnn_handle(stream), plan_->executable_.object.handle(), pack_.handle()))
+        [[unlikely]]
+      fail_cudnn(calls, status, plan_->name_);
+  }
+
+ private:
+  std::shared_ptr<const CudnnPlan> plan_;
+  std::vector<float> numbers_;
+  CudnnObject pack_;
+};
+
+std::unique_ptr<BoundCall> CudnnPlan::bind(std::vector<CudnnArgument> arguments, std::vector<float> numbers,
+                                           const Workspace& workspace) const {
+  if (workspace.bytes < workspace_bytes())
+    fail(Code::InvalidArgument, "{}: {} bytes of workspace, {} are needed", name_, workspace.bytes, workspace_bytes());
+  return std::make_unique<BoundCudnn>(shared_from_this(), std::move(arguments), std::move(numbers), workspace);
+}
+
+namespace {
+
+class CudnnPlanner {
+ public:
+  CudnnPlanner(Vendor& vendor, const CudnnRequest& request)
+      : vendor_(vendor), calls_(*vendor.cudnn()), request_(request), facts_(vendor.key_facts("cudnn", vendor.cudnn()->version)) {}
+
+  Planned<CudnnPlan> plan(const Stream* stream, const Workspace& workspace) {
+    Vendor::PlanningHandle handle(vendor_);
+    handle_ = handle.get();
+    if (auto stored = find(true)) return {stored, {}};
+    if (!stream)
+      if (auto stored = find(false)) return {stored, {}};
+    auto start = std::chrono::steady_clock::now();
+    std::string why;
+    int64_t limit = vendor_.limits().workspace_bytes, most = stream ? std::min(limit, workspace.bytes) : limit;
+    std::vector<CudnnExecutable> built = build(stream ? request_.candidates : 1, most, why);
+    if (built.empty()) return {nullptr, why};
+    auto plan = stream ? fastest(std::move(built), *stream, workspace) : made(std::move(built.front()));
+    if (!plan) return {nullptr, fmt::format("no engine of cuDNN {} ran", calls_.version_text())};
+    store(*plan, stream != nullptr, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    return {plan, {}};
+  }
+
+ private:
+  std::string name() const { return fmt::format("{} {}", request_.kind, request_.shape); }
+  std::shared_ptr<CudnnPlan> made(CudnnExecutable executable) {
+    json_ = executable.object.text(attribute::kPlanJson);
+    return std::make_shared<CudnnPlan>(vendor_, std::move(executable), name());
+  }
+
+  /// The first `count` configurations that build, those that need little workspace before others.
+  std::vector<CudnnExecutable> build(int count, int64_t most_workspace, std::string& why) {
+    CudnnGraph graph(calls_);
+    CudnnObject described;
+    try {
+      request_.build(graph);
+      described = graph.finish(handle_);
+    } catch (const Error& e) {
+      why = e.message();  // a graph that the library does not even accept
+      return {};
+    }
+    std::vector<CudnnExecutable> fitting, hungry;
+    std::string refusal;
+    for (auto& config : cudnn_configs(calls_, described, request_.numerics, nullptr, why)) {
+      CudnnExecutable plan{CudnnObject(calls_, kind::kPlan)};
+      plan.object.set_object(attribute::kPlanConfig, config);
+      plan.object.set_number(attribute::kPlanHandle, type::kHandle, &handle_);
+      if (std::string problem = plan.object.try_finalize(); !problem.empty()) {
+        refusal = problem;
+        continue;
+      }
+      plan.workspace_bytes = plan.object.int64(attribute::kPlanWorkspace);
+      (plan.workspace_bytes <= most_workspace ? fitting : hungry).push_back(std::move(plan));
+      if (int(fitting.size()) == count) break;
+    }
+    if (fitting.empty() && !hungry.empty()) {
+      auto least = std::min_element(hungry.begin(), hungry.end(),
+                                    [](const auto& a, const auto& b) { return a.workspace_bytes < b.workspace_bytes; });
+      fitting.push_back(std::move(*least));
+    }
+    if (fitting.empty() && why.empty())
+      why = fmt::format("no engine of cuDNN {} could be built: {}", calls_.version_text(), refusal);
+    return fitting;
+  }
+
+  std::shared_ptr<CudnnPlan> fastest(std::vector<CudnnExecutable> built, const Stream& stream, const Workspace& workspace) {
+    vendor_.prepare(stream);
+    std::vector<std::shared_ptr<CudnnPlan>> plans;
+    std::vector<std::string> texts;
+    std::vector<std::unique_ptr<BoundCall>> bound;
+    std::vector<std::function<void()>> candidates;
+    if (built.size() == 1 && built.front().workspace_bytes > workspace.bytes) return made(std::move(built.front()));
+    for (auto& executable : built) {
+      plans.push_back(made(std::move(executable)));
+      texts.push_back(std::move(json_));
+      bound.push_back(plans.back()->bind(request_.arguments, request_.numbers, workspace));
+      candidates.push_back([call = bound.back().get(), &stream] { call->launch(stream); });
+    }
+    std::vector<double> times = time_candidates(vendor_.context(), stream, candidates);
+    int best = best_candidate(times);
+    if (best < 0) return nullptr;
+    json_ = std::move(texts[size_t(best)]);
+    plans[size_t(best)]->note_choice({.microseconds = times[size_t(best)], .candidates = int(times.size())});
+    return plans[size_t(best)];
+  }
+
+  /// Stored: time in microseconds, how many were timed, then the library's JSON of the plan with its compiled kernel.
+  void store(const CudnnPlan& plan, bool was_timed, double seconds) {
+    if (!vendor_.cache()) return;
+    ByteWriter writer;
+    writer.put(plan.choice().microseconds);
+    writer.put(int32_t(plan.choice().candidates));
+    writer.put(std::string_view(json_));
+    vendor_.cache()->put(key(was_timed), writer.take(), facts_of(was_timed, seconds));
+  }
+
+  std::shared_ptr<CudnnPlan> find(bool was_timed) {
+    if (!vendor_.cache()) return nullptr;
+    // A search for what was never timed is no miss; the other one is.
+    if (was_timed && !vendor_.cache()->contains(key(true))) return nullptr;
+    auto stored = vendor_.cache()->find(key(was_timed), facts_of(was_timed));
+    if (!stored) return nullptr;
+    try {
+      ByteReader reader(*stored);
+      CudnnExecutable plan{CudnnObject(calls_, kind::kPlan)};
+      plan.choice = {.microseconds = reader.get<double>(), .candidates = reader.get<int32_t>(), .from_cache = true};
+      std::span<const std::byte> json = reader.get_bytes();
+      plan.object.set_text(attribute::kPlanJson, {reinterpret_cast<const char*>(json.data()), json.size()});
+      plan.object.set_number(attribute::kPlanHandle, type::kHandle, &handle_);
+      plan.object.finalize("loading a stored plan");
+      plan.workspace_bytes = plan.object.int64(attribute::kPlanWorkspace);
+      return std::make_shared<CudnnPlan>(vendor_, std::move(plan), name());
+    } catch (const Error&) {
+      return nullptr;  // of another version, or damaged: planned anew
+    }
+  }
+
+  Digest key(bool was_timed) const { return choice_key(request_.kind, request_.shape, facts_, was_timed); }
+  CompileFacts facts_of(bool was_timed, double seconds = 0) const {
+    return choice_facts(request_.kind, request_.shape, facts_, was_timed, seconds);
+  }
+
+  Vendor& vendor_;
+  const CudnnCalls& calls_;
+  const CudnnRequest& request_;
+  Facts facts_;
+  void* handle_ = nullptr;
+  std::string json_;  // of the plan made last
+};
+
+}  // namespace
+
+Planned<CudnnPlan> plan_cudnn(Vendor& vendor, const CudnnRequest& request, const Stream* stream, const Workspace& workspace) {
+  if (!vendor.cudnn()) return {nullptr, vendor.why_no_cudnn()};
+  return CudnnPlanner(vendor, request).plan(stream, workspace);
+}
+
+std::string why_unsupported(const CudnnCalls& calls, const CudnnRequest& request, const DescribedDevice& device) {
+  try {
+    CudnnGraph graph(calls);
+    request.build(graph);
+    CudnnObject described = graph.finish(nullptr);
+    std::string why;
+    return cudnn_configs(calls, described, request.numerics, &device, why).empty() ? why : "";
+  } catch (const Error& e) {
+    return e.message();
+  }
+}
+
+}  // namespace sinter::cuda

@@ -1,0 +1,54 @@
+#include "backends/cuda/calls/linear.h"
+
+#include <doctest/doctest.h>
+
+#include "base/error.h"
+
+namespace sinter::cuda {
+namespace {
+
+TEST_CASE("a dense batch over shared weights is one product of more rows") {
+  LinearShape s{.m = 77, .n = 640, .k = 768, .batch = 2, .a_batch = 77 * 768, .weights_batch = 0, .out_batch = 77 * 640};
+  LinearShape f = normalised(s);
+  CHECK(f.batch == 1);
+  CHECK(f.m == 154);
+  CHECK(f.flops() == s.flops());
+  s.weights_batch = 640 * 768;
+  CHECK(normalised(s).batch == 2);
+  s.weights_batch = 0;
+  s.out_batch = 80 * 640;
+  CHECK(normalised(s).batch == 2);
+}
+
+TEST_CASE("two linear shapes with the same name are the same shape") {
+  LinearShape base = normalised({.m = 4, .n = 8, .k = 16, .batch = 3, .a_batch = 64, .weights_batch = 128, .out_batch = 40});
+  auto differs = [&](auto change) {
+    LinearShape other = base;
+    change(other);
+    CHECK(other.text() != base.text());
+  };
+  differs([](LinearShape& s) { s.m = 5; });
+  differs([](LinearShape& s) { s.a = DType::f16; });
+  differs([](LinearShape& s) { s.weights = DType::f16; });
+  differs([](LinearShape& s) { s.out = DType::f32; });
+  differs([](LinearShape& s) { s.a_stride = 17; });
+  differs([](LinearShape& s) { s.weights_stride = 17; });
+  differs([](LinearShape& s) { s.out_stride = 17; });
+  differs([](LinearShape& s) { s.weights_are_kn = true; });
+  differs([](LinearShape& s) { s.epilogue = LinearEpilogue::BiasGelu; });
+  differs([](LinearShape& s) { s.residual = true; });
+  differs([](LinearShape& s) { s.compute = LinearCompute::TF32; });
+  differs([](LinearShape& s) { s.a_batch = 0; });
+  differs([](LinearShape& s) { s.weights_batch = 0; });
+  differs([](LinearShape& s) { s.alignment = 16; });
+}
+
+TEST_CASE("sizes and strides that make no sense are refused") {
+  CHECK_THROWS_WITH_AS(normalised({.m = 0, .n = 1, .k = 1}), doctest::Contains("sizes must be positive"), Error);
+  CHECK_THROWS_WITH_AS(normalised({.m = 2, .n = 8, .k = 8, .a_stride = 4}), doctest::Contains("rows overlap"), Error);
+  CHECK_THROWS_WITH_AS(normalised({.m = 2, .n = 8, .k = 8, .weights_stride = 4}), doctest::Contains("rows of the weights"),
+                       Error);
+}
+
+}  // namespace
+}  // namespace sinter::cuda

@@ -1,0 +1,122 @@
+#pragma once
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/cuda/calls/libraries.h"
+#include "backends/cuda/driver.h"
+#include "compiler/cache.h"
+
+namespace sinter::cuda {
+
+/// A vendor call with all its addresses. It keeps its plan; the Vendor must outlive both.
+class BoundCall {
+ public:
+  virtual ~BoundCall() = default;
+  /// Queues the call. No allocation and no wait; works inside a capture once the stream is prepared (Vendor::prepare).
+  virtual void launch(const Stream& stream) const = 0;
+};
+
+/// Device memory that calls of one stream share; each reads and writes it only while it runs.
+struct Workspace {
+  DevicePtr address = 0;  ///< aligned to 256 bytes
+  int64_t bytes = 0;
+};
+
+/// A plan, or the reason in words why the library has none: then the caller uses a kernel of its own.
+template <class Plan>
+struct Planned {
+  std::shared_ptr<const Plan> plan;
+  std::string why_none;
+  explicit operator bool() const { return plan != nullptr; }
+  const Plan* operator->() const { return plan.get(); }
+};
+
+/// Asks for candidates to be timed, with buffers as they will be: of the same alignments and with random content (zeros run
+/// faster and mislead). The outputs are written.
+template <class Buffers>
+struct TuneOn {
+  const Stream& stream;
+  Buffers buffers;
+  Workspace workspace;
+};
+
+/// What every stored choice tells of itself.
+struct Choice {
+  double microseconds = 0;  ///< as timed; 0 where it was not
+  int candidates = 0;       ///< that were timed
+  bool from_cache = false;
+};
+
+struct VendorLimits {
+  int64_t workspace_bytes = int64_t(64) << 20;  ///< preferred most; cuDNN may need more for a few shapes
+};
+
+/// The handles of the vendor libraries in one context. All functions may be called from several threads; the libraries'
+/// heuristics run one at a time where they must. Missing libraries are no error: their plans are "none", with the reason.
+class Vendor {
+ public:
+  /// `cache` may be null: nothing is kept then. Handles are made when first needed (cuDNN: 0.1 s).
+  Vendor(const Context& context, Cache* cache, VendorLimits limits = {});
+  ~Vendor();
+  Vendor(const Vendor&) = delete;
+  Vendor& operator=(const Vendor&) = delete;
+
+  /// Makes what a stream needs, so that a capture can begin on it.
+  void prepare(const Stream& stream);
+
+  const Context& context() const { return context_; }
+  Cache* cache() const { return cache_; }
+  const VendorLimits& limits() const { return limits_; }
+  const CublasLtCalls* cublaslt() const { return cublaslt_; }
+  const CudnnCalls* cudnn() const { return cudnn_; }
+  const std::string& why_no_cublaslt() const { return why_no_cublaslt_; }
+  const std::string& why_no_cudnn() const { return why_no_cudnn_; }
+
+  void* cublaslt_handle();
+  /// For executing on a stream, which must live as long as this; used by one thread at a time, as streams are.
+  void* cudnn_handle(const Stream& stream);
+
+  /// A cuDNN handle that no other thread plans with meanwhile.
+  class PlanningHandle {
+   public:
+    explicit PlanningHandle(Vendor& vendor);
+    ~PlanningHandle();
+    PlanningHandle(const PlanningHandle&) = delete;
+    PlanningHandle& operator=(const PlanningHandle&) = delete;
+    void* get() const { return handle_; }
+
+   private:
+    Vendor& vendor_;
+    void* handle_ = nullptr;
+  };
+
+  /// Device, driver and library versions as they belong into a cache key.
+  Facts key_facts(std::string_view library, size_t version) const;
+
+ private:
+  void* new_cudnn_handle();
+
+  const Context& context_;
+  Cache* cache_;
+  VendorLimits limits_;
+  std::string why_no_cublaslt_, why_no_cudnn_;
+  const CublasLtCalls* cublaslt_;
+  const CudnnCalls* cudnn_;
+  std::mutex mutex_;
+  void* cublaslt_handle_ = nullptr;
+  std::vector<std::pair<void*, void*>> stream_handles_;  // stream, handle
+  std::vector<void*> idle_planning_handles_;
+};
+
+/// Throws for a failed cuBLASLt or cuDNN call, with the library's own words.
+[[noreturn]] void fail_cublaslt(const CublasLtCalls& calls, int status, const std::string& attempted);
+[[noreturn]] void fail_cudnn(const CudnnCalls& calls, int status, const std::string& attempted);
+
+/// Identifies a stored choice: what it is for, in a `kind` ("linear"), with a shape in words.
+Digest choice_key(std::string_view kind, std::string_view shape, const Facts& device, bool timed);
+CompileFacts choice_facts(std::string_view kind, std::string_view shape, const Facts& device, bool timed, double seconds = 0);
+
+}  // namespace sinter::cuda

@@ -1,0 +1,68 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+
+namespace sinter::cuda {
+
+/// What driver calls return: CUresult. Only the results that we treat differently have names here.
+enum class Result : int {
+  Success = 0,
+  OutOfMemory = 2,
+  StubLibrary = 34,
+  DeviceUnavailable = 46,
+  NoDevice = 100,
+  InvalidImage = 200,
+  NoBinaryForDevice = 209,
+  UncorrectableMemory = 214,
+  InvalidPtx = 218,
+  JitCompilerNotFound = 221,
+  UnsupportedPtxVersion = 222,
+  Contained = 226,
+  NotFound = 500,
+  NotReady = 600,
+  IllegalAddress = 700,
+  LaunchTimeout = 702,
+  Assert = 710,
+  HostMemoryAlreadyRegistered = 712,
+  HardwareStackError = 714,
+  IllegalInstruction = 715,
+  MisalignedAddress = 716,
+  InvalidAddressSpace = 717,
+  InvalidProgramCounter = 718,
+  LaunchFailed = 719,
+  SystemNotReady = 802,
+  SystemDriverMismatch = 803,
+  Unknown = 999,
+};
+
+/// The entry points of libcuda that we use, by the field names of driver_calls.list. Pointers to what only the driver knows
+/// (contexts, streams, events, modules, functions, graphs) are void*.
+struct DriverCalls {
+#define SINTER_CUDA_CALL(field, symbol, ...) Result (*field)(__VA_ARGS__) = nullptr;
+#include "backends/cuda/driver_calls.list"
+#undef SINTER_CUDA_CALL
+};
+
+/// libcuda, opened and initialised once for the process; null without one, with the reason in `why_none` if given.
+const DriverCalls* find_driver(std::string* why_none = nullptr);
+/// The same where a device is there already; Code::Unsupported with the reason otherwise.
+const DriverCalls& driver();
+
+/// "CUDA_ERROR_INVALID_VALUE (invalid argument)".
+std::string result_text(Result result);
+/// Throws the Error for a failed call: what was attempted, the driver's name and text, and what to do where that is known.
+[[noreturn]] void fail_call(Result result, const std::string& attempted);
+/// Code::OutOfMemory with the bytes asked for and those free.
+[[noreturn]] void fail_out_of_memory(const std::string& what, size_t bytes);
+
+/// Checks a driver call; the message says what was attempted, formatted only on failure.
+template <class... Args>
+void check(Result result, fmt::format_string<Args...> attempted, Args&&... args) {
+  if (result != Result::Success) [[unlikely]]
+    fail_call(result, fmt::format(attempted, std::forward<Args>(args)...));
+}
+
+}  // namespace sinter::cuda

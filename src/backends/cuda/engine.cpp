@@ -1,0 +1,103 @@
+#include "backends/cuda/engine.h"
+
+#include "backends/cuda/plan.h"
+#include "backends/cuda/schedules.h"
+#include "backends/cuda/weights.h"
+#include "compiler/kernel/code_generator.h"
+
+namespace sinter::cuda {
+namespace {
+
+/// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
+constexpr std::string_view kCompilerVersion = "cuda-1";
+
+std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+Blob blob_of(std::string_view text) {
+  auto* begin = reinterpret_cast<const std::byte*>(text.data());
+  return {begin, begin + text.size()};
+}
+
+}  // namespace
+
+KernelCode::KernelCode(const Context& context, const Program& program) : module(context, text_of(program.code), "row kernels") {
+  for (size_t i = 0; i < program.variants.size(); ++i) functions.push_back(module.function(kernel_symbol(i)));
+}
+
+const Function& function_of(const Unit& unit, int32_t variant) {
+  return static_cast<const KernelCode&>(*unit.code).functions[size_t(variant)];
+}
+
+DevicePtr GrowingMemory::at_least(int64_t bytes) {
+  if (bytes > memory_.bytes()) {
+    release();
+    memory_ = DeviceMemory(context_, bytes, what_);
+  }
+  return memory_.address();
+}
+
+void GrowingMemory::release() {
+  context_.synchronize();
+  memory_ = {};
+  ++version_;
+}
+
+Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
+    : sinter::Engine(cache, threads),
+      options_(options),
+      context_(ordinal),
+      target_(gpu_target(context_.device().capability())),
+      stream_(context_),
+      vendor_(context_, &cache),
+      kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return compile_cached(ptx, name); }),
+      kernel_stream_(kernels_, stream_),
+      arena_(context_, "the buffers of a run"),
+      workspace_(context_, "the workspace of cuBLASLt and cuDNN") {}
+
+std::string Engine::target_text() const { return fmt::format("cuda {} on {}", target_.text(), context_.device().capability()); }
+std::string_view Engine::compiler_version() const { return kCompilerVersion; }
+LowerOptions Engine::lowering() const { return {.vendor = true}; }
+int64_t Engine::alignment() const { return kBufferAlignment; }
+
+void Engine::generate(Program& program) const {
+  schedule_kernels(program);
+  if (program.variants.empty()) return;
+  std::vector<NamedGpuKernel> kernels;
+  for (size_t i = 0; i < program.variants.size(); ++i) {
+    const KernelVariant& variant = program.variants[i];
+    kernels.push_back({kernel_symbol(i), program.kernels[size_t(variant.kernel)], variant.schedule});
+  }
+  context_.make_current();
+  program.code = blob_of(compile_ptx(context_, code_generator().gpu_row_kernels(kernels, target_), "row kernels"));
+}
+
+std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
+  context_.make_current();
+  auto code = std::make_unique<KernelCode>(context_, program);
+  program.code = {};
+  return code;
+}
+
+/// The fixed kernels' machine code is kept like a program's.
+std::string Engine::compile_cached(std::string_view ptx, std::string_view name) {
+  Digest key = Hasher().add("fixed kernels").add(ptx).add(target_text()).digest();
+  CompileFacts facts{fmt::format("cuda/{} kernels", name), {{"target", target_text()}, {"compiler", std::string(kCompilerVersion)}}, 0};
+  auto make = [&] { return blob_of(compile_ptx(context_, ptx, name)); };
+  return std::string(text_of(cache().find_or_compile(key, facts, make)));
+}
+
+void Engine::release_buffers() {
+  context_.make_current();
+  arena_.release();
+  workspace_.release();
+}
+
+std::unique_ptr<sinter::BoundWeights> Engine::bind_weights(const CompiledGraph& compiled) {
+  return std::make_unique<BoundWeights>(*this, compiled);
+}
+
+std::unique_ptr<sinter::Plan> Engine::plan(const CompiledGraph& compiled, const Layout& layout,
+                                           const sinter::BoundWeights& weights) {
+  return std::make_unique<Plan>(*this, compiled, layout, static_cast<const BoundWeights&>(weights));
+}
+
+}  // namespace sinter::cuda

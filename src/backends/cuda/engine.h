@@ -1,0 +1,86 @@
+#pragma once
+#include <memory>
+#include <mutex>
+
+#include "backends/cuda/calls/vendor.h"
+#include "backends/cuda/kernels/kernels.h"
+#include "compiler/compiled_graph.h"
+
+namespace sinter::cuda {
+
+/// How launches are chosen and submitted; none of it changes what is computed.
+struct EngineOptions {
+  bool tune = false;            ///< time the vendors' candidates, and keep the choices in the cache
+  bool replay = true;           ///< submit a plan's launches as one device graph from its second run on
+  bool allow_tf32 = false;      ///< f32 products may round their factors to 10 fraction bits
+  bool f16_accumulate = false;  ///< f16 products may be summed in f16
+};
+
+/// The row kernels of a program, one function for each variant.
+struct KernelCode : LoadedCode {
+  Module module;
+  std::vector<Function> functions;
+  KernelCode(const Context& context, const Program& program);
+};
+const Function& function_of(const Unit& unit, int32_t variant);
+
+/// Device memory that is replaced when more is needed; what plans hold of it is lost then.
+class GrowingMemory {
+ public:
+  GrowingMemory(const Context& context, const char* what) : context_(context), what_(what) {}
+  /// At least so many bytes; `version` counts replacements.
+  DevicePtr at_least(int64_t bytes);
+  void release();
+  DevicePtr address() const { return memory_.address(); }
+  int64_t bytes() const { return memory_.bytes(); }
+  int64_t version() const { return version_; }
+
+ private:
+  const Context& context_;
+  const char* what_;
+  DeviceMemory memory_;
+  int64_t version_ = 0;
+};
+
+/// An NVIDIA GPU. Everything is queued on one stream; vendor calls share one workspace.
+class Engine final : public sinter::Engine {
+ public:
+  /// `ordinal` as CUDA counts devices. The cache outlives the engine.
+  Engine(Cache& cache, int threads, int ordinal, EngineOptions options = {});
+
+  const EngineOptions& options() const { return options_; }
+  const Context& context() const { return context_; }
+  const Stream& stream() const { return stream_; }
+  Vendor& vendor() { return vendor_; }
+  Kernels& kernels() { return kernels_; }
+  KernelTarget& kernel_target() { return kernel_stream_; }
+  GrowingMemory& arena() { return arena_; }
+  GrowingMemory& workspace() { return workspace_; }
+
+  std::string target_text() const override;
+  std::string_view compiler_version() const override;
+  LowerOptions lowering() const override;
+  void generate(Program& program) const override;
+  std::unique_ptr<LoadedCode> load(Program& program) const override;
+  int64_t alignment() const override;
+  int64_t scratch_bytes(const Unit& unit, const Step& step, const Bindings& bindings) override;
+  std::unique_ptr<sinter::BoundWeights> bind_weights(const CompiledGraph& compiled) override;
+  std::unique_ptr<sinter::Plan> plan(const CompiledGraph& compiled, const Layout& layout,
+                                     const sinter::BoundWeights& weights) override;
+
+  void release_buffers() override;
+
+ private:
+  std::string compile_cached(std::string_view ptx, std::string_view name);
+
+  EngineOptions options_;
+  Context context_;
+  GpuTarget target_;
+  Stream stream_;
+  Vendor vendor_;
+  Kernels kernels_;
+  KernelStream kernel_stream_;
+  GrowingMemory arena_, workspace_;
+};
+
+}  // namespace sinter::cuda

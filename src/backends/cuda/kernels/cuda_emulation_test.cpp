@@ -1,0 +1,353 @@
+// The emulation of emulation.h, and tests of it.
+#define SINTER_DEVICE_EMULATION
+#include <doctest/doctest.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "backends/cuda/kernels/device.h"
+#include "base/error.h"
+#include "tensor/dtype.h"
+
+namespace sinter::device {
+namespace {
+
+constexpr int kLanes = 32;
+constexpr size_t kStackBytes = 128 * 1024;
+
+struct Kernel {
+  std::function<void(std::span<void* const>)> body;
+  size_t parameters = 0;
+};
+
+std::map<std::string, Kernel, std::less<>>& kernels() {
+  static std::map<std::string, Kernel, std::less<>> all;
+  return all;
+}
+
+/// Where threads wait for each other: all must come for the same reason before one goes on.
+struct Meeting {
+  int members = 0, arrived = 0;
+  int64_t generation = 0;
+  const char* reason = nullptr;
+};
+
+struct PendingCopy {
+  void* to;
+  const void* from;
+  bool inside;
+};
+
+struct Thread {
+  ucontext_t context{};
+  std::unique_ptr<char[]> stack;
+  int number = 0;
+  bool finished = false;
+  std::vector<PendingCopy> started;             // not yet in a group
+  std::deque<std::vector<PendingCopy>> groups;  // oldest first
+};
+
+/// What a lane shows to the others of its warp.
+struct Shown {
+  double value;
+  const void* address;
+  uint32_t a[4], b[2];
+};
+
+class Block {
+ public:
+  Block(const cuda::LaunchShape& shape, cuda::Extent at, const std::function<void()>& body)
+      : shape_(shape), at_(at), body_(body), shared_(shape.shared_bytes / 16 + 1) {
+    const int count = int(shape.block.x);
+    if (count % kLanes || shape.block.y != 1 || shape.block.z != 1 || count > 1024)
+      fail(Code::Internal, "a block of {}x{}x{} threads is not emulated", shape.block.x, shape.block.y, shape.block.z);
+    std::memset(shared_.data(), 0xff, shared_.size() * sizeof(Words4));  // NaN, so that what nobody wrote shows
+    all_.members = count;
+    warps_.resize(size_t(count / kLanes));
+    for (Meeting& w : warps_) w.members = kLanes;
+    shown_.resize(size_t(count));
+    threads_.resize(size_t(count));
+  }
+
+  void run() {
+    now_ = this;
+    for (size_t i = 0; i < threads_.size(); ++i) begin(int(i));
+    // Another order each round: code that relies on one fails sooner or later.
+    std::minstd_rand random(uint32_t(at_.x * 31 + at_.y * 17 + at_.z + 1));
+    std::vector<size_t> order(threads_.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    size_t left = threads_.size();
+    while (left > 0) {
+      std::shuffle(order.begin(), order.end(), random);
+      progress_ = false;
+      for (size_t i : order) {
+        Thread& t = threads_[i];
+        if (t.finished) continue;
+        current_ = &t;
+        swapcontext(&main_, &t.context);
+        if (t.finished) {
+          --left;
+          progress_ = true;
+        }
+      }
+      if (!progress_) fail(Code::Internal, "threads wait for others that never come");
+    }
+    now_ = nullptr;
+  }
+
+  void meet(Meeting& m, const char* reason) {
+    if (m.arrived == 0) m.reason = reason;
+    if (m.reason != reason) problem_ = "threads wait in different places";
+    const int64_t generation = m.generation;
+    progress_ = true;
+    if (++m.arrived == m.members) {
+      m.arrived = 0;
+      ++m.generation;
+      return;
+    }
+    while (m.generation == generation) yield();
+  }
+  void meet_all() { meet(all_, "barrier"); }
+  void meet_warp(const char* reason) { meet(warps_[size_t(current_->number / kLanes)], reason); }
+  void yield() { swapcontext(&current_->context, &main_); }
+
+  Shown& shown() { return shown_[size_t(current_->number)]; }
+  Shown& shown(int lane) { return shown_[size_t(current_->number / kLanes * kLanes + lane)]; }
+  int lane() const { return current_->number % kLanes; }
+  Thread& thread() { return *current_; }
+  const cuda::LaunchShape& shape() const { return shape_; }
+  cuda::Extent at() const { return at_; }
+  char* shared() { return reinterpret_cast<char*>(shared_.data()); }
+  const char* problem() const { return problem_; }
+
+  static Block* now_;
+
+ private:
+  void begin(int number) {
+    Thread& t = threads_[size_t(number)];
+    t.number = number;
+    t.stack.reset(new char[kStackBytes]);
+    getcontext(&t.context);
+    t.context.uc_stack.ss_sp = t.stack.get();
+    t.context.uc_stack.ss_size = kStackBytes;
+    t.context.uc_link = &main_;
+    makecontext(&t.context, reinterpret_cast<void (*)()>(&Block::enter), 0);
+  }
+  static void enter() {
+    now_->body_();
+    now_->current_->finished = true;
+  }
+
+  cuda::LaunchShape shape_;
+  cuda::Extent at_;
+  const std::function<void()>& body_;
+  std::vector<Words4> shared_;
+  std::vector<Thread> threads_;
+  std::vector<Shown> shown_;
+  Meeting all_;
+  std::vector<Meeting> warps_;
+  ucontext_t main_{};
+  Thread* current_ = nullptr;
+  bool progress_ = false;
+  const char* problem_ = nullptr;
+};
+
+Block* Block::now_ = nullptr;
+Block& block() { return *Block::now_; }
+
+float number_of(uint32_t pair, int half, bool bf16) {
+  const auto bits = uint16_t(pair >> (16 * half));
+  return bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool bf16, const char* reason) {
+  Block& b = block();
+  std::copy(a, a + 4, b.shown().a);
+  b.shown().b[0] = b0;
+  b.shown().b[1] = b1;
+  b.meet_warp(reason);
+  const int g = b.lane() / 4, t = b.lane() % 4 * 2;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + i / 2 * 8, column = t + i % 2;
+    double sum = c[i];
+    for (int k = 0; k < 16; ++k) {
+      // The lane and register that hold a[row][k] and b[k][column].
+      const uint32_t left = b.shown(row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2];
+      const uint32_t right = b.shown(column * 4 + k % 8 / 2).b[k / 8];
+      sum += double(number_of(left, k % 2, bf16)) * double(number_of(right, k % 2, bf16));
+    }
+    c[i] = float(sum);
+  }
+  b.meet_warp(reason);
+}
+
+void load(uint32_t (&out)[4], const void* row, bool transposed) {
+  Block& b = block();
+  const char* reason = transposed ? "load_matrices_transposed" : "load_matrices";
+  if (uintptr_t(row) % 16) fail(Code::Internal, "{}: the address is not aligned to 16 bytes", reason);
+  b.shown().address = row;
+  b.meet_warp(reason);
+  const int g = b.lane() / 4, t = b.lane() % 4 * 2;
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    auto at = [&](int y, int x) {
+      uint16_t bits;
+      std::memcpy(&bits, static_cast<const char*>(b.shown(matrix * 8 + y).address) + x * 2, 2);
+      return uint32_t(bits);
+    };
+    out[matrix] = transposed ? at(t, g) | at(t + 1, g) << 16 : at(g, t) | at(g, t + 1) << 16;
+  }
+  b.meet_warp(reason);
+}
+
+}  // namespace
+
+void EmulatedKernel::add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters) {
+  kernels()[name] = {std::move(body), parameters};
+}
+
+void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, std::span<void* const> arguments) {
+  auto found = kernels().find(kernel);
+  if (found == kernels().end()) fail(Code::NotFound, "the kernel {} is not emulated", kernel);
+  if (found->second.parameters != arguments.size())
+    fail(Code::Internal, "{} has {} parameters, not {}", kernel, found->second.parameters, arguments.size());
+  if (shape.shared_bytes > 164 * 1024)
+    fail(Code::Internal, "{} bytes of shared memory are more than sm_80 has", shape.shared_bytes);
+  if (shape.grid.y > 65535 || shape.grid.z > 65535) fail(Code::Internal, "{}: the grid is too large in y or z", kernel);
+  const std::function<void()> body = [&] { found->second.body(arguments); };
+  for (uint32_t z = 0; z < shape.grid.z; ++z)
+    for (uint32_t y = 0; y < shape.grid.y; ++y)
+      for (uint32_t x = 0; x < shape.grid.x; ++x) {
+        Block b(shape, {x, y, z}, body);
+        b.run();
+        if (b.problem()) fail(Code::Internal, "{}: {}", kernel, b.problem());
+      }
+}
+
+int thread_x() { return block().thread().number; }
+int threads_x() { return int(block().shape().block.x); }
+int block_x() { return int(block().at().x); }
+int block_y() { return int(block().at().y); }
+int block_z() { return int(block().at().z); }
+int blocks_x() { return int(block().shape().grid.x); }
+void barrier() { block().meet_all(); }
+char* shared_memory() { return block().shared(); }
+
+namespace {
+template <class T>
+T exchange(T value, int lanes) {
+  Block& b = block();
+  b.shown().value = value;
+  b.meet_warp("shuffle_xor");
+  const auto other = T(b.shown(b.lane() ^ lanes).value);
+  b.meet_warp("shuffle_xor");
+  return other;
+}
+}  // namespace
+float shuffle_xor(float value, int lanes) { return exchange(value, lanes); }
+double shuffle_xor(double value, int lanes) { return exchange(value, lanes); }
+
+float exp2_fast(float x) { return std::exp2(x); }
+float log2_fast(float x) { return std::log2(x); }
+float sine_fast(float x) { return std::sin(x); }
+float cosine_fast(float x) { return std::cos(x); }
+float square_root(float x) { return std::sqrt(x); }
+double square_root(double x) { return std::sqrt(x); }
+
+float f16_bits_to_float(uint16_t bits) { return f16_to_f32(bits); }
+uint16_t float_to_f16_bits(float value) { return f32_to_f16(value); }
+uint32_t floats_to_bf16_pair(float low, float high) { return f32_to_bf16(low) | uint32_t(f32_to_bf16(high)) << 16; }
+uint32_t floats_to_f16_pair(float low, float high) { return f32_to_f16(low) | uint32_t(f32_to_f16(high)) << 16; }
+
+void copy_async(void* shared, const void* global, bool inside) {
+  if (uintptr_t(shared) % 16 || uintptr_t(global) % 16) fail(Code::Internal, "copy_async: not aligned to 16 bytes");
+  block().thread().started.push_back({shared, global, inside});
+}
+void copy_async_commit() {
+  Thread& t = block().thread();
+  t.groups.push_back(std::move(t.started));
+  t.started.clear();
+}
+void copy_async_wait_for(int open) {
+  Thread& t = block().thread();
+  for (; int(t.groups.size()) > open; t.groups.pop_front())
+    for (const PendingCopy& c : t.groups.front()) {
+      if (c.inside)
+        std::memcpy(c.to, c.from, 16);
+      else
+        std::memset(c.to, 0, 16);
+    }
+}
+
+void load_matrices(uint32_t (&out)[4], const void* row) { load(out, row, false); }
+void load_matrices_transposed(uint32_t (&out)[4], const void* row) { load(out, row, true); }
+void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply(c, a, b0, b1, true, "multiply_bf16");
+}
+void multiply_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply(c, a, b0, b1, false, "multiply_f16");
+}
+
+// Each thread gives its number to the next through shared memory; then each warp sums.
+SINTER_DEVICE_KERNEL(emulation__ring, float* out, int add) {
+  auto* values = reinterpret_cast<float*>(shared_memory());
+  values[(thread_x() + 1) % threads_x()] = float(thread_x() + add);
+  barrier();
+  out[block_x() * threads_x() + thread_x()] = warp_sum(values[thread_x()]);
+}
+
+SINTER_DEVICE_KERNEL(emulation__stuck, int) {
+  if (thread_x() < 40) barrier();
+}
+
+TEST_CASE("emulated threads meet at barriers and exchange values") {
+  std::vector<float> out(128);
+  float* address = out.data();
+  int add = 5;
+  void* arguments[] = {&address, &add};
+  emulated_launch("emulation__ring", {{2}, {64}, 256}, arguments);
+  for (int block = 0; block < 2; ++block)
+    for (int i = 0; i < 64; ++i) {
+      // Lanes of the first warp hold the numbers 63, 0, 1, ..., 30; of the second 31 ... 62.
+      const float expected = i < 32 ? 63 + 30 * 31 / 2 + 32 * 5 : (31 + 62) * 16 + 32 * 5;
+      CHECK(out[size_t(block * 64 + i)] == expected);
+    }
+}
+
+TEST_CASE("emulated threads that wait for others that never come are found") {
+  int nothing = 0;
+  void* arguments[] = {&nothing};
+  CHECK_THROWS_AS(emulated_launch("emulation__stuck", {{1}, {64}}, arguments), Error);
+}
+
+TEST_CASE("the conversion to e4m3 by integer arithmetic rounds as convert() does, up to 448") {
+  for (int i = 0; i < 256; ++i) {
+    const auto bits = uint8_t(i);
+    float expected = 0;
+    convert(&bits, DType::f8e4m3, &expected, DType::f32, 1);
+    const float seen = to_float(E4m3{bits});
+    CHECK((seen == expected || (std::isnan(seen) && std::isnan(expected))));
+  }
+  std::mt19937 random(3);
+  int different = 0;
+  for (int i = 0; i < 300000; ++i) {
+    float value = as_float(uint32_t(random()));
+    if (i % 2) value = std::ldexp(float(random() % 4096) / 4096.f - 0.5f, int(random() % 22) - 12);
+    if (!(std::fabs(value) <= 448.f)) continue;
+    uint8_t expected = 0;
+    convert(&value, DType::f32, &expected, DType::f8e4m3, 1);
+    different += float_to_e4m3_in_software(value) != expected;
+  }
+  CHECK(different == 0);
+  CHECK(int(float_to_e4m3_in_software(1e9f)) == 0x7e);
+  CHECK(int(float_to_e4m3_in_software(-INFINITY)) == 0xfe);
+  CHECK(int(float_to_e4m3_in_software(NAN) & 0x7f) == 0x7f);
+}
+
+}  // namespace sinter::device

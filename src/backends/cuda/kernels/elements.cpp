@@ -1,0 +1,93 @@
+#include "backends/cuda/kernels/elements.h"
+
+#include <algorithm>
+
+#include "backends/cuda/kernels/element_types.h"
+#include "base/error.h"
+
+namespace sinter::cuda {
+namespace {
+
+constexpr int64_t kWide = 8;  // elements of a thread, as in elements.device.cpp
+constexpr int64_t kHeld = 4;  // vectors of a thread that quantise_rows holds
+constexpr int64_t kThreads = 256;
+constexpr int64_t kMostThreads = 1024;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int source_type(const char* what, DType type) {
+  switch (type) {
+    case DType::f32:
+      return device::kF32;
+    case DType::f16:
+      return device::kF16;
+    case DType::bf16:
+      return device::kBf16;
+    case DType::f8e4m3:
+      return device::kE4m3;
+    case DType::f8e5m2:
+      return device::kE5m2;
+    default:
+      fail(Code::Unsupported, "{}: no kernel reads {}", what, name(type));
+  }
+}
+
+int target_type(const char* what, DType type) {
+  if (type == DType::f8e5m2) fail(Code::Unsupported, "{}: no kernel writes {}", what, name(type));
+  return source_type(what, type);
+}
+
+LaunchShape one_pass(int64_t count) { return {.grid = {uint32_t(divide_up(count, kThreads * kWide))}, .block = {kThreads}}; }
+
+}  // namespace
+
+void cast(KernelTarget& target, const CastCall& c) {
+  if (c.count == 0) return;
+  if (c.row_scales && c.columns <= 0) fail(Code::InvalidArgument, "cast: scales for rows of {} columns", c.columns);
+  target("elements__cast", one_pass(c.count), c.from, source_type("cast", c.from_type), c.to, target_type("cast", c.to_type),
+         c.count, c.scale, c.row_scales, c.columns);
+}
+
+void fill_normal(KernelTarget& target, DevicePtr to, DType type, int64_t count, uint64_t seed, float mean, float factor) {
+  if (count == 0) return;
+  target("elements__normals", one_pass(count), to, target_type("fill_normal", type), count, seed, mean, factor);
+}
+
+void gather_rows(KernelTarget& target, const GatherRowsCall& c) {
+  if (c.count == 0 || c.columns == 0) return;
+  const int64_t bytes = byte_size(c.type), row = c.columns * bytes, to_row = (c.to_stride ? c.to_stride : c.columns) * bytes;
+  const bool wide = row % 16 == 0 && to_row % 16 == 0 && c.table % 16 == 0 && c.to % 16 == 0;
+  const int64_t unit = wide ? 16 : 1;
+  const LaunchShape shape{.grid = {uint32_t(c.count)}, .block = {128}};
+  target(wide ? "elements__gather_rows_16" : "elements__gather_rows_1", shape, c.table, c.rows, c.indices, c.to, int(row / unit),
+         row / unit, to_row / unit);
+}
+
+void quantise_rows(KernelTarget& target, const QuantiseRowsCall& c) {
+  if (c.rows == 0 || c.columns == 0) return;
+  const int64_t threads = std::min(kMostThreads, divide_up(divide_up(c.columns, kWide * kHeld), 32) * 32);
+  const bool held = c.columns <= threads * kWide * kHeld;
+  const LaunchShape shape{
+      .grid = {uint32_t(c.rows)}, .block = {uint32_t(threads)}, .shared_bytes = uint32_t(threads / 32 * sizeof(float))};
+  target(held ? "elements__quantise_rows" : "elements__quantise_long_rows", shape, c.x, source_type("quantise_rows", c.type),
+         c.x_stride ? c.x_stride : c.columns, int(c.columns), c.to, c.to_stride ? c.to_stride : c.columns, c.scales);
+}
+
+void filters_channels_last(KernelTarget& target, const FiltersCall& c) {
+  if (c.k == 0 || c.c == 0 || c.taps == 0) return;
+  constexpr int64_t kHeldFloats = 4096, kMostTaps = 12288;
+  if (c.taps > kMostTaps) fail(Code::Unsupported, "filters_channels_last: {} taps are more than {}", c.taps, kMostTaps);
+  const int64_t channels = std::min(c.c, std::max<int64_t>(1, kHeldFloats / c.taps));
+  constexpr int64_t kMostGridY = 65535;
+  for (int64_t k = 0; k < c.k; k += kMostGridY) {
+    const int64_t count = std::min(kMostGridY, c.k - k), elements = k * c.c * c.taps;
+    const LaunchShape shape{.grid = {uint32_t(divide_up(c.c, channels)), uint32_t(count)},
+                            .block = {kThreads},
+                            .shared_bytes = uint32_t(channels * c.taps * int64_t(sizeof(float)))};
+    target("elements__filters_channels_last", shape, c.from + DevicePtr(elements * byte_size(c.from_type)),
+           source_type("filters_channels_last", c.from_type), c.to + DevicePtr(elements * byte_size(c.to_type)),
+           target_type("filters_channels_last", c.to_type), c.c, int(c.taps), int(channels));
+  }
+}
+
+}  // namespace sinter::cuda

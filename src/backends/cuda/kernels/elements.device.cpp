@@ -1,0 +1,236 @@
+// Kernels that pass over elements or rows once: casts, random numbers, rows of tables, quantisation, the layout of filters. Types
+// are arguments: a branch that all threads take alike costs nothing beside the memory, and there is little code to compile.
+#include "backends/cuda/kernels/device.h"
+#include "backends/cuda/kernels/element_types.h"
+
+namespace sinter::device {
+
+constexpr int kWide = 8;  // elements of a thread
+
+SINTER_DEVICE_INLINE int64_t bytes_of(int type) { return type == kF32 ? 4 : type == kE4m3 || type == kE5m2 ? 1 : 2; }
+
+template <class T>
+SINTER_DEVICE_INLINE void load_as(const void* from, float (&v)[kWide], int valid) {
+  const T* elements = static_cast<const T*>(from);
+  if (valid == kWide && uint64_t(from) % alignof(Pack<T, kWide>) == 0) {
+    const auto pack = *static_cast<const Pack<T, kWide>*>(from);
+    SINTER_UNROLL
+    for (int i = 0; i < kWide; ++i) v[i] = to_float(pack.at[i]);
+    return;
+  }
+  SINTER_UNROLL
+  for (int i = 0; i < kWide; ++i) v[i] = i < valid ? to_float(elements[i]) : 0.f;
+}
+
+/// Elements beyond `valid` (it may be negative) are zeros.
+SINTER_DEVICE_INLINE void load(const void* from, int type, float (&v)[kWide], int valid) {
+  switch (type) {
+    case kF32:
+      return load_as<F32>(from, v, valid);
+    case kF16:
+      return load_as<F16>(from, v, valid);
+    case kBf16:
+      return load_as<Bf16>(from, v, valid);
+    case kE4m3:
+      return load_as<E4m3>(from, v, valid);
+    default:
+      return load_as<E5m2>(from, v, valid);
+  }
+}
+
+template <class T>
+SINTER_DEVICE_INLINE void store_as(void* to, const float (&v)[kWide], int valid) {
+  Pack<T, kWide> pack;
+  from_floats(v, pack);
+  if (valid == kWide && uint64_t(to) % alignof(Pack<T, kWide>) == 0) {
+    *static_cast<Pack<T, kWide>*>(to) = pack;
+    return;
+  }
+  SINTER_UNROLL
+  for (int i = 0; i < kWide; ++i)
+    if (i < valid) static_cast<T*>(to)[i] = pack.at[i];
+}
+
+SINTER_DEVICE_INLINE void store(void* to, int type, const float (&v)[kWide], int valid) {
+  switch (type) {
+    case kF32:
+      return store_as<F32>(to, v, valid);
+    case kF16:
+      return store_as<F16>(to, v, valid);
+    case kBf16:
+      return store_as<Bf16>(to, v, valid);
+    default:
+      return store_as<E4m3>(to, v, valid);
+  }
+}
+
+SINTER_DEVICE_INLINE int64_t first_element() { return (int64_t(block_x()) * threads_x() + thread_x()) * kWide; }
+SINTER_DEVICE_INLINE int valid_of(int64_t left) { return int(least<int64_t>(left, kWide)); }
+SINTER_DEVICE_INLINE const char* at(const void* base, int64_t element, int type) {
+  return static_cast<const char*>(base) + element * bytes_of(type);
+}
+SINTER_DEVICE_INLINE char* at(void* base, int64_t element, int type) {
+  return static_cast<char*>(base) + element * bytes_of(type);
+}
+
+/// to[i] = from[i] * scale * row_scales[i / columns]
+SINTER_DEVICE_KERNEL(elements__cast, const void* from, int from_type, void* to, int to_type, int64_t count, float scale,
+                     const float* row_scales, int64_t columns) {
+  const int64_t first = first_element();
+  const int valid = valid_of(count - first);
+  if (valid <= 0) return;
+  float v[kWide];
+  load(at(from, first, from_type), from_type, v, valid);
+  if (row_scales) {
+    int64_t row = first / columns, column = first % columns;
+    SINTER_UNROLL
+    for (int i = 0; i < kWide; ++i) {
+      if (i < valid) v[i] *= row_scales[row];
+      if (++column == columns) {
+        column = 0;
+        ++row;
+      }
+    }
+  }
+  if (scale != 1.f) {
+    SINTER_UNROLL
+    for (int i = 0; i < kWide; ++i) v[i] *= scale;
+  }
+  store(at(to, first, to_type), to_type, v, valid);
+}
+
+/// A number's place in the sequence decides it, so any part can be made anywhere (Steele, Lea and Flood 2014, the mixing of
+/// SplitMix64 with the constants of Stafford's variant 13).
+SINTER_DEVICE_INLINE uint64_t mixed(uint64_t z) {
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+  return z ^ z >> 31;
+}
+
+/// to[i] = mean + factor * normal(seed, i), by Box and Muller 1958.
+SINTER_DEVICE_KERNEL(elements__normals, void* to, int type, int64_t count, uint64_t seed, float mean, float factor) {
+  const int64_t first = first_element();
+  const int valid = valid_of(count - first);
+  if (valid <= 0) return;
+  const uint64_t start = mixed(seed + 0x9e3779b97f4a7c15ull);
+  float v[kWide];
+  SINTER_UNROLL
+  for (int i = 0; i < kWide; i += 2) {
+    const uint64_t bits = mixed(start + uint64_t(first + i) * 0x9e3779b97f4a7c15ull);
+    const float uniform = (float(uint32_t(bits) >> 8) + 0.5f) * 0x1p-24f;  // never 0 or 1
+    const float angle = float(uint32_t(bits >> 32) >> 8) * (0x1p-24f * 6.2831853f);
+    const float radius = factor * square_root(-1.3862944f * log2_fast(uniform));  // sqrt(-2 ln u)
+    v[i] = mean + radius * cosine_fast(angle);
+    v[i + 1] = mean + radius * sine_fast(angle);
+  }
+  store(at(to, first, type), type, v, valid);
+}
+
+/// A block for each row: to[i] = table[indices[i]] as units of memory; rows that the table does not have become bytes 0xff, which
+/// is NaN in every type.
+template <class Unit>
+SINTER_DEVICE_INLINE void gather_rows(const Unit* table, int64_t rows, const int64_t* indices, Unit* to, int units,
+                                      int64_t table_stride, int64_t to_stride, Unit none) {
+  const int64_t row = indices[block_x()];
+  const bool inside = row >= 0 && row < rows;
+  Unit* out = to + block_x() * to_stride;
+  for (int i = thread_x(); i < units; i += threads_x()) out[i] = inside ? table[row * table_stride + i] : none;
+}
+SINTER_DEVICE_KERNEL(elements__gather_rows_16, const Words4* table, int64_t rows, const int64_t* indices, Words4* to, int units,
+                     int64_t table_stride, int64_t to_stride) {
+  const uint32_t ones = 0xffffffff;
+  gather_rows<Words4>(table, rows, indices, to, units, table_stride, to_stride, Words4{ones, ones, ones, ones});
+}
+SINTER_DEVICE_KERNEL(elements__gather_rows_1, const uint8_t* table, int64_t rows, const int64_t* indices, uint8_t* to, int units,
+                     int64_t table_stride, int64_t to_stride) {
+  gather_rows<uint8_t>(table, rows, indices, to, units, table_stride, to_stride, 0xff);
+}
+
+/// The largest of the values of all threads; shared memory: a float for each warp.
+SINTER_DEVICE_INLINE float block_max(float value) {
+  auto* shared = reinterpret_cast<float*>(shared_memory());
+  value = warp_max(value);
+  if (thread_x() % 32 == 0) shared[thread_x() / 32] = value;
+  barrier();
+  float all = shared[0];
+  for (int i = 1; i < threads_x() / 32; ++i) all = most(all, shared[i]);
+  return all;
+}
+
+constexpr float kLargestE4m3 = 448;
+
+/// A block for each row: scales[row] = largest |x| / 448 (1 for a row of zeros) and to = x / scale. `kHeld` vectors of each
+/// thread stay in registers, so that x is read once; 0: any number, read twice.
+template <int kHeld>
+SINTER_DEVICE_INLINE void quantise_rows(const void* x, int type, int64_t x_stride, int columns, uint8_t* to, int64_t to_stride,
+                                        float* scales) {
+  const int64_t row = block_x();
+  const char* from = at(x, row * x_stride, type);
+  const int step = threads_x() * kWide;
+  float held[kHeld ? kHeld : 1][kWide], largest = 0;
+  auto measure = [&](const float(&v)[kWide]) {
+    SINTER_UNROLL
+    for (int i = 0; i < kWide; ++i) largest = most(largest, __builtin_fabsf(v[i]));
+  };
+  if constexpr (kHeld) {
+    SINTER_UNROLL
+    for (int j = 0; j < kHeld; ++j) {
+      const int column = thread_x() * kWide + j * step;
+      load(at(from, column, type), type, held[j], valid_of(columns - column));
+    }
+    SINTER_UNROLL
+    for (int j = 0; j < kHeld; ++j) measure(held[j]);
+  } else {
+    for (int column = thread_x() * kWide; column < columns; column += step) {
+      load(at(from, column, type), type, held[0], valid_of(columns - column));
+      measure(held[0]);
+    }
+  }
+  largest = block_max(largest);
+  const float scale = largest > 0 ? largest / kLargestE4m3 : 1.f, factor = 1 / scale;
+  if (thread_x() == 0) scales[row] = scale;
+  auto write = [&](float(&v)[kWide], int column) {
+    SINTER_UNROLL
+    for (int i = 0; i < kWide; ++i) v[i] *= factor;
+    const int valid = valid_of(columns - column);
+    if (valid > 0) store_as<E4m3>(to + row * to_stride + column, v, valid);
+  };
+  if constexpr (kHeld) {
+    SINTER_UNROLL
+    for (int j = 0; j < kHeld; ++j) write(held[j], thread_x() * kWide + j * step);
+  } else {
+    for (int column = thread_x() * kWide; column < columns; column += step) {
+      load(at(from, column, type), type, held[0], valid_of(columns - column));
+      write(held[0], column);
+    }
+  }
+}
+SINTER_DEVICE_KERNEL(elements__quantise_rows, const void* x, int type, int64_t x_stride, int columns, uint8_t* to,
+                     int64_t to_stride, float* scales) {
+  quantise_rows<4>(x, type, x_stride, columns, to, to_stride, scales);
+}
+SINTER_DEVICE_KERNEL(elements__quantise_long_rows, const void* x, int type, int64_t x_stride, int columns, uint8_t* to,
+                     int64_t to_stride, float* scales) {
+  quantise_rows<0>(x, type, x_stride, columns, to, to_stride, scales);
+}
+
+/// Filters [k][c][taps] become [k][taps][c]: a block for some channels of one k. Shared memory: channels * taps floats.
+SINTER_DEVICE_KERNEL(elements__filters_channels_last, const void* from, int from_type, void* to, int to_type, int64_t c, int taps,
+                     int channels) {
+  auto* held = reinterpret_cast<float*>(shared_memory());
+  const int64_t k = block_y(), first = int64_t(block_x()) * channels;
+  const int count = int(least<int64_t>(channels, c - first));
+  float v[kWide];
+  for (int i = thread_x(); i < count * taps; i += threads_x()) {
+    load(at(from, (k * c + first) * taps + i, from_type), from_type, v, 1);
+    held[i] = v[0];
+  }
+  barrier();
+  for (int i = thread_x(); i < count * taps; i += threads_x()) {
+    const int tap = i / count, channel = i % count;
+    v[0] = held[channel * taps + tap];
+    store(at(to, (k * taps + tap) * c + first + channel, to_type), to_type, v, 1);
+  }
+}
+
+}  // namespace sinter::device

@@ -1,0 +1,85 @@
+#include "backends/cuda/kernels/kernels.h"
+
+#include <array>
+
+#include "base/error.h"
+
+namespace sinter::cuda {
+
+// One text for each module of modules.list, and one more where newer devices have an instruction for it.
+#define SINTER_DEVICE_MODULE(name) extern const std::string_view name##_ptx;
+#define SINTER_DEVICE_MODULE_89(name) extern const std::string_view name##_ptx, name##_ptx_sm_89;
+#include "backends/cuda/kernels/modules.list"
+#undef SINTER_DEVICE_MODULE
+#undef SINTER_DEVICE_MODULE_89
+
+namespace {
+
+struct BuiltIn {
+  std::string_view name, sm_80, sm_89;  ///< sm_89 empty where it would be the same
+};
+
+const auto& built_in() {
+  static const std::array all = {
+#define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}},
+#define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89},
+#include "backends/cuda/kernels/modules.list"
+#undef SINTER_DEVICE_MODULE
+#undef SINTER_DEVICE_MODULE_89
+  };
+  return all;
+}
+
+constexpr int kCudaOfSm89 = 12010;  // that took PTX 8.1 first, see SinterDeviceCode.cmake
+constexpr int64_t kSharedBytesWithoutAsking = 48 * 1024;
+
+}  // namespace
+
+Kernels::Kernels(const Context& context, Compile compile) : context_(context), compile_(std::move(compile)) {}
+
+std::span<const std::string_view> Kernels::modules() {
+  static const auto names = [] {
+    std::array<std::string_view, std::tuple_size_v<std::remove_cvref_t<decltype(built_in())>>> all;
+    for (size_t i = 0; i < all.size(); ++i) all[i] = built_in()[i].name;
+    return all;
+  }();
+  return names;
+}
+
+std::string_view Kernels::ptx(std::string_view module, const DeviceInfo& device) {
+  for (const BuiltIn& b : built_in())
+    if (b.name == module)
+      return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
+  fail(Code::NotFound, "there is no module of GPU kernels called {}", module);
+}
+
+std::map<std::string, std::string_view> Kernels::all_ptx() {
+  std::map<std::string, std::string_view> all;
+  for (const BuiltIn& b : built_in()) {
+    all[fmt::format("{} (sm_80)", b.name)] = b.sm_80;
+    if (!b.sm_89.empty()) all[fmt::format("{} (sm_89)", b.name)] = b.sm_89;
+  }
+  return all;
+}
+
+void Kernels::load(std::string_view module) {
+  if (loaded_.find(module) != loaded_.end()) return;
+  std::string cubin = compile_(context_, ptx(module, context_.device()), module);
+  loaded_.emplace(module, Module(context_, cubin, module));
+}
+
+const Function& Kernels::function(std::string_view kernel) {
+  if (auto found = functions_.find(kernel); found != functions_.end()) return found->second;
+  const std::string_view module = kernel.substr(0, kernel.find("__"));
+  load(module);
+  Function f = loaded_.find(module)->second.function(std::string(kernel));
+  const int64_t most = context_.device().shared_bytes;
+  if (most > kSharedBytesWithoutAsking) f.allow_shared_bytes(most - f.shared_bytes());
+  return functions_.emplace(kernel, f).first->second;
+}
+
+void KernelStream::launch(std::string_view kernel, const LaunchShape& shape, std::span<void* const> arguments) {
+  kernels_.function(kernel).launch(shape, stream_, arguments);
+}
+
+}  // namespace sinter::cuda

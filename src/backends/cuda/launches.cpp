@@ -1,0 +1,339 @@
+#include "backends/cuda/launches.h"
+
+#include "backends/cuda/calls/attention.h"
+#include "backends/cuda/calls/conv.h"
+#include "backends/cuda/calls/linear.h"
+#include "backends/cuda/kernels/attention.h"
+#include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/kernels/gemm.h"
+#include "backends/cuda/kernels/group_stats.h"
+
+namespace sinter::cuda {
+
+/// A unit as one call runs it.
+struct LaunchBuilder::Instance {
+  const Unit& unit;
+  const std::string& prefix;
+  DevicePtr base;
+  const std::vector<DevicePtr>&parameters, &results;
+  const UnitLayout& layout;
+  const Bindings& bindings;
+  size_t step = 0;
+
+  int64_t operator()(const Dim& dim) const { return dim.value(bindings); }
+  DevicePtr scratch() const { return base + DevicePtr(layout.scratch[step]); }
+};
+
+namespace {
+
+GroupStatsCall group_stats_call(const GroupStatsStep& step, const Bindings& bindings) {
+  GroupStatsCall call;
+  call.n = step.n.value(bindings), call.pixels = step.pixels.value(bindings);
+  call.channels = step.channels, call.groups = step.groups;
+  call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
+  return call;
+}
+
+}  // namespace
+
+int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bindings) {
+  if (const auto* stats = std::get_if<GroupStatsStep>(&step))
+    return group_stats_workspace_bytes(group_stats_call(*stats, bindings), context_.device().multiprocessors);
+  return 0;
+}
+
+void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
+                        std::vector<DevicePtr> results) {
+  Instance instance{unit, prefix, base, parameters, results, layout_.of(unit), layout_.bindings()};
+  for (size_t i = 0; i < unit.program.steps.size(); ++i) {
+    instance.step = i;
+    std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
+  }
+}
+
+void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants) {
+  Workspace workspace{engine_.workspace().at_least(workspace_bytes_), workspace_bytes_};
+  for (auto& [at, bind] : unbound_) launches_[at].run = bind(workspace);
+  engine_.vendor().prepare(engine_.stream());
+  engine_.stream().synchronize();  // constants are there
+  launches = std::move(launches_);
+  for (auto& [key, memory] : constants_) constants.push_back(std::move(memory));
+}
+
+void LaunchBuilder::launch(const char* kind, std::string detail, std::function<void()> run) {
+  launches_.push_back({kind, std::move(detail), std::move(run)});
+}
+
+void LaunchBuilder::call(const char* kind, std::string detail, int64_t bytes, Bind bind) {
+  workspace_bytes_ = std::max(workspace_bytes_, bytes);
+  unbound_.emplace_back(launches_.size(), std::move(bind));
+  launches_.push_back({kind, std::move(detail), {}});
+}
+
+Workspace LaunchBuilder::tuning_workspace() {
+  const int64_t bytes = std::max(engine_.vendor().limits().workspace_bytes, workspace_bytes_);
+  return {engine_.workspace().at_least(bytes), bytes};
+}
+
+DevicePtr LaunchBuilder::constant(const Unit& unit, int32_t index) {
+  auto [at, fresh] = constants_.try_emplace({&unit, index});
+  if (fresh) {
+    const Tensor& value = unit.program.constants[size_t(index)];
+    at->second = DeviceMemory(engine_.context(), std::max<int64_t>(value.bytes(), 1), "a constant");
+    copy_to_device(at->second.address(), value.data(), value.bytes(), engine_.stream());
+  }
+  return at->second.address();
+}
+
+DevicePtr LaunchBuilder::address(const Instance& in, const BufferRef& b) {
+  auto i = size_t(b.index);
+  switch (b.space) {
+    case BufferRef::parameter:
+      return in.parameters[i];
+    case BufferRef::result:
+      return in.results[i];
+    case BufferRef::temporary:
+      return in.base + DevicePtr(in.layout.temporaries[i]);
+    case BufferRef::constant:
+      return constant(in.unit, b.index);
+    case BufferRef::weight:
+      return weights_.get(in.unit, in.prefix, b.index);
+  }
+  return 0;
+}
+
+DevicePtr LaunchBuilder::address(const Instance& in, const Place& place, DType type) {
+  return address(in, place.buffer) + DevicePtr(in(place.offset) * byte_size(type));
+}
+
+void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
+  const KernelUse& use = step.use;
+  const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
+  const GpuSchedule& schedule = in.unit.program.variants[size_t(use.variant)].schedule;
+  std::vector<int64_t> params(size_t(kernel.param_count()), 0);
+  std::vector<uint64_t> addresses;
+  params[0] = in(use.columns);
+  for (size_t d = 0; d < use.outer.size(); ++d) params[1 + d] = in(use.outer[d]);
+  for (size_t i = 0; i < use.operands.size(); ++i) {
+    const OperandUse& o = use.operands[i];
+    auto at = size_t(kernel.operand_params(int(i)));
+    addresses.push_back(address(in, {o.buffer, o.offset}, kernel.operands[i].dtype));
+    for (size_t d = 0; d < o.strides.size(); ++d) params[at + d] = in(o.strides[d]);
+    params[at + o.strides.size()] = in(o.column_stride);
+    for (size_t d = 0; d < o.scales.size(); ++d) {
+      params[at + o.strides.size() + 1 + 2 * d] = in(o.scales[d].numerator);
+      params[at + o.strides.size() + 2 + 2 * d] = in(o.scales[d].denominator);
+    }
+  }
+  GpuLaunch bound = launch_of(kernel, schedule, params);
+  if (bound.blocks == 0) return;
+  set_addresses(bound, kernel, schedule, addresses);
+  LaunchShape shape{{uint32_t(bound.blocks)}, {uint32_t(bound.threads)}, 0};
+  std::string detail;
+  for (size_t d = 0; d < use.outer.size(); ++d) detail += fmt::format("{} x ", params[1 + d]);
+  detail += fmt::format("{}, {} operands", params[0], use.operands.size());
+  launch("kernel", std::move(detail), [=, function = function_of(in.unit, use.variant), arguments = bound.arguments, e = &engine_] {
+    void* pointer = const_cast<int64_t*>(arguments.data());
+    function.launch(shape, e->stream(), std::span<void* const>(&pointer, 1));
+  });
+}
+
+void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
+  const VendorTail& tail = *step.tail;
+  LinearShape shape;
+  shape.m = in(step.m), shape.n = step.n, shape.k = step.k, shape.batch = in(step.batch);
+  shape.a = shape.weights = step.a_type, shape.out = tail.out_type;
+  shape.a_stride = in(step.a_stride), shape.out_stride = in(step.out_stride);
+  shape.a_batch = in(step.a_batch_stride), shape.out_batch = in(step.out_batch_stride);
+  shape.epilogue = tail.gelu ? LinearEpilogue::BiasGelu : tail.bias >= 0 ? LinearEpilogue::Bias : LinearEpilogue::None;
+  shape.residual = tail.adds;
+  if (tail.adds) shape.residual_stride = in(tail.residual_stride), shape.residual_batch = in(tail.residual_batch_stride);
+  if (shape.a == DType::f32 && engine_.options().allow_tf32) shape.compute = LinearCompute::TF32;
+  if (shape.a == DType::f16 && engine_.options().f16_accumulate) shape.compute = LinearCompute::F16Accumulate;
+  if (shape.m * shape.batch == 0) return;
+
+  LinearBuffers buffers;
+  buffers.a = address(in, step.a, step.a_type);
+  buffers.weights = weights_.get(in.unit, in.prefix, step.weight) + DevicePtr(step.weight_row * step.k * byte_size(step.a_type));
+  buffers.out = address(in, step.out, tail.out_type);
+  if (tail.bias >= 0)
+    buffers.bias = weights_.get(in.unit, in.prefix, tail.bias) + DevicePtr(step.weight_row * byte_size(tail.out_type));
+  if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
+  for (DevicePtr p : {buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual})
+    while (p % DevicePtr(shape.alignment) != 0) shape.alignment /= 2;
+
+  bool vendor_can = !tail.gelu || tail.bias >= 0;
+  Planned<LinearPlan> plan;
+  if (vendor_can && engine_.options().tune) {
+    TuneOn<LinearBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
+    plan = plan_linear(engine_.vendor(), shape, &tune);
+  } else if (vendor_can) {
+    plan = plan_linear(engine_.vendor(), shape);
+  }
+  if (plan) {
+    call("linear", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
+    });
+    return;
+  }
+  MatmulCall own;
+  own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
+  own.a = buffers.a, own.w = buffers.weights, own.a_stride = shape.a_stride, own.a_batch_stride = shape.a_batch;
+  own.out_batch_stride = shape.out_batch, own.residual_batch_stride = shape.residual_batch;
+  own.epilogue = {.out = buffers.out,
+                  .out_type = tail.out_type,
+                  .out_stride = shape.out_stride,
+                  .bias = buffers.bias,
+                  .bias_type = tail.out_type,
+                  .gelu = tail.gelu,
+                  .residual = buffers.residual,
+                  .residual_type = tail.out_type,
+                  .residual_stride = shape.residual_stride};
+  engine_.kernels().load("gemm");
+  launch("linear (own)", shape.text(), [=, e = &engine_] { matmul(e->kernel_target(), own); });
+}
+
+void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {
+  LinearShape shape;
+  shape.m = in(step.m), shape.n = in(step.n), shape.k = in(step.k), shape.batch = in(step.batch);
+  shape.a = step.a_type, shape.weights = step.b_type, shape.out = step.out_type;
+  shape.a_batch = shape.m * shape.k, shape.weights_batch = step.shared_b ? 0 : shape.n * shape.k, shape.out_batch = shape.m * shape.n;
+  if (shape.a == DType::f32 && engine_.options().allow_tf32) shape.compute = LinearCompute::TF32;
+  if (shape.m * shape.n * shape.batch == 0) return;
+  LinearBuffers buffers;
+  buffers.a = address(in, step.a, step.a_type), buffers.weights = address(in, step.b, step.b_type);
+  buffers.out = address(in, step.out, step.out_type);
+  for (DevicePtr p : {buffers.a, buffers.weights, buffers.out})
+    while (p % DevicePtr(shape.alignment) != 0) shape.alignment /= 2;
+  if (step.a_type != step.b_type)
+    fail(Code::Unsupported, "a product of {} by {} has no form on the GPU", name(step.a_type), name(step.b_type));
+  if (Planned<LinearPlan> plan = plan_linear(engine_.vendor(), shape)) {
+    call("linear", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
+    });
+    return;
+  }
+  MatmulCall own;
+  own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
+  own.a = buffers.a, own.w = buffers.weights;
+  own.a_batch_stride = shape.a_batch, own.w_batch_stride = shape.weights_batch, own.out_batch_stride = shape.out_batch;
+  own.epilogue = {.out = buffers.out, .out_type = shape.out};
+  engine_.kernels().load("gemm");
+  launch("linear (own)", shape.text(), [=, e = &engine_] { matmul(e->kernel_target(), own); });
+}
+
+void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
+  const VendorTail& tail = *step.tail;
+  ConvShape shape;
+  shape.n = in(step.n), shape.c = step.c, shape.out_c = step.out_c, shape.type = step.in_type;
+  shape.axes = {{in(step.h), step.kernel_h, step.stride, step.top, step.bottom},
+                {in(step.w), step.kernel_w, step.stride, step.left, step.right}};
+  shape.bias = tail.bias >= 0, shape.allow_tf32 = engine_.options().allow_tf32;
+  if (shape.n * shape.out_pixels() == 0) return;
+  ConvBuffers buffers;
+  buffers.in = address(in, step.in, step.in_type);
+  buffers.weights = step.computed ? address(in, step.filter, step.filter_type) : weights_.get(in.unit, in.prefix, step.weight);
+  buffers.out = address(in, step.out, tail.out_type);
+  if (shape.bias) buffers.bias = weights_.get(in.unit, in.prefix, tail.bias);
+
+  Planned<ConvPlan> plan;
+  if (tail.out_type == step.in_type) {
+    if (engine_.options().tune) {
+      TuneOn<ConvBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
+      plan = plan_conv(engine_.vendor(), shape, &tune);
+    } else {
+      plan = plan_conv(engine_.vendor(), shape);
+    }
+  }
+  if (plan) {
+    call("conv", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
+    });
+    return;
+  }
+  ConvCall own;
+  own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
+  own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
+  own.pad_top = int(step.top), own.pad_left = int(step.left), own.pad_bottom = int(step.bottom), own.pad_right = int(step.right);
+  own.type = step.in_type, own.in = buffers.in, own.filters = buffers.weights;
+  own.epilogue = {.out = buffers.out, .out_type = tail.out_type, .bias = buffers.bias, .bias_type = tail.out_type};
+  engine_.kernels().load("gemm");
+  launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });
+}
+
+void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
+  auto strides = [&](const HeadPlace& p) { return HeadStrides{in(p.b), in(p.t), in(p.h)}; };
+  AttentionShape shape;
+  shape.b = in(step.b), shape.heads = in(step.heads), shape.queries = in(step.queries), shape.keys = in(step.keys);
+  shape.d = in(step.d), shape.type = step.in, shape.causal = step.causal, shape.allow_tf32 = engine_.options().allow_tf32;
+  shape.q = strides(step.q), shape.k = strides(step.k), shape.v = strides(step.v), shape.out = strides(step.out);
+  if (shape.b * shape.heads * shape.queries == 0) return;
+  AttentionBuffers buffers;
+  buffers.q = address(in, step.q.at, step.in), buffers.k = address(in, step.k.at, step.in);
+  buffers.v = address(in, step.v.at, step.in), buffers.out = address(in, step.out.at, step.out_type);
+  buffers.scale = float(step.scale);
+  int64_t bias_key_stride = 1;
+  if (step.biased) {
+    shape.bias = AttentionBias{DType::f32, strides(step.bias)};
+    buffers.bias = address(in, step.bias.at, DType::f32);
+    bias_key_stride = in(step.bias_key_stride);
+  }
+  Planned<AttentionPlan> plan;
+  if (step.in == step.out_type && bias_key_stride == 1) {
+    if (engine_.options().tune) {
+      TuneOn<AttentionBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
+      plan = plan_attention(engine_.vendor(), shape, &tune);
+    } else {
+      plan = plan_attention(engine_.vendor(), shape);
+    }
+  }
+  if (plan) {
+    call("attention", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
+    });
+    return;
+  }
+  AttentionCall own;
+  own.b = shape.b, own.heads = shape.heads, own.queries = shape.queries, own.keys = shape.keys, own.d = shape.d;
+  own.scale = buffers.scale, own.causal = shape.causal, own.type = shape.type;
+  own.q = buffers.q, own.k = buffers.k, own.v = buffers.v, own.out = buffers.out;
+  own.q_strides = shape.q, own.k_strides = shape.k, own.v_strides = shape.v, own.out_strides = shape.out;
+  if (shape.bias) own.bias = buffers.bias, own.bias_strides = shape.bias->strides, own.bias_key_stride = bias_key_stride;
+  for (const char* module : {"attention", "gemm"}) engine_.kernels().load(module);
+  call("attention (own)", shape.text(), attention_workspace_bytes(own), [=, e = &engine_](const Workspace& workspace) {
+    AttentionCall bound = own;
+    bound.workspace = workspace.address;
+    return [=] { attention(e->kernel_target(), bound); };
+  });
+}
+
+void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
+  GroupStatsCall call = group_stats_call(step, in.bindings);
+  call.x = address(in, step.x, step.type);
+  call.gamma = address(in, step.gamma, DType::f32), call.beta = address(in, step.beta, DType::f32);
+  call.out = address(in, step.out, DType::f32), call.workspace = in.scratch();
+  engine_.kernels().load("group_stats");
+  std::string detail = fmt::format("{} x {} x {}, {} groups", call.n, call.pixels, call.channels, call.groups);
+  launch("group_stats", std::move(detail), [=, e = &engine_] { group_stats(e->kernel_target(), call); });
+}
+
+void LaunchBuilder::add_step(const Instance& in, const EmbeddingStep& step) {
+  if (step.table_type != step.out_type)
+    fail(Code::Unsupported, "an embedding of a {} table as {} has no form on the GPU", name(step.table_type), name(step.out_type));
+  GatherRowsCall call;
+  call.table = address(in, step.table, step.table_type), call.type = step.table_type;
+  call.rows = in(step.rows), call.columns = step.width, call.count = in(step.count);
+  call.indices = address(in, step.indices, DType::i64), call.to = address(in, step.out, step.out_type);
+  engine_.kernels().load("elements");
+  launch("embedding", fmt::format("{} of {}", call.count, call.rows), [=, e = &engine_] { gather_rows(e->kernel_target(), call); });
+}
+
+void LaunchBuilder::add_step(const Instance& in, const CallStep& step) {
+  const auto& callee = in.unit.callees[size_t(step.callee)];
+  std::vector<DevicePtr> arguments, results;
+  for (BufferRef b : step.arguments) arguments.push_back(address(in, b));
+  for (BufferRef b : step.results) results.push_back(address(in, b));
+  add(*callee.unit, in.prefix + callee.prefix, in.scratch(), std::move(arguments), std::move(results));
+}
+
+}  // namespace sinter::cuda

@@ -1,0 +1,64 @@
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backends/cuda/weights.h"
+#include "compiler/layout.h"
+
+namespace sinter::cuda {
+
+/// One thing that is queued on the engine's stream, with all its addresses.
+struct Launch {
+  const char* kind;  ///< "linear", "conv", "attention", "kernel", ...
+  std::string detail;  ///< its shape, for people
+  std::function<void()> run;
+  double seconds = 0;  ///< of all measured runs
+};
+
+/// Walks the steps of programs at one binding of sizes and makes their launches.
+class LaunchBuilder {
+ public:
+  LaunchBuilder(Engine& engine, const Layout& layout, const BoundWeights& weights)
+      : engine_(engine), layout_(layout), weights_(weights) {}
+
+  /// The launches of a unit whose temporaries begin at `base`, with its weights named by `prefix`.
+  void add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
+           std::vector<DevicePtr> results);
+  /// Takes the workspace that the vendors' calls turned out to need, and gives all launches and the memory of constants.
+  void finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants);
+
+ private:
+  struct Instance;
+  template <class Buffers>
+  using Tune = std::unique_ptr<TuneOn<Buffers>>;
+  using Bind = std::function<std::function<void()>(const Workspace&)>;
+
+  void add_step(const Instance& in, const RowStep& step);
+  void add_step(const Instance& in, const LinearStep& step);
+  void add_step(const Instance& in, const ConvStep& step);
+  void add_step(const Instance& in, const MatmulStep& step);
+  void add_step(const Instance& in, const AttentionStep& step);
+  void add_step(const Instance& in, const GroupStatsStep& step);
+  void add_step(const Instance& in, const EmbeddingStep& step);
+  void add_step(const Instance& in, const CallStep& step);
+
+  DevicePtr address(const Instance& in, const BufferRef& buffer);
+  DevicePtr address(const Instance& in, const Place& place, DType type);
+  DevicePtr constant(const Unit& unit, int32_t index);
+  void launch(const char* kind, std::string detail, std::function<void()> run);
+  /// A call that needs `bytes` of the shared workspace, bound when that is there.
+  void call(const char* kind, std::string detail, int64_t bytes, Bind bind);
+  /// Vendor calls read and write what they like while candidates are timed: random numbers, not zeros, in everything.
+  Workspace tuning_workspace();
+
+  Engine& engine_;
+  const Layout& layout_;
+  const BoundWeights& weights_;
+  std::vector<Launch> launches_;
+  std::vector<std::pair<size_t, Bind>> unbound_;
+  int64_t workspace_bytes_ = 0;
+  std::map<std::pair<const Unit*, int32_t>, DeviceMemory> constants_;
+};
+
+}  // namespace sinter::cuda

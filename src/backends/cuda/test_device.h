@@ -1,0 +1,41 @@
+#pragma once
+#include <doctest/doctest.h>
+
+#include <memory>
+#include <vector>
+
+#include "backends/cuda/driver.h"
+
+namespace sinter::cuda {
+
+/// The device that tests run on: cuda:0, opened once for the test program.
+struct TestDevice {
+  Context context{0};
+  Stream stream{context};
+
+  template <class T>
+  DeviceMemory upload(const std::vector<T>& values) {
+    DeviceMemory memory(context, int64_t(values.size() * sizeof(T)));
+    copy_to_device(memory.address(), values.data(), memory.bytes(), stream);
+    stream.synchronize();
+    return memory;
+  }
+  template <class T>
+  std::vector<T> download(DevicePtr from, size_t count) {
+    std::vector<T> values(count);
+    copy_to_host(values.data(), from, int64_t(count * sizeof(T)), stream);
+    stream.synchronize();
+    return values;
+  }
+};
+
+/// Null without a device, after saying so: the test is skipped by name.
+inline TestDevice* test_device() {
+  static std::string why;
+  static const std::unique_ptr<TestDevice> device = devices(&why).empty() ? nullptr : std::make_unique<TestDevice>();
+  if (!device) MESSAGE("skipped: no CUDA device (" << why << ")");
+  if (device) device->context.make_current();
+  return device.get();
+}
+
+}  // namespace sinter::cuda

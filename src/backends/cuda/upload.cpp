@@ -1,0 +1,84 @@
+#include "backends/cuda/upload.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backends/cuda/kernels/elements.h"
+
+namespace sinter::cuda {
+namespace {
+
+constexpr int64_t kSlotBytes = int64_t(32) << 20;
+constexpr size_t kSlots = 3;
+constexpr int64_t kPiece = int64_t(1) << 20;  // of one thread
+
+bool converts_on_device(DType type) {
+  return type == DType::f32 || type == DType::f16 || type == DType::bf16 || type == DType::f8e4m3 || type == DType::f8e5m2;
+}
+
+}  // namespace
+
+Uploader::Uploader(Engine& engine) : engine_(engine) {
+  engine.context().make_current();
+  engine.kernels().load("elements");
+}
+
+Uploader::~Uploader() {
+  try {
+    finish();
+  } catch (const Error&) {  // the caller is on its way out with a better reason
+  }
+}
+
+void Uploader::copy(const std::byte* from, int64_t bytes, DevicePtr to) {
+  for (int64_t done = 0; done < bytes;) {
+    if (ring_.size() < kSlots) {
+      ring_.push_back({PinnedMemory(engine_.context(), kSlotBytes), std::make_unique<Event>(engine_.context())});
+      next_ = ring_.size() - 1;
+    }
+    Slot& slot = ring_[next_];
+    next_ = (next_ + 1) % kSlots;
+    if (slot.used) slot.free->synchronize();
+    int64_t part = std::min(kSlotBytes, bytes - done);
+    int64_t pieces = (part + kPiece - 1) / kPiece;
+    auto fill = [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i)
+        std::memcpy(slot.memory.data() + i * kPiece, from + done + i * kPiece, size_t(std::min(kPiece, part - i * kPiece)));
+    };
+    engine_.pool().parallel_for(pieces, 1, fill);
+    copy_to_device(to + DevicePtr(done), slot.memory.data(), part, engine_.stream());
+    slot.free->record(engine_.stream());
+    slot.used = true;
+    done += part;
+  }
+}
+
+DevicePtr Uploader::staging(int64_t bytes) {
+  if (staging_.bytes() < bytes) {
+    engine_.stream().synchronize();
+    staging_ = {};
+    staging_ = DeviceMemory(engine_.context(), bytes, "a weight on its way");
+  }
+  return staging_.address();
+}
+
+void Uploader::rows(const Tensor& tensor, DevicePtr to, DType type) {
+  if (tensor.bytes() == 0) return;
+  if (tensor.dtype() == type) return copy(tensor.data(), tensor.bytes(), to);
+  if (!converts_on_device(tensor.dtype()) || !converts_on_device(type)) return rows(tensor.to(type), to, type);
+  DevicePtr raw = staging(tensor.bytes());
+  copy(tensor.data(), tensor.bytes(), raw);
+  cast(engine_.kernel_target(), {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()});
+}
+
+void Uploader::filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {
+  if (!converts_on_device(tensor.dtype())) return filters(tensor.to(type), to, type, k, c, taps);
+  DevicePtr raw = staging(tensor.bytes());
+  copy(tensor.data(), tensor.bytes(), raw);
+  filters_channels_last(engine_.kernel_target(),
+                        {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = taps});
+}
+
+void Uploader::finish() { engine_.stream().synchronize(); }
+
+}  // namespace sinter::cuda

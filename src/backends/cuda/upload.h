@@ -1,0 +1,37 @@
+#pragma once
+#include <vector>
+
+#include "backends/cuda/engine.h"
+
+namespace sinter::cuda {
+
+/// Brings tensors to the device: through a ring of page-locked buffers that several threads fill while the bus empties them, and
+/// converted there where the device wants another type or order.
+class Uploader {
+ public:
+  explicit Uploader(Engine& engine);
+  ~Uploader();
+
+  /// The elements in order, as `type`.
+  void rows(const Tensor& tensor, DevicePtr to, DType type);
+  /// Convolution weights [k, c, taps] as [k, taps, c].
+  void filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps);
+  void finish();
+
+ private:
+  struct Slot {
+    PinnedMemory memory;
+    std::unique_ptr<Event> free;
+    bool used = false;
+  };
+  /// Raw bytes; the stream owns them when this returns.
+  void copy(const std::byte* from, int64_t bytes, DevicePtr to);
+  DevicePtr staging(int64_t bytes);
+
+  Engine& engine_;
+  std::vector<Slot> ring_;
+  size_t next_ = 0;
+  DeviceMemory staging_;
+};
+
+}  // namespace sinter::cuda
