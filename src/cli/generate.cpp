@@ -12,6 +12,7 @@
 #include "cli/output.h"
 #include "hardware/memory.h"
 #include "io/image.h"
+#include "models/vae_image.h"
 #include "pipelines/image_model.h"
 #include "pipelines/picture_names.h"
 
@@ -140,17 +141,18 @@ void name_idle_options(const Settings& s, const Family& family, const DeviceChoi
   idle(s.lossless && !s.out.ends_with(".webp"), "--lossless", "only WebP has the choice");
 }
 
-void check_size(int64_t size, const char* option) {
-  if (size % 8 == 0) return;
-  throw UsageError(
-      fmt::format("{} {} is not a multiple of 8; the nearest are {} and {}", option, size, size / 8 * 8, size / 8 * 8 + 8));
+void check_size(int64_t size, int64_t scale, const char* option) {
+  if (size % scale == 0) return;
+  throw UsageError(fmt::format("{} {} is not a multiple of {}; the nearest are {} and {}", option, size, scale,
+                               size / scale * scale, size / scale * scale + scale));
 }
 
 /// What can be known to be wrong before any file is read.
 void check_settings(const Settings& s) {
   check_picture_name(s.out);
-  check_size(s.width, "--width");
-  check_size(s.height, "--height");
+  // The autoencoders of all families scale alike; the model's own is looked at again when it is known.
+  check_size(s.width, sd_vae_config().scale(), "--width");
+  check_size(s.height, sd_vae_config().scale(), "--height");
   if (!is_utf8(s.prompt)) throw UsageError("--prompt: UTF-8 text is expected, and this has other bytes");
   if (!is_utf8(s.negative)) throw UsageError("--negative: UTF-8 text is expected, and this has other bytes");
 }
@@ -236,8 +238,11 @@ class Generation {
 
     const SamplingDefaults& d = model_->family().defaults;
     if (!s_.init_image.empty()) init_ = read_image(s_.init_image).pixels;
-    if (!s_.width) s_.width = init_.empty() ? d.width : init_.dim(1) / 8 * 8;
-    if (!s_.height) s_.height = init_.empty() ? d.height : init_.dim(0) / 8 * 8;
+    const int64_t scale = model_->scale();
+    if (!s_.width) s_.width = init_.empty() ? d.width : init_.dim(1) / scale * scale;
+    if (!s_.height) s_.height = init_.empty() ? d.height : init_.dim(0) / scale * scale;
+    check_size(s_.width, scale, "--width");
+    check_size(s_.height, scale, "--height");
     if (!init_.empty()) init_ = resized(init_, s_.height, s_.width);
     job_.sampler = s_.sampler.empty() ? std::string(d.sampler) : s_.sampler;
     job_.scheduler = s_.scheduler.empty() ? std::string(d.scheduler) : s_.scheduler;
@@ -275,12 +280,13 @@ class Generation {
 
     int64_t available = session_.available_bytes();
     if (s_.tile)
-      tiles_ = DecodeTiles{s_.tile / 8, s_.tile / 32};
+      tiles_ = DecodeTiles{s_.tile / model_->scale(), s_.tile / model_->scale() / 4};
     else
       tiles_ = model_->choose_tiles(shape, available);
     planned_ = model_->planned_peak_bytes(shape, tiles_);
-    note(fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)),
-                     tiles_ ? fmt::format("; the picture is decoded in tiles of {} pixels", tiles_->tile * 8) : ""));
+    note(
+        fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)),
+                    tiles_ ? fmt::format("; the picture is decoded in tiles of {} pixels", tiles_->tile * model_->scale()) : ""));
     if (planned_ > available)
       fail(Code::OutOfMemory,
            "the run needs {} and {} are available; make the picture or the batch smaller, or close other programs",

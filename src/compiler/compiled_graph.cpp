@@ -3,7 +3,6 @@
 #include <chrono>
 #include <mutex>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "graph/ops.h"
 
@@ -92,20 +91,18 @@ struct Job {
 
 }  // namespace
 
-void CompileReport::add(const CompileReport& other) {
-  needed += other.needed, cached += other.cached, compiled += other.compiled, seconds += other.seconds;
-  reasons.insert(reasons.end(), other.reasons.begin(), other.reasons.end());
+bool CompileReport::count(const Digest& key) {
+  if (!counted.insert(key).second) return false;
+  ++needed;
+  return true;
 }
 
-CompileReport CompiledGraph::foresee(Engine& engine, const Graph& graph, const CompileOptions& options) {
+void CompiledGraph::foresee(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report) {
   std::vector<Named> graphs;
   std::unordered_map<const Graph*, int> seen;
   collect(graph, options.label, graphs, seen);
-  CompileReport report;
-  std::unordered_set<Digest, DigestHash> counted;
   auto count = [&](const Digest& key, const CompileFacts& facts) {
-    if (!counted.insert(key).second) return;
-    ++report.needed;
+    if (!report.count(key)) return;
     if (engine.cache().contains(key))
       ++report.cached;
     else
@@ -116,7 +113,6 @@ CompileReport CompiledGraph::foresee(Engine& engine, const Graph& graph, const C
     count(s.key, s.facts);
   }
   for (const SharedProgram& shared : engine.shared_programs()) count(shared.key, shared.facts);
-  return report;
 }
 
 CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report)
@@ -171,7 +167,7 @@ void CompiledGraph::find_programs(const CompileOptions& options, CompileReport& 
       const Job& job = jobs[size_t(i)];
       Lookup lookup = in_context("compiling " + job.facts.label, [&] { return job.run(engine_); });
       std::lock_guard lock(mutex);
-      ++report.needed;
+      if (!report.count(job.key)) continue;
       ++(lookup.hit ? report.cached : report.compiled);
       if (!lookup.hit) report.reasons.push_back(job.facts.label + ": " + lookup.reason);
     }

@@ -32,8 +32,8 @@ class CompiledGraph {
  public:
   /// Finds every program in the engine's cache, and compiles what is missing on all threads.
   CompiledGraph(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report);
-  /// What compiling would take: needed, cached, seconds expected. Compiles nothing.
-  static CompileReport foresee(Engine& engine, const Graph& graph, const CompileOptions& options);
+  /// What compiling would take beside what the report has already: needed, cached, seconds expected. Compiles nothing.
+  static void foresee(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report);
 
   const Unit& root() const { return *root_; }
   Engine& engine() const { return engine_; }

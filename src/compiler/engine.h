@@ -17,12 +17,15 @@ class CompiledGraph;
 class Layout;
 struct Unit;
 
-/// Counts and reasons of one or several compiles; the fields of `--json`.
+/// Counts and reasons of the compiles of a run; the fields of `--json`. A program counts once, also where several networks share
+/// it, as all do the matrix kernels.
 struct CompileReport {
   int needed = 0, cached = 0, compiled = 0;
   double seconds = 0;
   std::vector<std::string> reasons;  ///< one for each compile
-  void add(const CompileReport& other);
+  std::set<Digest> counted;          ///< the programs in `needed`
+  /// Whether this program had not been counted; it is then.
+  bool count(const Digest& key);
 };
 
 /// Where weights come from: the tensor of a full name, in any float type, with the declared number of elements.

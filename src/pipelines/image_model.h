@@ -74,6 +74,8 @@ class ImageModel {
 
   const Family& family() const { return *parts_.family; }
   const ModelSampling& sampling() const { return sampling_; }
+  /// Pixels along one side of a latent's element.
+  int64_t scale() const { return scale_; }
   /// Reads LoRA files and changes weights by them from now on; compiles nothing. Gives the keys that nobody knows.
   struct LoraRequest {
     std::filesystem::path file;
@@ -85,7 +87,7 @@ class ImageModel {
   EncodedPrompt encode(const std::string& prompt, int clip_skip = 0);
   /// The denoised latents, in the autoencoder's units.
   Tensor sample(const SamplingJob& job);
-  /// pixels f32[batch, height, width, 3] in 0..1 -> latents; sizes are cropped to multiples of 8 about the middle.
+  /// pixels f32[batch, height, width, 3] in 0..1 -> latents; sizes are cropped to multiples of scale() about the middle.
   Tensor encode_image(const Tensor& pixels);
   /// Latents -> pixels f32[batch, height, width, 3] in 0..1; in tiles if `tiles` says so.
   Tensor decode(const Tensor& latent, const std::optional<DecodeTiles>& tiles = {});
@@ -134,6 +136,7 @@ class ImageModel {
   LoraStack loras_;
   std::vector<std::unique_ptr<TextEncoder>> encoders_;
   int clip_skip_ = 0;
+  int64_t scale_ = 0;  // of the autoencoder
   std::unique_ptr<Network> denoiser_, vae_encoder_, vae_decoder_;
   std::unique_ptr<ClipTokenizer> clip_tokenizer_;
   std::unique_ptr<T5Tokenizer> t5_tokenizer_;

@@ -47,7 +47,7 @@ std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
   std::vector<Stage> list;
   for (auto& encoder : encoders_)
     list.push_back({encoder->component, encoder->network.get(), {{id(kBatch), 2}, {id(kText), 256}}});
-  Bindings picture{{id(kBatch), run.batch}, {id(kHeight), run.height / 8}, {id(kWidth), run.width / 8}};
+  Bindings picture{{id(kBatch), run.batch}, {id(kHeight), run.height / scale()}, {id(kWidth), run.width / scale()}};
   Bindings start{{id(kBatch), 1}, {id(kPictureHeight), run.height}, {id(kPictureWidth), run.width}};
   if (run.from_image && vae_encoder_) list.push_back({Component::Vae, vae_encoder_.get(), start});
   Bindings step = picture;
@@ -60,7 +60,7 @@ std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
 
 CompileReport ImageModel::foresee(const RunShape& run) {
   CompileReport report;
-  for (const Stage& stage : stages(run)) report.add(stage.network->foresee(stage.sizes));
+  for (const Stage& stage : stages(run)) stage.network->foresee(stage.sizes, report);
   return report;
 }
 
@@ -76,7 +76,7 @@ int64_t ImageModel::loading_peak_bytes(const Stage& stage) {
 }
 
 int64_t ImageModel::decode_buffer_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles) {
-  int64_t height = run.height / 8, width = run.width / 8;
+  int64_t height = run.height / scale(), width = run.width / scale();
   auto buffers = [&](int64_t batch, int64_t tile_height, int64_t tile_width) {
     return vae_decoder_->arena_bytes(
         {{id(kBatch), batch}, {id(kHeight), std::min(height, tile_height)}, {id(kWidth), std::min(width, tile_width)}});

@@ -85,13 +85,13 @@ Network::Network(Session& session, std::string label, std::unique_ptr<Graph> gra
 
 Network::~Network() = default;
 
-CompileReport Network::foresee(const Bindings& bindings) {
-  if (session_.options().backend == Backend::Reference) return {};
+void Network::foresee(const Bindings& bindings, CompileReport& report) {
+  if (session_.options().backend == Backend::Reference) return;
   CompileOptions options{session_.options().backend == Backend::Native, label_};
-  if (session_.options().dynamic) return CompiledGraph::foresee(session_.engine(), *graph_, options);
+  if (session_.options().dynamic) return CompiledGraph::foresee(session_.engine(), *graph_, options, report);
   Graph specialised;
   copy_graph(*graph_, specialised, bindings);
-  return CompiledGraph::foresee(session_.engine(), specialised, options);
+  CompiledGraph::foresee(session_.engine(), specialised, options, report);
 }
 
 Network::Compiled& Network::compiled_for(const Bindings& bindings) {

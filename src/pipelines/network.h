@@ -57,8 +57,8 @@ class Network {
   Network(Network&&) = delete;
 
   const Graph& graph() const { return *graph_; }
-  /// What compiling for these sizes would take, without compiling.
-  CompileReport foresee(const Bindings& bindings);
+  /// Adds what compiling for these sizes would take, without compiling.
+  void foresee(const Bindings& bindings, CompileReport& report);
   /// Compiles or finds the programs for these sizes.
   void compile(const Bindings& bindings);
   /// Bytes of loaded weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans nothing.

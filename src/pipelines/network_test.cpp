@@ -46,6 +46,24 @@ TEST_CASE("a dynamic network is compiled once for all sizes") {
   CHECK(compiled_after(session) == std::vector<int>{2, 2, 2});  // matrix kernels and the graph
 }
 
+TEST_CASE("what two networks share counts once: a program that both have, and the matrix kernels") {
+  Session session({.backend = Backend::Native, .threads = 2}, {.memory_only = true});
+  Network first(session, "first", small_graph(), weight), second(session, "second", small_graph(), weight);
+  Bindings sizes = sizes_of(first.graph(), {{"x", rows(4)}});
+  CompileReport foreseen;
+  for (Network* network : {&first, &second}) network->foresee(sizes, foreseen);
+  CHECK(foreseen.needed == 2);
+  CHECK(foreseen.cached == 0);
+  for (Network* network : {&first, &second}) network->compile(sizes);
+  CHECK(session.compiled().needed == 2);
+  CHECK(session.compiled().compiled == 2);
+  CHECK(session.compiled().cached == 0);
+  CompileReport again;
+  for (Network* network : {&first, &second}) network->foresee(sizes, again);
+  CHECK(again.needed == 2);
+  CHECK(again.cached == 2);
+}
+
 TEST_CASE("a network of fixed sizes is compiled for each, saying why, and found again for one it has seen") {
   Session session({.backend = Backend::Native, .dynamic = false, .threads = 2}, {.memory_only = true});
   CHECK(compiled_after(session) == std::vector<int>{2, 3, 3});
