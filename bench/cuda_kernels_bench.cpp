@@ -118,7 +118,7 @@ class Bench {
     call.v = call.k + step;
     call.out = out_.address();
     call.q_strides = call.k_strides = call.v_strides = call.out_strides = {heads * tokens * d, heads * d, d};
-    DeviceMemory workspace(context_, attention_workspace_bytes(call));
+    DeviceMemory workspace(context_, attention_workspace_bytes(call, attention_keeps_scores(call)));
     call.workspace = workspace.address();
     run_flops(fmt::format("attention {}x{}x{} {}", heads, tokens, d, name(type)),
               4.0 * double(heads) * double(tokens) * double(tokens) * double(d), [&] { attention(target_, call); });
