@@ -114,8 +114,11 @@ bool is_symbol_name(const std::string& name) {
 class Reader {
  public:
   std::unique_ptr<Graph> document(const Json& json) {
-    if (json.at("sinter_graph") != kVersion)
-      fail(Code::Corrupt, "a graph of version {}, this program reads version {}", json.at("sinter_graph").dump(), kVersion);
+    // Only a number is shown: printing a list of a hundred thousand lists would recurse as deep.
+    const Json& version = json.at("sinter_graph");
+    if (version != kVersion)
+      fail(Code::Corrupt, "a graph of version {}, this program reads version {}",
+           version.is_number() ? version.dump() : version.type_name(), kVersion);
     for (const auto& [name, facts] : json.at("symbols").items()) declare_symbol(name, facts);
     for (const Json& function : json.at("functions")) {
       auto made = std::make_shared<Function>();

@@ -125,6 +125,8 @@ TEST_CASE("hostile sizes are refused before memory is asked for") {
   refused(text(R"("(a)/2":[1,2,1])", "", ""), "not a symbol's name");
   refused(text(R"("serial_q":[1,2,0])", "", ""), "cannot be");
   refused(R"([)", "not a graph of ours");
+  // A printer that recursed would run out of stack.
+  refused(R"({"sinter_graph":)" + std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}", "a graph of version array");
   refused(R"({"sinter_graph":1})", "not a graph of ours");
 
   std::string input = node("input", R"("name":"p","dtype":"f32","shape":"[1]")"), functions;
