@@ -17,7 +17,6 @@ namespace sinter::cpu {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kHugePage = int64_t(2) << 20;
 
 int64_t aligned(int64_t bytes) { return round_up(std::max<int64_t>(bytes, 1), kAlignment); }
 

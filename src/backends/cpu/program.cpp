@@ -15,6 +15,7 @@ std::vector<SymbolId> symbols_of(const Graph& graph) {
   for (auto [id, number] : numbering.numbers())
     if (symbol_info(id).divisor == 0) by_number[number] = id;
   std::vector<SymbolId> symbols;
+  symbols.reserve(by_number.size());
   for (auto [number, id] : by_number) symbols.push_back(id);
   return symbols;
 }
