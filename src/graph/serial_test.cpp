@@ -76,6 +76,7 @@ TEST_CASE("a changed file is corrupt, and the error says where") {
   says("\"stride\": \"2\"", "\"steps\": \"2\"", "stride is missing");
   says("\"function\": \"0\"", "\"function\": \"1\"", "no function 1");
   says("\"sinter_graph\": 1", "\"sinter_graph\": 2", "version 2");
+  says("\"serial_rows\": [\n   2,", "\"serial_rows\": [\n   2e70,", "a whole number was expected");
   says("serial_rows-1", "serial_rows", "do not lie in axis 1");
 }
 
