@@ -125,7 +125,7 @@ TEST_CASE("a damaged object is refused by name of what is wrong") {
                 "multiple of its entries");
   check_refused(sections([](Elf64_Shdr& s) { return s.sh_type == SHT_SYMTAB && (s.sh_type = SHT_PROGBITS); }), "symbol table");
   uint64_t most = good.size();
-  check_refused(sections([&](Elf64_Shdr& s) { return s.sh_type == SHT_PROGBITS && (s.sh_offset = 0, s.sh_size = most); }),
+  check_refused(sections([&](Elf64_Shdr& s) { return s.sh_type == SHT_PROGBITS && (s.sh_offset = 0, (s.sh_size = most)); }),
                 "sections of");
 
   auto relocations = [&](const std::function<void(Elf64_Rela&)>& change) {
