@@ -34,7 +34,8 @@ struct Settings {
   std::optional<uint64_t> seed;
   std::filesystem::path init_image;
   std::vector<std::string> loras;
-  std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto", weight_dtype = "auto";
+  std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto",
+              weight_dtype = "auto";
   bool dynamic = true, json = false, no_cache = false, force_tiles = false;
   int64_t tile = 0;
   int quality = 90;
@@ -192,8 +193,7 @@ std::string parameters_text(const Settings& s, const SamplingJob& job, uint64_t 
 /// The run: prompts, steps, pictures, and the figures of --json.
 class Generation {
  public:
-  explicit Generation(Settings settings)
-      : s_(std::move(settings)), session_(session_options(s_), cache_options(s_)) {}
+  explicit Generation(Settings settings) : s_(std::move(settings)), session_(session_options(s_), cache_options(s_)) {}
 
   int run() {
     catch_interrupts();

@@ -133,10 +133,11 @@ void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
   std::string detail;
   for (size_t d = 0; d < use.outer.size(); ++d) detail += fmt::format("{} x ", params[1 + d]);
   detail += fmt::format("{}, {} operands", params[0], use.operands.size());
-  launch("kernel", std::move(detail), [=, function = function_of(in.unit, use.variant), arguments = bound.arguments, e = &engine_] {
-    void* pointer = const_cast<int64_t*>(arguments.data());
-    function.launch(shape, e->stream(), std::span<void* const>(&pointer, 1));
-  });
+  launch("kernel", std::move(detail),
+         [=, function = function_of(in.unit, use.variant), arguments = bound.arguments, e = &engine_] {
+           void* pointer = const_cast<int64_t*>(arguments.data());
+           function.launch(shape, e->stream(), std::span<void* const>(&pointer, 1));
+         });
 }
 
 void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
@@ -198,7 +199,8 @@ void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {
   LinearShape shape;
   shape.m = in(step.m), shape.n = in(step.n), shape.k = in(step.k), shape.batch = in(step.batch);
   shape.a = step.a_type, shape.weights = step.b_type, shape.out = step.out_type;
-  shape.a_batch = shape.m * shape.k, shape.weights_batch = step.shared_b ? 0 : shape.n * shape.k, shape.out_batch = shape.m * shape.n;
+  shape.a_batch = shape.m * shape.k, shape.weights_batch = step.shared_b ? 0 : shape.n * shape.k,
+  shape.out_batch = shape.m * shape.n;
   if (shape.a == DType::f32 && engine_.options().allow_tf32) shape.compute = LinearCompute::TF32;
   if (shape.m * shape.n * shape.batch == 0) return;
   LinearBuffers buffers;
@@ -330,13 +332,15 @@ void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
 
 void LaunchBuilder::add_step(const Instance& in, const EmbeddingStep& step) {
   if (step.table_type != step.out_type)
-    fail(Code::Unsupported, "an embedding of a {} table as {} has no form on the GPU", name(step.table_type), name(step.out_type));
+    fail(Code::Unsupported, "an embedding of a {} table as {} has no form on the GPU", name(step.table_type),
+         name(step.out_type));
   GatherRowsCall call;
   call.table = address(in, step.table, step.table_type), call.type = step.table_type;
   call.rows = in(step.rows), call.columns = step.width, call.count = in(step.count);
   call.indices = address(in, step.indices, DType::i64), call.to = address(in, step.out, step.out_type);
   engine_.kernels().load("elements");
-  launch("embedding", fmt::format("{} of {}", call.count, call.rows), [=, e = &engine_] { gather_rows(e->kernel_target(), call); });
+  launch("embedding", fmt::format("{} of {}", call.count, call.rows),
+         [=, e = &engine_] { gather_rows(e->kernel_target(), call); });
 }
 
 void LaunchBuilder::add_step(const Instance& in, const CallStep& step) {

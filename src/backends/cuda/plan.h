@@ -9,8 +9,8 @@
 
 namespace sinter::cuda {
 
-/// A launch list in device memory. Nothing in a run allocates or waits but the last copy; from the second run on the whole list is
-/// one device graph. When the arena has been replaced for a larger plan, the list is made again.
+/// A launch list in device memory. Nothing in a run allocates or waits but the last copy; from the second run on the whole list
+/// is one device graph. When the arena has been replaced for a larger plan, the list is made again.
 class Plan final : public sinter::Plan {
  public:
   Plan(Engine& engine, const CompiledGraph& compiled, const Layout& layout, const BoundWeights& weights);

@@ -101,11 +101,13 @@ class Validator {
     expect(below(v.kernel, p_.kernels.size()), "a variant is of no kernel");
     const GpuSchedule& s = v.schedule;
     auto power_of_two = [](int n) { return n > 0 && (n & (n - 1)) == 0; };
-    expect(s.columns >= 0 && power_of_two(s.vector) && s.vector <= 8 && s.turns > 0 && s.turns <= 1024, "a schedule is impossible");
+    expect(s.columns >= 0 && power_of_two(s.vector) && s.vector <= 8 && s.turns > 0 && s.turns <= 1024,
+           "a schedule is impossible");
     expect(s.row_threads > 0 && s.block_rows > 0 && s.row_threads <= 1024 && s.block_rows <= 1024 / s.row_threads,
            "a block has too many threads");
     expect(s.operands.size() == p_.kernels[size_t(v.kernel)].operands.size(), "a schedule is of another kernel");
-    for (const auto& operand : s.operands) expect(power_of_two(operand.access) && operand.access <= 16, "an access is impossible");
+    for (const auto& operand : s.operands)
+      expect(power_of_two(operand.access) && operand.access <= 16, "an access is impossible");
   }
 
   void check(const WeightSlot& slot) {

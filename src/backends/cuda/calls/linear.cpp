@@ -24,7 +24,14 @@ enum DescriptorAttribute {
   kScaleModeB = 32
 };
 enum LayoutAttribute { kBatchCount = 5, kBatchStride = 6 };
-enum PreferenceAttribute { kMaxWorkspace = 1, kReductions = 3, kAlignmentA = 5, kAlignmentB = 6, kAlignmentC = 7, kAlignmentD = 8 };
+enum PreferenceAttribute {
+  kMaxWorkspace = 1,
+  kReductions = 3,
+  kAlignmentA = 5,
+  kAlignmentB = 6,
+  kAlignmentC = 7,
+  kAlignmentD = 8
+};
 /// Parts of a sum may be joined in place or in f32, not in the type of the result, whose digits are too few.
 constexpr uint32_t kReductionsInFull = 1 | 2;
 constexpr int kTransposed = 1;
