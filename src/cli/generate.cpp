@@ -368,7 +368,7 @@ class Generation {
 
   void report() {
     const CompileReport& c = session_.compiled();
-    int64_t measured = peak_memory_bytes();
+    int64_t measured = session_.measured_peak_bytes();
     double total = seconds_since(kProcessStart);
     if (s_.json) {
       print_json({{"images", images_},
@@ -382,7 +382,7 @@ class Generation {
                   {"memory",
                    {{"planned_peak_bytes", {{session_.options().device.text(), planned_}}},
                     {"program_bytes", {{"cpu", program_}}},
-                    {"measured_peak_bytes", {{"cpu", measured}}}}},
+                    {"measured_peak_bytes", {{session_.options().device.text(), measured}}}}},
                   {"timing",
                    {{"start_to_first_step_seconds", first_step_seconds_},
                     {"load_seconds", load_seconds_},
