@@ -20,6 +20,7 @@ class Canvas {
   int width() const { return target_.width; }
   int height() const { return target_.height; }
   const Pixels& pixels() const { return canvas_; }
+  const Pixels& target() const { return target_; }
   uint64_t error() const { return error_; }
   /// Groups of kSumLanes words, width() + 1 for each row, aligned to 64 bytes.
   const int32_t* table() const { return table_.get(); }

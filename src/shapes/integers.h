@@ -28,10 +28,23 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 /// a / b rounded to the nearest, halves up, for b > 0.
 constexpr int64_t round_div(int64_t a, int64_t b) { return floor_div(2 * a + b, 2 * b); }
 
+/// square_root() for n > 0 where doubles are slow: an estimate in single precision, one step of Newton's, and a check in
+/// integers.
+inline int64_t square_root_by_float(int64_t n) {
+  const float estimate = __builtin_sqrtf(float(n));  // off by 2^-23 of it, so 2^8 at most
+  auto root = int64_t(estimate);
+  if (n >= int64_t(1) << 22) root += int64_t(float(n - root * root) * 0.5f / estimate);
+  while (root * root > n) --root;
+  while ((root + 1) * (root + 1) <= n) ++root;
+  return root;
+}
+
 /// The largest integer whose square is at most n, for n < 2^62.
 constexpr int64_t square_root(int64_t n) {
   if (n <= 0) return 0;
-#if !defined(__NVPTX__) && !defined(__CUDA_ARCH__)
+#if defined(__NVPTX__)
+  if (!__builtin_is_constant_evaluated()) return square_root_by_float(n);
+#else
   if (!__builtin_is_constant_evaluated()) {
     auto root = int64_t(__builtin_sqrt(double(n)));
     // Below 2^52 the rounded root is never the next whole number; above, it may be one off.

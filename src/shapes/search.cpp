@@ -40,6 +40,14 @@ std::vector<Round> rounds_of(const Effort& effort) {
   return rounds;
 }
 
+int candidates_of_climber(const Effort& effort) { return (effort.candidates + effort.climbers - 1) / effort.climbers; }
+
+int64_t scored_by_search(const Effort& effort) {
+  int64_t scored = int64_t(effort.climbers) * candidates_of_climber(effort);
+  for (const Round& round : rounds_of(effort)) scored += int64_t(round.climbers) * round.tries;
+  return scored;
+}
+
 Search::Search(const Canvas& canvas, const Options& options, ThreadPool& pool, Simd simd)
     : canvas_(canvas),
       options_(options),
@@ -95,8 +103,7 @@ void Search::each(std::vector<Climber>& climbers, const std::function<void(Climb
   pool_.parallel_for(int64_t(order.size()), 1, [&](int64_t first, int64_t last, int worker) {
     for (int64_t i = first; i < last; ++i) body(*order[size_t(i)], worker);
   });
-  std::sort(climbers.begin(), climbers.end(),
-            [](const Climber& a, const Climber& b) { return a.change != b.change ? a.change < b.change : a.stream < b.stream; });
+  std::sort(climbers.begin(), climbers.end(), before);
 }
 
 std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typical) {
@@ -105,7 +112,7 @@ std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typ
   scene_.typical = typical;
   std::vector<Climber> climbers(size_t(effort_.climbers));
   for (size_t i = 0; i < climbers.size(); ++i) climbers[i].stream = attempt << 16 | uint32_t(i);
-  const int candidates = (effort_.candidates + effort_.climbers - 1) / effort_.climbers;
+  const int candidates = candidates_of_climber(effort_);
   for (const Round& round : rounds_) {
     const bool first = climbers.front().step == 0;
     climbers.resize(size_t(round.climbers));
@@ -120,6 +127,27 @@ std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typ
   best.alpha = paint.alpha;
   std::copy(paint.color, paint.color + kChannels, best.color);
   return best;
+}
+
+CpuSearcher::CpuSearcher(Canvas canvas, const Options& options, Simd simd, uint32_t number, const RecentSizes& sizes)
+    : pool_(options.threads),
+      canvas_(std::move(canvas)),
+      search_(canvas_, options, pool_, simd),
+      number_(number),
+      sizes_(sizes) {}
+
+std::optional<Step> CpuSearcher::next() {
+  Scene scene;
+  canvas_.describe(scene);
+  for (uint32_t attempt = 0; attempt < kAttempts; ++attempt) {
+    auto found = search_.find(number_, attempt, sizes_.typical(scene));
+    if (!found || canvas_.exact_change(*found) >= 0) continue;
+    canvas_.draw(*found, pool_);
+    sizes_.add(*found);
+    ++number_;
+    return Step{*found, canvas_.error()};
+  }
+  return std::nullopt;
 }
 
 }  // namespace sinter::shapes
