@@ -2,16 +2,23 @@
 #define SINTER_DEVICE_EMULATION
 #include <doctest/doctest.h>
 
+#include <sys/wait.h>
+
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <filesystem>
 #include <memory>
 #include <vector>
 
 #include "backends/cuda/test_device.h"
+#include "base/error.h"
+#include "base/file.h"
 #include "shapes/gpu_search.h"
 #include "shapes/run.h"
 #include "shapes/shape_search.device.cpp"
 #include "shapes/test_tools.h"
+#include "temporary_folder.h"
 
 namespace sinter::shapes {
 namespace {
@@ -102,6 +109,53 @@ TEST_CASE("an emulated search ends where nothing helps, and on pictures of a row
   for (auto [width, height] : {std::pair{1, 1}, {1, 50}, {50, 1}}) {
     Image picture = test_image(width, height);
     check_equal(emulated(2, picture, options), run(picture, options));
+  }
+}
+
+TEST_CASE("a device that does nothing is no endless wait") {
+  class Idle : public SearchMachine {
+   public:
+    void launch(std::string_view, const cuda::LaunchShape&, std::span<void* const>) override {}
+    int multiprocessors() const override { return 1; }
+    cuda::DevicePtr allocate(int64_t bytes) override { return cuda::DevicePtr(uintptr_t(allocate_on_host(bytes))); }
+    void* allocate_on_host(int64_t bytes) override { return held_.emplace_back(size_t(bytes / 8 + 1)).data(); }
+    void upload(cuda::DevicePtr, const void*, int64_t) override {}
+    int climbing_warps() override { return 1; }
+    void repeat(const std::function<void()>& launches) override { launches(); }
+    void wait() override {}
+
+   private:
+    std::deque<std::vector<int64_t>> held_;
+  };
+  auto make = [&](const Canvas& canvas, uint32_t number, const RecentSizes& sizes) {
+    return std::make_unique<GpuSearcher>(std::make_unique<Idle>(), canvas, small(kAllKinds), number, sizes);
+  };
+  CHECK_THROWS_WITH_AS(run_with(make, test_image(), small(kAllKinds)),
+                       "the search on the GPU stands still after 0 shapes; give --device cpu", Error);
+}
+
+TEST_CASE("the kernels assemble for the devices that they may run on, without spilling, and fill a multiprocessor") {
+  CHECK(cuda::shape_search_ptx.find(".target sm_80\n") != std::string_view::npos);
+  CHECK(cuda::shape_search_ptx.find(".extern .func") == std::string_view::npos);
+  const std::string ptxas = "/usr/local/cuda/bin/ptxas";
+  if (!std::filesystem::exists(ptxas)) {
+    MESSAGE("skipped: ptxas not found");
+    return;
+  }
+  TemporaryFolder folder;
+  write_atomically(folder / "in.ptx", cuda::shape_search_ptx);
+  for (const char* target : {"sm_80", "sm_89", "sm_90"}) {
+    CAPTURE(target);
+    const std::string command = fmt::format("{} -arch {} -v -o {} {} > {} 2>&1", ptxas, target, (folder / "out.cubin").string(),
+                                            (folder / "in.ptx").string(), (folder / "log.txt").string());
+    const int status = std::system(command.c_str());
+    const std::string log = read_file(folder / "log.txt");
+    REQUIRE_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), log);
+    for (size_t at = log.find("bytes spill stores"); at != log.npos; at = log.find("bytes spill stores", at + 1))
+      CHECK_MESSAGE(log.substr(at - 2, 2) == "0 ", log);
+    constexpr int kWarpsOfBlock = 8, kRegisters = 65536 / (kWarpsOfBlock * 32);
+    for (size_t at = log.find("Used "); at != log.npos; at = log.find("Used ", at + 1))
+      CHECK(std::stoi(log.substr(at + 5)) <= kRegisters);
   }
 }
 

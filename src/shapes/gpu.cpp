@@ -10,10 +10,6 @@
 #include "compiler/cache.h"
 #include "shapes/gpu_search.h"
 
-namespace sinter::cuda {
-extern const std::string_view shape_search_ptx;
-}
-
 namespace sinter::shapes {
 
 using namespace cuda;

@@ -9,6 +9,10 @@
 #include "shapes/search_job.h"
 #include "shapes/searcher.h"
 
+namespace sinter::cuda {
+extern const std::string_view shape_search_ptx;  ///< made from shape_search.device.cpp
+}
+
 namespace sinter::shapes {
 
 /// What the search's kernels run on: a GPU, or the emulation of tests. Memory lives as long as this.
