@@ -34,7 +34,8 @@ class Canvas {
 
  private:
   void rebuild_row(int row, int begin);
-  void rebuild_map();
+  /// After a change of the rows from `top` to before `bottom`.
+  void rebuild_map(int top, int bottom);
 
   struct Free {
     void operator()(int32_t* memory) const { std::free(memory); }
@@ -44,6 +45,7 @@ class Canvas {
   std::unique_ptr<int32_t[], Free> table_;
   int32_t cell_ = 1, columns_ = 0;
   std::vector<uint64_t> cell_rows_;  // error of each cell's part of each row, row by row
+  std::vector<uint64_t> cells_;      // error of each cell
   std::vector<uint32_t> map_;
 };
 

@@ -1,7 +1,6 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <vector>
 
@@ -43,9 +42,9 @@ class Search {
 
  private:
   void begin(Climber& climber, int candidates, int worker);
-  void climb(Climber& climber, int tries, int worker);
-  /// Runs `body` for all climbers, then sorts them, best first.
-  void each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body);
+  /// Gives up as soon as *version is another than wanted.
+  void climb(Climber& climber, int tries, int worker, const std::atomic<uint32_t>* version = nullptr, uint32_t wanted = 0);
+  void climb_all(std::vector<Climber>& climbers, int tries);
 
   const Canvas& canvas_;
   Options options_;
@@ -56,7 +55,7 @@ class Search {
   Scene scene_;
   uint32_t number_ = 0;
   std::vector<std::vector<SpanPlaces>> spans_;  // of each worker
-  std::atomic<int64_t> scored_{0};
+  int64_t scored_ = 0;
 };
 
 /// Searches on the CPU, beginning with a canvas and the shapes drawn there: `number` of them, of which the last ones have
