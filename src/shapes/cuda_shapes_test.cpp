@@ -171,6 +171,23 @@ TEST_CASE("square roots by single precision are those of double precision") {
   CHECK(wrong == 0);
 }
 
+TEST_CASE("quotients by size are those of 64 bits") {
+  int64_t wrong = 0;
+  for (uint32_t i = 0; i < 1 << 18; ++i) {
+    Random random(5, 0, 0, i);
+    const auto number = [&] { return int64_t(uint64_t(random.next()) << 32 | random.next()) >> (2 + random.below(61)); };
+    const int64_t a = number(), b = number();
+    const int64_t divisor = b < 0 ? -(b + 1) : b;
+    if (divisor <= 0) continue;
+    const int64_t quotient = detail::floor_div_by_size(a, divisor), rest = a - quotient * divisor;
+    wrong += quotient != floor_div(a, divisor) || rest < 0 || rest >= divisor;
+  }
+  for (int64_t a : {INT64_C(-2147483648), INT64_C(-2147483649), INT64_C(2147483647), INT64_C(2147483648)})
+    for (int64_t b : {INT64_C(1), INT64_C(2), INT64_C(2147483647), INT64_C(2147483648)})
+      wrong += detail::floor_div_by_size(a, b) != floor_div(a, b);
+  CHECK(wrong == 0);
+}
+
 TEST_CASE("the GPU finds the shapes of the CPU, whatever is asked for") {
   if (!cuda::test_device()) return;
   auto gpu = open_gpu(0);

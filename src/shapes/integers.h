@@ -18,10 +18,29 @@ constexpr T clamped(T value, T low, T high) {
   return value < low ? low : high < value ? high : value;
 }
 
+namespace detail {
+
+template <class T>
+constexpr T floor_div_of(T a, T b) {
+  T quotient = a / b;
+  return quotient - (a - quotient * b < 0);
+}
+
+/// floor_div() where dividing 64 bits is a long subroutine, as on GPUs: most numbers are smaller.
+constexpr int64_t floor_div_by_size(int64_t a, int64_t b) {
+  if (int32_t(a) == a && int32_t(b) == b) return floor_div_of(int32_t(a), int32_t(b));
+  return floor_div_of(a, b);
+}
+
+}  // namespace detail
+
 /// a / b rounded down, for b > 0.
 constexpr int64_t floor_div(int64_t a, int64_t b) {
-  int64_t quotient = a / b;
-  return quotient - (a - quotient * b < 0);
+#if defined(__NVPTX__)
+  return detail::floor_div_by_size(a, b);
+#else
+  return detail::floor_div_of(a, b);
+#endif
 }
 /// a / b rounded up, for b > 0.
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
