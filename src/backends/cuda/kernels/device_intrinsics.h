@@ -37,6 +37,18 @@ SINTER_DEVICE_INLINE double shuffle_xor(double value, int lanes) {
   return __builtin_bit_cast(double, uint64_t(high) << 32 | low);
 }
 
+/// The lanes of a warp wait for each other; what they wrote to memory before is seen after.
+SINTER_DEVICE_INLINE void warp_barrier() { __nvvm_bar_warp_sync(0xffffffffu); }
+SINTER_DEVICE_INLINE uint32_t shuffle_xor(uint32_t value, int lanes) {
+  return uint32_t(__nvvm_shfl_sync_bfly_i32(0xffffffffu, int(value), lanes, 0x1f));
+}
+/// Each value becomes its sum over the 32 lanes.
+template <int N>
+SINTER_DEVICE_INLINE void warp_add(int32_t (&values)[N]) {
+  SINTER_UNROLL
+  for (int i = 0; i < N; ++i) asm volatile("redux.sync.add.s32 %0, %0, 0xffffffff;" : "+r"(values[i]));
+}
+
 SINTER_DEVICE_INLINE float exp2_fast(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float log2_fast(float x) { return __nvvm_lg2_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float sine_fast(float x) { return __nvvm_sin_approx_ftz_f(x); }

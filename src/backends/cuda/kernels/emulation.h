@@ -52,6 +52,13 @@ void barrier();
 char* shared_memory();
 float shuffle_xor(float value, int lanes);
 double shuffle_xor(double value, int lanes);
+uint32_t shuffle_xor(uint32_t value, int lanes);
+void warp_barrier();
+void warp_add_words(int32_t* values, int count);
+template <int N>
+void warp_add(int32_t (&values)[N]) {
+  warp_add_words(values, N);
+}
 
 float exp2_fast(float x);
 float log2_fast(float x);
