@@ -48,7 +48,10 @@ GpuSearcher::GpuSearcher(std::unique_ptr<SearchMachine> machine, const Canvas& c
   job_.cell_rows = pointer<uint32_t>(m.allocate(height * scene.columns * int64_t(sizeof(uint32_t))));
   job_.map = pointer<uint32_t>(m.allocate(scene.cells * int64_t(sizeof(uint32_t))));
   for (auto& climbers : job_.climbers) climbers = pointer<Climber>(m.allocate(effort.climbers * int64_t(sizeof(Climber))));
-  job_.partial = pointer<int64_t>(m.allocate(kDrawBlocks * kDrawWarps * int64_t(sizeof(int64_t))));
+  constexpr int kMostDrawBlocks = 64;  // a warp for each row at 512 px
+  draw_blocks_ = std::min(m.multiprocessors(), kMostDrawBlocks);
+  job_.draw_warps = draw_blocks_ * kDrawWarps;
+  job_.partial = pointer<int64_t>(m.allocate(job_.draw_warps * int64_t(sizeof(int64_t))));
   SearchState state;
   state.number = number, state.wanted = options.shapes;
   state.error = canvas.error(), state.sizes = sizes;
@@ -75,8 +78,8 @@ void GpuSearcher::queue_search() {
       round.tries);
     count = round.climbers;
   }
-  m("shape_search__measure", {{kDrawBlocks}, {kDrawWarps * kLanes}}, job_, last, count);
-  m("shape_search__draw", {{kDrawBlocks}, {kDrawWarps * kLanes}}, job_, last, count);
+  m("shape_search__measure", {{uint32_t(draw_blocks_)}, {kDrawWarps * kLanes}}, job_, last, count);
+  m("shape_search__draw", {{uint32_t(draw_blocks_)}, {kDrawWarps * kLanes}}, job_, last, count);
   m("shape_search__count", {{1}, {kMapThreads}, kMapThreads * sizeof(uint32_t)}, job_, last, count);
 }
 

@@ -50,7 +50,7 @@ class GpuSearcher final : public Searcher {
   std::unique_ptr<SearchMachine> machine_;
   SearchJob job_;
   std::vector<Round> rounds_;
-  int warps_ = 0, searches_at_once_ = 0, repetitions_queued_ = 0;
+  int warps_ = 0, draw_blocks_ = 0, searches_at_once_ = 0, repetitions_queued_ = 0;
   int64_t scored_by_search_ = 0;
   int64_t queued_searches_seen_ = 0, taken_ = 0, searches_ = 0;
   SearchProgress seen_;

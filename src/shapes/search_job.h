@@ -71,6 +71,7 @@ struct SearchJob {
   uint32_t* cell_rows = nullptr;  ///< [row][column]: the error of a cell's part of a row
   uint32_t* map = nullptr;        ///< Scene::map
   Climber* climbers[2] = {};      ///< of even and odd rounds
+  int32_t draw_warps = 0;         ///< of the launches that measure and draw
   int64_t* partial = nullptr;     ///< parts of a change of the error, one for each warp that draws
   SearchState* state = nullptr;
   FoundShape* found = nullptr;         ///< host memory
@@ -80,8 +81,8 @@ struct SearchJob {
 constexpr int kMostCells = 1024;
 constexpr int kMapThreads = 256;
 constexpr int kMostWarps = 32;
-/// The launches that measure and draw a shape: so many blocks of so many warps.
-constexpr int kDrawBlocks = 64, kDrawWarps = 8;
+/// Warps of a block that measures or draws.
+constexpr int kDrawWarps = 8;
 
 /// The shared memory of a block that climbs.
 struct ClimbShared {

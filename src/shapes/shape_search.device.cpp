@@ -191,7 +191,7 @@ SINTER_DEVICE_KERNEL(shape_search__measure, SearchJob job, int round, int count)
 SINTER_DEVICE_INLINE int64_t measured_change(const SearchJob& job, const Climber& best) {
   if (best.change >= 0) return 0;
   int64_t sum[1] = {};
-  for (int i = lane_of_warp(); i < kDrawBlocks * kDrawWarps; i += kLanes) sum[0] += job.partial[i];
+  for (int i = lane_of_warp(); i < job.draw_warps; i += kLanes) sum[0] += job.partial[i];
   warp_add(sum);
   return sum[0] < 0 ? sum[0] : 0;
 }
