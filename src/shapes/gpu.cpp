@@ -97,9 +97,11 @@ class GpuMachine final : public SearchMachine {
 
   int climbing_warps() override {
     // More warps make each one slower; beyond these, hardly any try more is of use (a change in ten or twenty helps).
-    constexpr int kWanted = 16, kRegisterFile = 65536, kUnit = 256, kLanes = 32;
-    const int of_warp = (gpu_->function("shape_search__round").registers() * kLanes + kUnit - 1) / kUnit * kUnit;
-    return std::clamp(kRegisterFile / std::max(of_warp, kUnit), 1, kWanted);
+    constexpr int kLanes = 32;
+    int warps = 16;
+    const auto& round = gpu_->function("shape_search__round");
+    while (warps > 1 && round.blocks_per_multiprocessor(warps * kLanes, sizeof(ClimbShared)) == 0) --warps;
+    return warps;
   }
 
   void repeat(const std::function<void()>& launches) override {
