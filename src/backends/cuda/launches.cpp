@@ -312,6 +312,7 @@ void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
   call.x = address(in, step.x, step.type);
   call.gamma = address(in, step.gamma, DType::f32), call.beta = address(in, step.beta, DType::f32);
   call.out = address(in, step.out, DType::f32), call.workspace = in.scratch();
+  call.counters = engine_.group_stats_counters();
   engine_.kernels().load("group_stats");
   std::string detail = fmt::format("{} x {} x {}, {} groups", call.n, call.pixels, call.channels, call.groups);
   launch("group_stats", std::move(detail), [=, e = &engine_] { group_stats(e->kernel_target(), call); });
