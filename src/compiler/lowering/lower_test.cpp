@@ -17,7 +17,7 @@ struct Block {
     Dim batch = Dim::symbol("lower_batch"), side = Dim::symbol("lower_side");
     Value h = graph.input("h", {type, {batch, side, side, 64}});
     Value time = graph.input("time", {type, {batch, 128}});
-    embedding = reshape(linear(time, weight("emb.weight", {64, 128})), {batch, 1, 1, 64});
+    embedding = reshape(linear(time, weight("emb.weight", {64, 128})) + weight("emb.bias", {64}), {batch, 1, 1, 64});
     sum = h + embedding;
     normal = silu(group_norm(sum, weight("gamma", {64}), weight("beta", {64}), 32, 1e-5));
   }
@@ -59,6 +59,7 @@ TEST_CASE("what is added to all pixels alike before a group norm becomes part of
   REQUIRE(linears.size() == 1);
   CHECK(stats[0].x.buffer == kH);
   CHECK(stats[0].adds);
+  CHECK(linears[0].tail->bias >= 0);
   CHECK(stats[0].addend.buffer == linears[0].out.buffer);
   CHECK(stats[0].addend_stride == Dim(64));
   CHECK(stats[0].addend_type == DType::bf16);
