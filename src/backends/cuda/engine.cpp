@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
 #include "backends/cuda/weights.h"
@@ -11,7 +12,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-1";
+constexpr std::string_view kCompilerVersion = "cuda-2";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -95,6 +96,14 @@ std::string Engine::compile_cached(std::string_view ptx, std::string_view name) 
       fmt::format("cuda/{} kernels", name), {{"target", target_text()}, {"compiler", std::string(kCompilerVersion)}}, 0};
   auto make = [&] { return blob_of(compile_ptx(context_, ptx, name)); };
   return std::string(text_of(cache().find_or_compile(key, facts, make)));
+}
+
+DevicePtr Engine::group_stats_counters() {
+  if (!counters_.address()) {
+    counters_ = DeviceMemory(context_, kGroupStatsCounters * 4, "counters of group statistics");
+    fill_words(counters_.address(), 0, kGroupStatsCounters, stream_);
+  }
+  return counters_.address();
 }
 
 void Engine::release_buffers() {

@@ -56,6 +56,7 @@ class Engine final : public sinter::Engine {
   KernelTarget& kernel_target() { return kernel_stream_; }
   GrowingMemory& arena() { return arena_; }
   GrowingMemory& workspace() { return workspace_; }
+  DevicePtr group_stats_counters();  ///< for all calls, which follow each other on the stream
 
   std::string target_text() const override;
   std::string_view compiler_version() const override;
@@ -88,6 +89,7 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
+  DeviceMemory counters_;
   int64_t free_at_start_ = 0, taken_ = 0;
 };
 

@@ -31,7 +31,7 @@ GroupStatsCall group_stats_call(const GroupStatsStep& step, const Bindings& bind
   GroupStatsCall call;
   call.n = step.n.value(bindings), call.pixels = step.pixels.value(bindings);
   call.channels = step.channels, call.groups = step.groups;
-  call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
+  call.addend_type = step.addend_type, call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
   return call;
 }
 
@@ -343,7 +343,9 @@ void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
   GroupStatsCall call = group_stats_call(step, in.bindings);
   call.x = address(in, step.x, step.type);
   call.gamma = address(in, step.gamma, DType::f32), call.beta = address(in, step.beta, DType::f32);
+  if (step.adds) call.addend = address(in, step.addend, step.addend_type), call.addend_stride = in(step.addend_stride);
   call.out = address(in, step.out, DType::f32), call.workspace = in.scratch();
+  call.counters = engine_.group_stats_counters();
   engine_.kernels().load("group_stats");
   std::string detail = fmt::format("{} x {} x {}, {} groups", call.n, call.pixels, call.channels, call.groups);
   launch("group_stats", std::move(detail), [=, e = &engine_] { group_stats(e->kernel_target(), call); });

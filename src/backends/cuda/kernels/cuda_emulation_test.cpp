@@ -237,6 +237,8 @@ int block_y() { return int(block().at().y); }
 int block_z() { return int(block().at().z); }
 int blocks_x() { return int(block().shape().grid.x); }
 void barrier() { block().meet_all(); }
+uint32_t arrive(uint32_t* counter) { return (*counter)++; }
+void prefetch(const void*) {}
 char* shared_memory() { return block().shared(); }
 
 namespace {

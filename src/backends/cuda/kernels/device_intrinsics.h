@@ -6,6 +6,7 @@
 
 #define SINTER_DEVICE_KERNEL(name, ...) extern "C" __attribute__((nvptx_kernel)) void name(__VA_ARGS__)
 #define SINTER_DEVICE_INLINE __attribute__((always_inline)) inline
+#define SINTER_INLINE_LAMBDA __attribute__((always_inline))  // after its parameters
 #define SINTER_UNROLL _Pragma("unroll")  // the loop that follows
 #define SINTER_NO_UNROLL _Pragma("nounroll")
 
@@ -22,6 +23,19 @@ SINTER_DEVICE_INLINE int blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 
 /// Waits for all threads of the block; what they wrote to memory before is seen after.
 SINTER_DEVICE_INLINE void barrier() { __syncthreads(); }
+
+/// Adds one to a counter in memory and gives what it was. Who sees all others' counts also sees what their blocks wrote before a
+/// barrier before this.
+SINTER_DEVICE_INLINE uint32_t arrive(uint32_t* counter) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
+
+/// Brings the line of an address closer.
+SINTER_DEVICE_INLINE void prefetch(const void* at) {
+  asm volatile("{ .reg .u64 global; cvta.to.global.u64 global, %0; prefetch.global.L2 [global]; }" ::"l"(at));
+}
 
 /// The dynamic shared memory of the block, aligned to 16 bytes.
 SINTER_DEVICE_INLINE char* shared_memory() { return (char*)sinter_dynamic_shared; }

@@ -16,6 +16,7 @@
   static const ::sinter::device::EmulatedKernel registered_##name(#name, &name); \
   void name(__VA_ARGS__)
 #define SINTER_DEVICE_INLINE inline
+#define SINTER_INLINE_LAMBDA
 #define SINTER_UNROLL
 #define SINTER_NO_UNROLL
 
@@ -49,6 +50,8 @@ int block_y();
 int block_z();
 int blocks_x();
 void barrier();
+uint32_t arrive(uint32_t* counter);
+void prefetch(const void* at);
 char* shared_memory();
 float shuffle_xor(float value, int lanes);
 double shuffle_xor(double value, int lanes);
