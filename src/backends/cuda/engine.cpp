@@ -9,7 +9,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-1";
+constexpr std::string_view kCompilerVersion = "cuda-2";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -48,7 +48,8 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
       vendor_(context_, &cache),
-      kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return compile_cached(ptx, name); }),
+      kernels_(context_,
+               [this](const Context&, std::string_view ptx, std::string_view name) { return compile_cached(ptx, name); }),
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),
       workspace_(context_, "the workspace of cuBLASLt and cuDNN") {}
@@ -80,7 +81,8 @@ std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
 /// The fixed kernels' machine code is kept like a program's.
 std::string Engine::compile_cached(std::string_view ptx, std::string_view name) {
   Digest key = Hasher().add("fixed kernels").add(ptx).add(target_text()).digest();
-  CompileFacts facts{fmt::format("cuda/{} kernels", name), {{"target", target_text()}, {"compiler", std::string(kCompilerVersion)}}, 0};
+  CompileFacts facts{
+      fmt::format("cuda/{} kernels", name), {{"target", target_text()}, {"compiler", std::string(kCompilerVersion)}}, 0};
   auto make = [&] { return blob_of(compile_ptx(context_, ptx, name)); };
   return std::string(text_of(cache().find_or_compile(key, facts, make)));
 }

@@ -71,6 +71,20 @@ void Uploader::rows(const Tensor& tensor, DevicePtr to, DType type) {
   cast(engine_.kernel_target(), {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()});
 }
 
+void Uploader::e4m3_rows(const Tensor& tensor, DevicePtr to, DevicePtr scales, int64_t rows) {
+  if (tensor.bytes() == 0) return;
+  KernelTarget& target = engine_.kernel_target();
+  if (tensor.dtype() == DType::f8e4m3) {
+    copy(tensor.data(), tensor.bytes(), to);
+    return fill_normal(target, scales, DType::f32, rows, 0, 1, 0);
+  }
+  if (!converts_on_device(tensor.dtype())) return e4m3_rows(tensor.to(DType::f32), to, scales, rows);
+  DevicePtr raw = staging(tensor.bytes());
+  copy(tensor.data(), tensor.bytes(), raw);
+  quantise_rows(target,
+                {.x = raw, .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales});
+}
+
 void Uploader::filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {
   if (!converts_on_device(tensor.dtype())) return filters(tensor.to(type), to, type, k, c, taps);
   DevicePtr raw = staging(tensor.bytes());

@@ -79,6 +79,7 @@ class Lowering {
     prologue_.clear();
     tails_.clear();
     slots_.clear();
+    quantised_.clear();
     callees_ = 0;
     find_residents();
     place_homes();
@@ -379,7 +380,8 @@ class Lowering {
     return all;
   }
   int rows_slot(const WeightRows& rows, DType type) {
-    WeightSlot wanted{{}, WeightSlot::rows, panel_type(type), 1};
+    bool e4m3 = type == DType::f8e4m3;
+    WeightSlot wanted{{}, e4m3 ? WeightSlot::e4m3_rows : WeightSlot::rows, e4m3 ? PanelType::f32 : panel_type(type), 1};
     for (const Node* weight : rows.weights) wanted.ordinals.push_back(ordinals_.at(weight));
     return slot(wanted);
   }
@@ -555,11 +557,65 @@ class Lowering {
     if (!(home.buffer == from.buffer)) copy(from, home);
   }
 
+  /// A linear layer whose product is made in f8e4m3.
+  bool is_fp8(const Node& n) const {
+    bool linear = n.op == &linear_op || is_pointwise_conv(n);
+    auto rows = linear && options_.vendor && options_.fp8_width > 0 ? weight_rows(n.inputs[1]) : std::nullopt;
+    if (!rows) return false;
+    Value x = n.inputs[0];
+    auto fits = [&](const Dim& width) { return width.constant() >= options_.fp8_width && width.constant() % 16 == 0; };
+    return x.rank() >= 3 && x.dtype() == DType::bf16 && n.type.dtype == DType::bf16 && fits(x.dim(-1)) &&
+           fits(n.type.shape.back()) && rows->first % 16 == 0;
+  }
+
+  /// What is quantised, and where the results are.
+  struct Quantised {
+    BufferRef buffer;
+    Dim offset, batch, batch_stride, m, stride;
+    int64_t k;
+    BatchedRows rows;
+    Place scales;
+    bool is_of(const Quantised& other) const {
+      return buffer == other.buffer && offset == other.offset && batch == other.batch && m == other.m && stride == other.stride &&
+             k == other.k && (batch == Dim(1) || batch_stride == other.batch_stride);
+    }
+  };
+  static Quantised quantised_rows(const BatchedRows& a) {
+    const Shape& shape = a.view.shape;
+    Dim batch = a.together ? Dim(1) : shape[0];
+    Dim m = a.together ? rows_count(shape) : element_count({shape.begin() + 1, shape.end() - 1});
+    return {a.view.buffer, a.view.offset, batch, a.batch_stride, m, a.stride, shape.back().constant(), {}, {}};
+  }
+  /// Temporaries for rows as f8e4m3, dense, and their factors.
+  void place_quantised(Quantised& q, const Shape& shape) {
+    Dim rows = element_count({shape.begin(), shape.end() - 1});
+    View data = dense_view({BufferRef::temporary, temporary(rows * Dim(q.k))}, {DType::f8e4m3, shape});
+    q.rows = *batched_rows(data);
+    q.scales = {{BufferRef::temporary, temporary(rows * Dim(4))}, 0};
+  }
+
+  /// The rows as f8e4m3; made once for all that read them.
+  Quantised quantised(const BatchedRows& a) {
+    Quantised q = quantised_rows(a);
+    for (const Quantised& other : quantised_)
+      if (other.is_of(q)) return other;
+    place_quantised(q, a.view.shape);
+    QuantiseStep step{q.batch, q.m, q.k, a.view.dtype, place(a.view), place(q.rows.view), q.scales, a.stride, a.batch_stride};
+    program_.steps.push_back(std::move(step));
+    quantised_.push_back(q);
+    return q;
+  }
+
   void emit_vendor_linear(const Node* n, const Node* root) {
     LinearStep step;
     WeightRows rows = *weight_rows(n->inputs[1]);
     Value x = n->inputs[0];
     BatchedRows a = batched_rows_of(x);
+    if (is_fp8(*n)) {
+      Quantised q = quantised(a);
+      step.a_scales = q.scales;
+      a = q.rows;
+    }
     View target = writable_rows(root);
     BatchedRows out = *batched_rows(target);
     bool together = a.together && out.together;
@@ -856,6 +912,7 @@ class Lowering {
   std::unordered_set<const Node*> prologue_;                         // convolutions
   std::unordered_map<const Node*, Tail> tails_;                      // of vendor calls
   std::map<WeightSlot, int> slots_;
+  std::vector<Quantised> quantised_;
   std::unordered_map<const Node*, std::vector<int>> call_results_;
   int callees_ = 0;
 };
