@@ -430,7 +430,9 @@ class Lowering {
     if (n->op == &call_op) return emit_call(n);
     if (!is_inline(*n)) fail(Code::Unsupported, "the CPU backend has no lowering for the op '{}'", n->op->name);
     if (auto at = fused_call_.find(n); at != fused_call_.end()) return emit_product_call(at->second, n);
-    program_.steps.push_back(RowStep{add_kernel(build_kernel(n, residents(), homes_.at(n)))});
+    BuiltKernel built = build_kernel(n, residents(), homes_.at(n));
+    if (can_quantise(n, built)) quantise_result(n, built);
+    program_.steps.push_back(RowStep{add_kernel(std::move(built))});
   }
 
   /// Elements of one view into those of another of the same shape, converted to its type.
@@ -604,6 +606,62 @@ class Lowering {
     program_.steps.push_back(std::move(step));
     quantised_.push_back(q);
     return q;
+  }
+
+  /// A row kernel can give its result as f8e4m3 itself where nobody reads it otherwise.
+  bool can_quantise(const Node* n, const BuiltKernel& built) const {
+    if (!options_.fuse || options_.fp8_width <= 0) return false;
+    const View& home = homes_.at(n);
+    constexpr int64_t kMostColumns = 16384;  // longer rows are not kept between the search for the largest and the store
+    const Dim& columns = built.use.columns;
+    bool rows = home.buffer.space == BufferRef::temporary && home.offset == Dim(0) && is_dense(home) && columns.is_constant() &&
+                columns.constant() <= kMostColumns && columns == home.shape.back();
+    return rows && built.kernel.operands.back().column == ColumnAccess::dense && only_fp8_reads(n, columns);
+  }
+  bool only_fp8_reads(const Node* n, const Dim& columns) const {
+    for (const Node* user : users_.at(n)) {
+      if (!user) return false;
+      bool product = is_fp8(*user) && user->inputs[0].node() == n && n->type.shape.back() == columns;
+      bool reshape = user->op == &reshape_op && !resident_.contains(user) && user->type.shape.back() == columns;
+      if (!product && !(reshape && only_fp8_reads(user, columns))) return false;
+    }
+    return true;
+  }
+
+  /// The same kernel, whose last step then stores rows as f8e4m3, and one more their factors.
+  void quantise_result(const Node* n, BuiltKernel& built) {
+    const View& home = homes_.at(n);
+    Quantised q = quantised_rows(*batched_rows(home));
+    place_quantised(q, home.shape);
+    RowKernel& kernel = built.kernel;
+    KernelUse& use = built.use;
+    auto add = [&](KernelStep step) {
+      kernel.body.push_back(step);
+      return int(kernel.body.size()) - 1;
+    };
+    auto number = [&](double value) { return add({.kind = KernelStep::constant, .value = value}); };
+    auto primitive = [&](Prim prim, int a, int b = -1) {
+      return add({.kind = KernelStep::primitive, .prim = prim, .a = a, .b = b});
+    };
+    constexpr double kLargestE4m3 = 448, kAboveZero = 1e-30;  // rows of zeros stay zeros
+    KernelStep store = kernel.body.back();
+    kernel.body.pop_back();
+    int largest = add({.kind = KernelStep::reduce_max, .a = primitive(Prim::abs, store.a)});
+    largest = primitive(Prim::maximum, largest, number(kAboveZero));
+    int scale = primitive(Prim::multiply, largest, number(1 / kLargestE4m3));
+    int factor = primitive(Prim::divide, number(kLargestE4m3), largest);
+    store.a = primitive(Prim::multiply, store.a, factor);
+    kernel.operands.back().dtype = DType::f8e4m3;
+    use.operands.back().buffer = q.rows.view.buffer;
+    add(store);
+
+    OperandUse scales{q.scales.buffer, false, 0, std::vector<Dim>(use.outer.size()), 0, {}};
+    Dim stride = 1;
+    for (size_t d = use.outer.size(); d-- > 0; stride = stride * use.outer[d]) scales.strides[d] = stride;
+    kernel.operands.push_back({DType::f32, ColumnAccess::broadcast, RowAccess::dims, true});
+    use.operands.push_back(std::move(scales));
+    add({.kind = KernelStep::store, .a = scale, .operand = int(kernel.operands.size()) - 1});
+    quantised_.push_back(std::move(q));
   }
 
   void emit_vendor_linear(const Node* n, const Node* root) {
