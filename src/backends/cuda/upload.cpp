@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/schedules.h"
 
 namespace sinter::cuda {
 namespace {
@@ -83,6 +84,23 @@ void Uploader::e4m3_rows(const Tensor& tensor, DevicePtr to, DevicePtr scales, i
   copy(tensor.data(), tensor.bytes(), raw);
   quantise_rows(target,
                 {.x = raw, .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales});
+}
+
+void Uploader::e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales) {
+  copy(rows.values.data(), rows.values.bytes(), to);
+  copy(reinterpret_cast<const std::byte*>(rows.scales.data()), int64_t(rows.scales.size() * sizeof(float)), scales);
+}
+
+void Uploader::rows(const ScaledRows& rows, DevicePtr to, DType type) {
+  const int64_t count = rows.values.count(), scale_bytes = int64_t(rows.scales.size() * sizeof(float));
+  if (count == 0) return;
+  const int64_t values_bytes = (rows.values.bytes() + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
+  DevicePtr raw = staging(values_bytes + scale_bytes), scales = raw + DevicePtr(values_bytes);
+  copy(rows.values.data(), rows.values.bytes(), raw);
+  copy(reinterpret_cast<const std::byte*>(rows.scales.data()), scale_bytes, scales);
+  CastCall widen{.from = raw, .to = to, .from_type = rows.values.dtype(), .to_type = type, .count = count};
+  widen.row_scales = scales, widen.columns = count / int64_t(rows.scales.size());
+  cast(engine_.kernel_target(), widen);
 }
 
 void Uploader::filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {

@@ -81,9 +81,15 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
   for (auto& [name, uses] : by_name_) {
     engine_.check_cancelled();
     Tensor tensor;
+    std::optional<ScaledRows> scaled;
     for (auto [entry, index] : uses) {
       Piece& piece = entry->pieces[index];
       if (piece.ready) continue;
+      if (!scaled && tensor.empty()) scaled = source.scaled_rows(name);
+      if (scaled && put(uploader, *entry, piece, *scaled)) {
+        piece.ready = true;
+        continue;
+      }
       if (tensor.empty()) tensor = source(name);
       if (tensor.count() != count_of(piece.type))
         fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, piece.type.text(),
@@ -91,7 +97,7 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
       put(uploader, *entry, piece, tensor);
       piece.ready = true;
     }
-    if (done && !tensor.empty()) done(name);
+    if (done && (scaled || !tensor.empty())) done(name);
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
   uploader.finish();
@@ -107,6 +113,19 @@ void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piec
   } else {
     uploader.rows(tensor, to, entry.dtype);
   }
+}
+
+/// Without the way through wider numbers; false for forms that lie in another order, or need other numbers.
+bool BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows) {
+  if (rows.values.count() != count_of(piece.type)) return false;  // read whole, it is reported
+  DevicePtr to = block_.address() + DevicePtr(piece.offset);
+  if (entry.slot.form == WeightSlot::e4m3_rows && rows.values.dtype() == DType::f8e4m3) {
+    uploader.e4m3_rows(rows, to, block_.address() + DevicePtr(piece.scales));
+    return true;
+  }
+  if (entry.slot.form != WeightSlot::rows) return false;
+  uploader.rows(rows, to, entry.dtype);
+  return true;
 }
 
 void BoundWeights::take_block() {

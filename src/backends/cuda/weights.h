@@ -48,6 +48,7 @@ class BoundWeights final : public sinter::BoundWeights {
   void place_scales(Entry& entry);
   void take_block();
   void put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor);
+  bool put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows);
   const Entry& loaded(const Unit& unit, const std::string& prefix, int32_t slot) const;
 
   Engine& engine_;
