@@ -1,5 +1,5 @@
 // One step of U-Nets and FLUX, and one decoding, on a CUDA device at real size with random weights made there.
-//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32] [--size N] [--tune] [--runs N] [--launches] [--cold]
+//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--size N] [--tune] [--runs N] [--launches] [--cold]
 // Prints how soon the first step was done, the best burst of ten, the mean of a sustained run, the sum of its kernels, and
 // memory.
 // --launches lists the slowest; --cold keeps nothing in the cache on disk.
@@ -26,6 +26,7 @@ struct Options {
   int64_t width = 0, height = 0;
   int runs = 30;
   bool tune = false, launches = false, cold = false, tf32 = false;
+  bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
 };
 
 struct Model {
@@ -118,7 +119,7 @@ void bench(const std::string& name, const Options& o) {
   Model model = make_model(name, o);
   double begin = now();
   CompileReport report;
-  CompiledGraph compiled(engine, *model.graph, {.label = name}, report);
+  CompiledGraph compiled(engine, *model.graph, {.fp8_width = o.fp8 && name != "vae" ? kFp8Width : 0, .label = name}, report);
   double compiling = now() - begin;
   begin = now();
   cuda::BoundWeights weights(engine, compiled);
@@ -135,7 +136,7 @@ void bench(const std::string& name, const Options& o) {
   bool finite = true;
   for (float x : out[0].to(DType::f32).f32()) finite = finite && std::isfinite(x);
 
-  fmt::print("\n{} {} on {}{}, {} launches, {} programs of which {} compiled{}\n", name, sinter::name(o.dtype),
+  fmt::print("\n{} {} on {}{}, {} launches, {} programs of which {} compiled{}\n", name, o.fp8 ? "fp8" : sinter::name(o.dtype),
              engine.context().device().name, o.tune ? ", tuned" : "", count, report.needed, report.compiled,
              finite ? "" : "  NOT FINITE");
   fmt::print("  first step done after {:.2f} s: context {:.2f}, compiling {:.2f}, random weights {:.2f}, plans {:.2f}\n", first,
@@ -166,6 +167,13 @@ void bench(const std::string& name, const Options& o) {
   std::fflush(stdout);
 }
 
+void set_dtype(Options& o, const std::string& text) {
+  o.fp8 = text == "fp8";
+  auto dtype = parse_dtype(o.fp8 ? "bf16" : text);
+  if (!dtype) fail(Code::InvalidArgument, "--dtype {}: there are bf16, f16, f32 and fp8", text);
+  o.dtype = *dtype;
+}
+
 Options parse(int argc, char** argv) {
   Options o;
   for (int i = 1; i < argc; ++i) {
@@ -177,7 +185,7 @@ Options parse(int argc, char** argv) {
     if (word == "sdxl" || word == "sd15" || word == "flux" || word == "vae")
       o.models.insert(word);
     else if (word == "--dtype")
-      o.dtype = parse_dtype(value()).value_or(DType::bf16);
+      set_dtype(o, value());
     else if (word == "--size")
       o.width = o.height = std::atoi(value().c_str());
     else if (word == "--runs")

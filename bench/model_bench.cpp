@@ -136,6 +136,7 @@ struct Describe {
     int64_t pixels = (*this)(s.n) * (*this)(s.pixels);
     return {fmt::format("{} x {}", pixels, s.channels), 0, double(pixels * s.channels * byte_size(s.type)), {}, {}};
   }
+  Work operator()(const QuantiseStep& s) const { return {fmt::format("{} x {}", (*this)(s.m), s.k), 0, 0, {}, {}}; }
   Work operator()(const EmbeddingStep& s) const { return {fmt::format("{} x {}", (*this)(s.count), s.width), 0, 0, {}, {}}; }
   Work operator()(const CallStep&) const { return {}; }
 };

@@ -84,7 +84,7 @@ TEST_CASE("options out of range are refused before anything is read, with what w
            Mistake{{"--scheduler", "karas"}, "(did you mean \"karras\"?)"},
            Mistake{{"--backend", "natve"}, "\"natve\" is none of native, inductor, eager, reference (did you mean \"native\"?)"},
            Mistake{{"--mode", "fastest"}, "\"fastest\" is none of default"},
-           Mistake{{"--dtype", "f8"}, "\"f8\" is none of auto, f32, bf16, f16"},
+           Mistake{{"--dtype", "f8"}, "\"f8\" is none of auto, f32, bf16, f16, fp8"},
            Mistake{{"--dynamic", "maybe"}, "--dynamic"},
            Mistake{{"--prompt", "fox \xff\xfe"}, "--prompt: UTF-8 text is expected"},
            Mistake{{"--promt", "x"}, "(did you mean \"--prompt\"?)"},

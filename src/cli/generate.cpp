@@ -84,8 +84,10 @@ void add_options(Options& o, Settings& s) {
       ->check(one_of({"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "speed"}));
   o.add_option("--dynamic", s.dynamic, "one set of programs for all sizes (true), or one for each (false)");
   o.add_option("--device", s.device, "auto, cpu, cuda or cuda:N");
-  o.add_option("--dtype", s.dtype, "type of the arithmetic: auto (f32 on the CPU, bf16 on a GPU), f32, bf16 or f16 (GPU)")
-      ->check(one_of({"auto", "f32", "bf16", "f16"}));
+  o.add_option("--dtype", s.dtype,
+               "type of the arithmetic: auto (f32 on the CPU, bf16 on a GPU), f32, bf16, f16 (GPU) or fp8 (GPU: bf16 with the "
+               "denoiser's wide linear layers in 8 bits)")
+      ->check(one_of({"auto", "f32", "bf16", "f16", "fp8"}));
   o.add_flag("--tf32", s.tf32, "f32 products on a GPU may round their factors to 10 fraction bits");
   o.add_flag("--fp16-accumulation", s.f16_accumulate, "f16 products on a GPU may be summed in f16");
   o.add_option("--weight-dtype", s.weight_dtype, "type in which weights are kept: auto (as in the file), f32, f16 or bf16")
@@ -226,12 +228,31 @@ class Generation {
     return options;
   }
 
+  /// Where fp8 cannot be had, bf16 runs the same checkpoints.
+  void check_fp8() {
+    const auto* gpu = dynamic_cast<cuda::Engine*>(&session_.engine());
+    if (!gpu)
+      fail(Code::Unsupported,
+           "--dtype fp8 needs a GPU of compute capability 8.9 or newer; on the CPU there are f32 and bf16, "
+           "which run fp8 checkpoints too");
+    const cuda::DeviceInfo& device = gpu->context().device();
+    if (!device.has_fp8())
+      fail(Code::Unsupported,
+           "--dtype fp8: {} has compute capability {}.{}, and fp8 units come with 8.9; --dtype bf16 runs fp8 "
+           "checkpoints too",
+           device.name, device.capability() / 10, device.capability() % 10);
+    if (session_.options().backend != Backend::Native)
+      fail(Code::Unsupported, "--dtype fp8 is for the native backend, not for {}", name(session_.options().backend));
+  }
+
   void prepare() {
     auto start = Clock::now();
     ModelOptions options;
     bool gpu = session_.options().device.kind == DeviceChoice::Kind::Cuda;
     if (s_.dtype == "f16" && !gpu) fail(Code::Unsupported, "--dtype f16 needs a GPU; on the CPU there are f32 and bf16");
-    options.compute = s_.dtype == "auto" ? (gpu ? DType::bf16 : DType::f32) : *parse_dtype(s_.dtype);
+    options.fp8 = s_.dtype == "fp8";
+    if (options.fp8) check_fp8();
+    options.compute = s_.dtype == "auto" || options.fp8 ? (gpu ? DType::bf16 : DType::f32) : *parse_dtype(s_.dtype);
     if (s_.weight_dtype != "auto") options.weights = parse_dtype(s_.weight_dtype);
     model_ = std::make_unique<ImageModel>(session_, s_.files, options);
     load_seconds_ += seconds_since(start);

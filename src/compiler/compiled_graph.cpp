@@ -31,7 +31,7 @@ struct Signature {
 Signature signature(const Engine& engine, const Graph& graph, const std::string& label, const CompileOptions& options) {
   std::string target = engine.target_text(), version(engine.compiler_version());
   Hasher h;
-  h.add(version).add(structure_digest(graph)).add(options.fuse).add(target);
+  h.add(version).add(structure_digest(graph)).add(options.fuse).add(options.fp8_width).add(target);
   std::string types;
   for (Value input : graph.inputs()) types += (types.empty() ? "" : ", ") + input->type.text();
   std::string storage;
@@ -39,6 +39,7 @@ Signature signature(const Engine& engine, const Graph& graph, const std::string&
     std::string type(name(weight.dtype()));
     if (storage.find(type) == std::string::npos) storage += (storage.empty() ? "" : " ") + type;
   }
+  if (options.fp8_width > 0) storage += fmt::format(" (linears from width {} f8e4m3)", options.fp8_width);
   return {h.digest(),
           {label,
            {{"inputs", types},
@@ -52,6 +53,7 @@ Signature signature(const Engine& engine, const Graph& graph, const std::string&
 LowerOptions lowering_of(const Engine& engine, const CompileOptions& options) {
   LowerOptions lowering = engine.lowering();
   lowering.fuse = options.fuse;
+  lowering.fp8_width = options.fp8_width;
   return lowering;
 }
 

@@ -9,6 +9,7 @@ namespace sinter {
 
 struct CompileOptions {
   bool fuse = true;             ///< false: the eager backend
+  int64_t fp8_width = 0;        ///< as in LowerOptions
   std::string label = "model";  ///< of the graph itself, for people; blocks have their own
 };
 

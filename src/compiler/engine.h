@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -28,8 +29,32 @@ struct CompileReport {
   bool count(const Digest& key);
 };
 
+/// Rows of a weight as a file keeps them, in 8 bits, with a factor for each.
+struct ScaledRows {
+  Tensor values;  ///< f8e4m3 or f8e5m2
+  std::vector<float> scales;
+};
+
 /// Where weights come from: the tensor of a full name, in any float type, with the declared number of elements.
-using WeightReader = std::function<Tensor(const std::string& name)>;
+class WeightReader {
+ public:
+  WeightReader() = default;
+  template <class Read>
+  requires std::is_invocable_r_v<Tensor, Read, const std::string&> &&
+      (!std::is_same_v<std::decay_t<Read>, WeightReader>)WeightReader(Read read)
+      : read_(std::move(read)) {}  // NOLINT: most readers are a function
+  /// `scaled` gives the same weight as it is kept, where that is rows with factors.
+  WeightReader(std::function<Tensor(const std::string&)> read,
+               std::function<std::optional<ScaledRows>(const std::string&)> scaled)
+      : read_(std::move(read)), scaled_(std::move(scaled)) {}
+
+  Tensor operator()(const std::string& name) const { return read_(name); }
+  std::optional<ScaledRows> scaled_rows(const std::string& name) const { return scaled_ ? scaled_(name) : std::nullopt; }
+
+ private:
+  std::function<Tensor(const std::string&)> read_;
+  std::function<std::optional<ScaledRows>(const std::string&)> scaled_;
+};
 
 /// The weights of one model in the forms that its programs want, where its device reads them. Each is read once and kept.
 class BoundWeights {

@@ -68,9 +68,6 @@ constexpr KnownModel kOtherTextEncoders[] = {
     {"model.layers.0.self_attn.k_proj.bias", "a Qwen text encoder"},
     {"model.layers.0.post_attention_layernorm.weight", "a Llama text encoder"},
 };
-/// What marks weights that are numbers only together with a scale kept beside them.
-constexpr std::string_view kScaleMarks[] = {"scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant"};
-
 [[noreturn]] void fail_unsupported(const std::string& path, const std::string& what) {
   fail(Code::Unsupported, "{}: {}: not supported yet", path, what);
 }
@@ -111,10 +108,21 @@ Weights find_denoiser(const Checkpoint& file) {
   return {};
 }
 
-void refuse_scaled(const Weights& w) {
-  for (const std::string& name : w.names())
-    for (std::string_view mark : kScaleMarks)
-      if (name.ends_with(mark)) fail_unsupported(w.path(), "scaled 8-bit weights ('" + name + "')");
+/// 8-bit floats with one scale, or one a row, are read; of other ways to keep weights in few bits we know only the names.
+void refuse_other_quantisation(const Weights& w) {
+  const Checkpoint& file = w.checkpoint();
+  for (const std::string& name : file.names()) {
+    for (std::string_view mark : {".weight_scale_2", ".pre_quant_scale"})
+      if (name.ends_with(mark)) fail_unsupported(w.path(), "weights with scales of several levels ('" + name + "')");
+    if (!name.ends_with(".comfy_quant")) continue;
+    Tensor text = file.tensor(name);
+    auto* begin = reinterpret_cast<const char*>(text.data());
+    auto json = nlohmann::json::parse(begin, begin + text.bytes(), nullptr, false);
+    bool named = json.is_object() && json.contains("format") && json["format"].is_string();
+    std::string format = named ? json["format"].get<std::string>() : "without a name";
+    if (format != "float8_e4m3fn" && format != "float8_e5m2")
+      fail_unsupported(w.path(), "weights in the format '" + format + "' ('" + name + "')");
+  }
 }
 
 const Family& family_of(const Weights& denoiser) {
@@ -243,7 +251,8 @@ ModelParts parts_of(const Checkpoint& file) {
   Detected detected = detect_family(file);
   bool is_network = detected.content == FileContent::TextEncoder || detected.content == FileContent::Vae;
   if (is_network)
-    refuse_scaled(parts.components.emplace(detected.component, component_weights(file, detected.component)).first->second);
+    refuse_other_quantisation(
+        parts.components.emplace(detected.component, component_weights(file, detected.component)).first->second);
   if (detected.content != FileContent::Model) return parts;
   set_family(parts, *detected.family);
   parts.components.emplace(Component::Denoiser, find_denoiser(file));
@@ -251,7 +260,7 @@ ModelParts parts_of(const Checkpoint& file) {
     Checkpoint network = file.prefix(place.prefix);
     if (network.size() > 0) parts.components.try_emplace(place.component, component_weights(network, place.component));
   }
-  for (auto& [component, weights] : parts.components) refuse_scaled(weights);
+  for (auto& [component, weights] : parts.components) refuse_other_quantisation(weights);
   read_prediction_keys(file, parts);
   return parts;
 }

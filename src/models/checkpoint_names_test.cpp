@@ -83,11 +83,27 @@ TEST_CASE("a file of something else says what was looked for and what was found"
   CHECK(contains(message, "found 2 tensors, such as 'other.thing', 'some.thing'"));
 }
 
-TEST_CASE("scaled 8-bit weights are refused, since their numbers mean nothing without the scale") {
+/// A text encoder with these tensors more.
+std::string refused_component(std::map<std::string, Tensor> more) {
   TemporaryFolder folder;
-  put(folder / "t5.safetensors", {"encoder.block.0.layer.1.DenseReluDense.wi_1.weight", "scaled_fp8"});
-  CHECK(contains(refusal([&] { open_component(folder / "t5.safetensors", Component::T5); }),
-                 "scaled 8-bit weights ('scaled_fp8')"));
+  more["encoder.block.0.layer.1.DenseReluDense.wi_1.weight"] = Tensor(DType::f8e4m3, {2, 2});
+  write_safetensors(folder / "t5.safetensors", more);
+  return refusal([&] { open_component(folder / "t5.safetensors", Component::T5); });
+}
+Tensor bytes_of(const std::string& text) {
+  Tensor bytes(DType::u8, {int64_t(text.size())});
+  std::copy_n(reinterpret_cast<const std::byte*>(text.data()), text.size(), bytes.data());
+  return bytes;
+}
+
+TEST_CASE("8-bit floats with scales are opened, other ways to keep weights in few bits are named") {
+  CHECK(refused_component({{"scaled_fp8", Tensor(DType::f8e4m3, {0})}, {"a.scale_weight", Tensor(DType::f32, {})}}) == "accepted");
+  CHECK(refused_component({{"a.comfy_quant", bytes_of(R"({"format": "float8_e4m3fn"})")}}) == "accepted");
+  CHECK(contains(refused_component({{"a.comfy_quant", bytes_of(R"({"format": "nvfp4"})")}}),
+                 "weights in the format 'nvfp4' ('a.comfy_quant'): not supported yet"));
+  CHECK(contains(refused_component({{"a.comfy_quant", bytes_of("[")}}), "weights in the format 'without a name'"));
+  CHECK(contains(refused_component({{"a.weight_scale_2", Tensor(DType::f32, {})}}),
+                 "scales of several levels ('a.weight_scale_2')"));
 }
 
 TEST_CASE("a component is asked of a file that has another") {

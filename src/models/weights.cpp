@@ -88,8 +88,68 @@ int64_t Weights::size(const std::string& name, int axis) const {
 DType Weights::dtype(const std::string& name) const {
   const WeightPart& first = parts(name).at(0);
   TensorInfo tensor = info(first);
+  if (scale_of(first)) return DType::bf16;
   if (!tensor.dtype) fail(Code::Unsupported, "{}: '{}' has the element type {}", path(), first.tensor, tensor.type);
   return *tensor.dtype;
+}
+
+/// The factors of a tensor's values, f32: one for all or one for each row. Two spellings are in use.
+std::optional<Tensor> Weights::scale_of(const WeightPart& part) const {
+  constexpr std::string_view kEnd = "weight";
+  if (!part.tensor.ends_with("." + std::string(kEnd))) return {};
+  std::string layer = part.tensor.substr(0, part.tensor.size() - kEnd.size());
+  for (const char* spelling : {"scale_weight", "weight_scale"}) {
+    auto found = checkpoint_.find(layer + spelling);
+    if (!found) continue;
+    TensorInfo tensor = info(part);
+    int64_t count = element_count(std::span<const int64_t>(found->shape));
+    bool rows = !tensor.shape.empty() && !found->shape.empty() && found->shape[0] == tensor.shape[0] && count == tensor.shape[0];
+    if (!found->dtype || !is_float(*found->dtype) || !(count == 1 || rows))
+      fail(Code::Unsupported, "{}: '{}' is {} {}, where one scale of '{}' {} or one for each of its rows is expected", path(),
+           layer + spelling, found->type, shape_text(found->shape), part.tensor, shape_text(tensor.shape));
+    return checkpoint_.tensor(layer + spelling).to(DType::f32);
+  }
+  return {};
+}
+
+/// Values times scales, as bf16.
+Tensor Weights::scaled_part(const WeightPart& part, const Tensor& scale) const {
+  Tensor tensor = checkpoint_.tensor(part.tensor);
+  int64_t rows = tensor.rank() > 0 ? tensor.dim(0) : 1, columns = rows ? tensor.count() / rows : 0;
+  Tensor out(DType::bf16, tensor.shape());
+  std::vector<float> row(static_cast<size_t>(columns));
+  for (int64_t r = 0; r < rows; ++r) {
+    convert(tensor.data() + r * columns * byte_size(tensor.dtype()), tensor.dtype(), row.data(), DType::f32, columns);
+    float factor = scale.f32()[scale.count() == 1 ? 0 : size_t(r)];
+    for (float& value : row) value *= factor;
+    convert(row.data(), DType::f32, out.data() + r * columns * byte_size(DType::bf16), DType::bf16, columns);
+  }
+  return out;
+}
+
+std::optional<Weights::Scaled> Weights::scaled(const std::string& name) const {
+  Scaled all;
+  std::vector<Tensor> values;
+  for (const WeightPart& part : parts(name)) {
+    auto scale = scale_of(part);
+    DType type = info(part).dtype.value_or(DType::u8);
+    bool eight_bits = type == DType::f8e4m3 || type == DType::f8e5m2;
+    if (!scale || !eight_bits || part.transpose || part_shape(part).empty() || (!values.empty() && type != values[0].dtype()))
+      return {};
+    Tensor tensor = checkpoint_.tensor(part.tensor);
+    if (part.rows >= 0) tensor = tensor.rows(part.begin, part.begin + part.rows);
+    for (int64_t r = 0; r < tensor.dim(0); ++r)
+      all.scales.push_back(scale->f32()[scale->count() == 1 ? 0 : size_t(part.begin + r)]);
+    values.push_back(std::move(tensor));
+  }
+  if (values.size() == 1) return Scaled{values[0], std::move(all.scales)};
+  all.rows = Tensor(values[0].dtype(), shape(name));
+  std::byte* to = all.rows.data();
+  for (const Tensor& part : values) {
+    std::memcpy(to, part.data(), size_t(part.bytes()));
+    to += part.bytes();
+  }
+  return all;
 }
 
 std::string Weights::file(const std::string& name) const { return info(parts(name).at(0)).file; }
@@ -100,7 +160,8 @@ std::vector<Weights::Piece> Weights::pieces(const std::string& name) const {
   std::vector<Piece> pieces;
   int64_t row = 0;
   for (const WeightPart& part : parts(name)) {
-    Tensor tensor = checkpoint_.tensor(part.tensor);
+    auto scale = scale_of(part);
+    Tensor tensor = scale ? scaled_part(part, *scale) : checkpoint_.tensor(part.tensor);
     if (part.transpose) tensor = transposed(tensor);
     if (part.rows >= 0) tensor = tensor.rows(part.begin, part.begin + part.rows);
     int64_t rows = tensor.rank() > 0 ? tensor.dim(0) : 1;
@@ -135,8 +196,12 @@ int64_t Weights::reading_bytes(const std::string& name) const {
   for (const WeightPart& part : all) {
     TensorInfo tensor = info(part);
     read += int64_t(tensor.bytes);
-    if (part.transpose) copied += int64_t(tensor.bytes);
-    if (tensor.dtype != dtype(name)) copied += int64_t(tensor.bytes);
+    bool scaled = scale_of(part).has_value();
+    int64_t held =
+        scaled ? element_count(std::span<const int64_t>(tensor.shape)) * byte_size(DType::bf16) : int64_t(tensor.bytes);
+    if (scaled) copied += held;
+    if (part.transpose) copied += held;
+    if (!scaled && tensor.dtype != dtype(name)) copied += int64_t(tensor.bytes);
   }
   if (all.size() > 1) {
     std::vector<int64_t> whole = shape(name);

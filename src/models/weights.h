@@ -1,6 +1,7 @@
 #pragma once
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,7 +40,8 @@ class Weights {
   std::vector<int64_t> shape(const std::string& name) const;
   /// One size of a shape; Code::Corrupt where the tensor has fewer axes.
   int64_t size(const std::string& name, int axis) const;
-  /// The type of the first part; load() converts the others to it. Code::Unsupported for one that we lack.
+  /// The type of the first part; load() converts the others to it. 8-bit numbers with a scale beside them count as bf16, which
+  /// is what load() makes of them. Code::Unsupported for a type that we lack.
   DType dtype(const std::string& name) const;
   /// The file of the first part.
   std::string file(const std::string& name) const;
@@ -55,6 +57,12 @@ class Weights {
   Tensor load(const std::string& name) const;
   /// The same under the shape that a graph declares, which may have other trailing axes of size 1.
   Tensor load(const std::string& name, const std::vector<int64_t>& shape) const;
+  /// A weight of 8-bit rows that all have a scale in the file, as it is kept; nothing for any other weight.
+  struct Scaled {
+    Tensor rows;  ///< a view of the file if it lies there in one piece
+    std::vector<float> scales;
+  };
+  std::optional<Scaled> scaled(const std::string& name) const;
   /// Bytes that load() takes at most: what it reads of the file, and a copy where the weight does not lie there as it is.
   int64_t reading_bytes(const std::string& name) const;
   void will_need(const std::string& name) const;  ///< starts reading in the background
@@ -69,6 +77,8 @@ class Weights {
  private:
   const std::vector<WeightPart>& parts(const std::string& name) const;
   TensorInfo info(const WeightPart& part) const;
+  std::optional<Tensor> scale_of(const WeightPart& part) const;
+  Tensor scaled_part(const WeightPart& part, const Tensor& scale) const;
   std::vector<int64_t> part_shape(const WeightPart& part) const;
 
   Checkpoint checkpoint_;

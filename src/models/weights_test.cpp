@@ -62,6 +62,67 @@ TEST_CASE("parts of several types take the first one's") {
   CHECK(weights.load("qk").shape() == std::vector<int64_t>{3, 3});
 }
 
+/// 0.5, 1, 1.5, ... as 8-bit floats.
+Tensor small_numbers(std::vector<int64_t> shape, DType type = DType::f8e4m3) {
+  Tensor t(DType::f32, std::move(shape));
+  for (size_t i = 0; i < t.f32().size(); ++i) t.f32()[i] = float(i + 1) / 2;
+  return t.to(type);
+}
+Tensor numbers(std::vector<int64_t> shape, const std::vector<float>& values) { return Tensor::of(std::move(shape), values); }
+std::vector<float> values_of(const Tensor& tensor) {
+  Tensor wide = tensor.to(DType::f32);
+  return {wide.f32().begin(), wide.f32().end()};
+}
+
+TEST_CASE("8-bit floats are multiplied by the scale beside them, in both spellings, one for all or one for each row") {
+  TemporaryFolder folder;
+  Weights weights = written(folder, {{"a.weight", small_numbers({2, 2})},
+                                     {"a.scale_weight", numbers({}, {3})},
+                                     {"b.weight", small_numbers({2, 2}, DType::f8e5m2)},
+                                     {"b.weight_scale", numbers({2, 1}, {2, -0.25})},
+                                     {"c.weight", small_numbers({2, 2})},
+                                     {"scaled_fp8", zeros({0}, DType::f8e4m3)}});
+  CHECK(weights.dtype("a.weight") == DType::bf16);
+  CHECK(weights.dtype("c.weight") == DType::f8e4m3);
+  CHECK(values_of(weights.load("a.weight")) == std::vector<float>{1.5, 3, 4.5, 6});
+  CHECK(values_of(weights.load("b.weight")) == std::vector<float>{1, 2, -0.375, -0.5});
+  CHECK(values_of(weights.load("c.weight")) == std::vector<float>{0.5, 1, 1.5, 2});
+  CHECK(weights.load("a.weight", {2, 2, 1, 1}).shape() == std::vector<int64_t>{2, 2, 1, 1});
+  CHECK(weights.reading_bytes("a.weight") == 4 + 8);
+}
+
+TEST_CASE("parts and turned tensors keep their own scales") {
+  TemporaryFolder folder;
+  Weights weights = written(folder, {{"q.weight", small_numbers({2, 2})},
+                                     {"q.scale_weight", numbers({}, {2})},
+                                     {"k.weight", small_numbers({3, 2})},
+                                     {"k.scale_weight", numbers({3}, {1, 10, 100})},
+                                     {"plain.weight", small_numbers({1, 2})}});
+  weights.add("qk", {{"q.weight"}, {"k.weight", 1, 2}});
+  weights.add("turned", {{.tensor = "k.weight", .transpose = true}});
+  weights.add("mixed", {{"q.weight"}, {"plain.weight"}});
+  CHECK(values_of(weights.load("qk")) == std::vector<float>{1, 2, 3, 4, 15, 20, 250, 300});
+  CHECK(values_of(weights.load("turned")) == std::vector<float>{0.5, 15, 250, 1, 20, 300});
+  CHECK(values_of(weights.load("mixed")) == std::vector<float>{1, 2, 3, 4, 0.5, 1});
+
+  auto kept = weights.scaled("qk");
+  REQUIRE(kept);
+  CHECK(kept->rows.dtype() == DType::f8e4m3);
+  CHECK(kept->rows.shape() == std::vector<int64_t>{4, 2});
+  CHECK(values_of(kept->rows) == std::vector<float>{0.5, 1, 1.5, 2, 1.5, 2, 2.5, 3});
+  CHECK(kept->scales == std::vector<float>{2, 2, 10, 100});
+  CHECK(!weights.scaled("turned"));
+  CHECK(!weights.scaled("mixed"));
+  CHECK(!weights.scaled("plain.weight"));
+}
+
+TEST_CASE("a scale of a shape that says nothing is named") {
+  TemporaryFolder folder;
+  Weights weights = written(folder, {{"a.weight", small_numbers({2, 4})}, {"a.weight_scale", numbers({2, 2}, {1, 2, 3, 4})}});
+  CHECK(contains(refusal([&] { weights.load("a.weight"); }),
+                 "'a.weight_scale' is F32 [2, 2], where one scale of 'a.weight' [2, 4] or one for each of its rows is expected"));
+}
+
 TEST_CASE("numbers of reduced models must be positive integers") {
   TemporaryFolder folder;
   Weights weights =

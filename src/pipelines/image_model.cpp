@@ -69,8 +69,14 @@ std::unique_ptr<Network> ImageModel::make_network(Component component, const cha
     Tensor tensor = weights.load(name);
     return loras_.changes(component, name) ? loras_.apply(component, name, tensor, session_.engine().pool()) : tensor;
   };
+  auto scaled = [this, component, &weights](const std::string& name) -> std::optional<ScaledRows> {
+    auto rows = loras_.changes(component, name) ? std::nullopt : weights.scaled(name);
+    if (!rows) return {};
+    return ScaledRows{std::move(rows->rows), std::move(rows->scales)};
+  };
+  int64_t fp8_width = options_.fp8 && component == Component::Denoiser ? kFp8Width : 0;
   auto done = [&weights](const std::string& name) { weights.drop(name); };
-  return std::make_unique<Network>(session_, label, std::move(graph), read, done);
+  return std::make_unique<Network>(session_, label, std::move(graph), WeightReader(read, scaled), done, fp8_width);
 }
 
 /// Models that see a picture or a mask beside the latent are of a family by their names, and a pipeline for them is lacking.

@@ -81,18 +81,21 @@ struct Network::Compiled {
 };
 
 Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-                 std::function<void(const std::string&)> done_with_weight)
+                 std::function<void(const std::string&)> done_with_weight, int64_t fp8_width)
     : session_(session),
       label_(std::move(label)),
       graph_(std::move(graph)),
       weights_(std::move(weights)),
-      done_(std::move(done_with_weight)) {}
+      done_(std::move(done_with_weight)),
+      fp8_width_(fp8_width) {}
 
 Network::~Network() = default;
 
+CompileOptions Network::compile_options() const { return {session_.options().backend == Backend::Native, fp8_width_, label_}; }
+
 void Network::foresee(const Bindings& bindings, CompileReport& report) {
   if (session_.options().backend == Backend::Reference) return;
-  CompileOptions options{session_.options().backend == Backend::Native, label_};
+  CompileOptions options = compile_options();
   if (session_.options().dynamic) return CompiledGraph::foresee(session_.engine(), *graph_, options, report);
   Graph specialised;
   copy_graph(*graph_, specialised, bindings);
@@ -111,7 +114,7 @@ Network::Compiled& Network::compiled_for(const Bindings& bindings) {
     copy_graph(*graph_, *made->specialised, bindings);
     graph = made->specialised.get();
   }
-  CompileOptions options{session_.options().backend == Backend::Native, label_};
+  CompileOptions options = compile_options();
   made->graph = std::make_unique<CompiledGraph>(session_.engine(), *graph, options, session_.compiled());
   made->weights = session_.engine().bind_weights(*made->graph);
   if (!dynamic && !compiled_.empty()) compiled_.clear();  // weights are packed once, for the sizes at hand

@@ -50,11 +50,11 @@ class Session {
 };
 
 /// A graph on the session's backend: compiled at first use, weights loaded once, one plan for each set of sizes (the last few are
-/// kept).
+/// kept). `fp8_width` as in LowerOptions.
 class Network {
  public:
   Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-          std::function<void(const std::string&)> done_with_weight = {});
+          std::function<void(const std::string&)> done_with_weight = {}, int64_t fp8_width = 0);
   ~Network();
   Network(Network&&) = delete;
 
@@ -82,6 +82,7 @@ class Network {
 
  private:
   struct Compiled;
+  CompileOptions compile_options() const;
   Compiled& compiled_for(const Bindings& bindings);
   std::vector<Tensor> interpret_run(const std::map<std::string, Tensor>& inputs, const Bindings& bindings);
 
@@ -91,6 +92,7 @@ class Network {
   WeightReader weights_;
   std::function<void(const std::string&)> done_;
   std::vector<std::unique_ptr<Compiled>> compiled_;  // one if dynamic, else one for each set of sizes
+  int64_t fp8_width_ = 0;
   bool measuring_ = false;
 };
 

@@ -87,6 +87,7 @@ struct ScratchBytes {
     return group_stats_workspace_bytes(sizes(s.n), sizes(s.pixels), s.channels, s.groups, threads());
   }
   int64_t operator()(const EmbeddingStep&) const { return 0; }
+  int64_t operator()(const QuantiseStep&) const { return 0; }
   int64_t operator()(const CallStep&) const { return 0; }  // the layout's concern
 };
 
@@ -312,6 +313,8 @@ class Plan::Builder {
     call.workspace = in.workspace;
     launch(in, "group_stats", [call, engine = &engine_] { group_stats(call, engine->target().vector_floats, engine->pool()); });
   }
+
+  void add_step(const Instance&, const QuantiseStep&) { fail(Code::Internal, "the CPU multiplies no f8e4m3"); }
 
   void add_step(const Instance& in, const EmbeddingStep& step) {
     const char* table = address(in, step.table, step.table_type);

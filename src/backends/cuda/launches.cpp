@@ -50,6 +50,18 @@ int64_t scores_bytes(const AttentionStep& step, const Bindings& bindings) {
   return attention_workspace_bytes(call, true);
 }
 
+/// Batches of an f8e4m3 product that do not lie together are products of their own, and cuBLASLt wants the factors of each at
+/// multiples of 16 bytes: where a batch has an odd number of rows, they are copied apart.
+struct MovedScales {
+  int64_t batch = 0, stride = 0;  ///< stride: in elements
+  int64_t bytes() const { return batch * stride * int64_t(sizeof(float)); }
+};
+MovedScales moved_scales(const LinearStep& step, const Bindings& bindings) {
+  int64_t batch = step.batch.value(bindings), m = step.m.value(bindings);
+  if (step.a_type != DType::f8e4m3 || batch <= 1 || m % 4 == 0) return {};
+  return {batch, (m + 3) / 4 * 4};
+}
+
 }  // namespace
 
 int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bindings) {
@@ -57,6 +69,7 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
     return keeps_scores(*attention, bindings) ? scores_bytes(*attention, bindings) : 0;
   if (const auto* stats = std::get_if<GroupStatsStep>(&step))
     return group_stats_workspace_bytes(group_stats_call(*stats, bindings), context_.device().multiprocessors);
+  if (const auto* linear = std::get_if<LinearStep>(&step)) return moved_scales(*linear, bindings).bytes();
   return 0;
 }
 
@@ -182,20 +195,9 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   for (DevicePtr p : {buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual})
     while (p % DevicePtr(shape.alignment) != 0) shape.alignment /= 2;
 
+  if (step.a_type == DType::f8e4m3) return add_fp8_linear(in, step, shape, buffers);
   bool vendor_can = !tail.gelu || tail.bias >= 0;
-  Planned<LinearPlan> plan;
-  if (vendor_can && engine_.options().tune) {
-    TuneOn<LinearBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
-    plan = plan_linear(engine_.vendor(), shape, &tune);
-  } else if (vendor_can) {
-    plan = plan_linear(engine_.vendor(), shape);
-  }
-  if (plan) {
-    call("linear", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
-      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
-    });
-    return;
-  }
+  if (vendor_can && add_vendor_linear(shape, buffers).empty()) return;
   MatmulCall own;
   own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
   own.a = buffers.a, own.w = buffers.weights, own.a_stride = shape.a_stride, own.a_batch_stride = shape.a_batch;
@@ -211,6 +213,71 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
                   .residual_stride = shape.residual_stride};
   engine_.kernels().load("gemm");
   launch("linear (own)", shape.text(), [=, e = &engine_] { matmul(e->kernel_target(), own); });
+}
+
+std::string LaunchBuilder::add_vendor_linear(const LinearShape& shape, const LinearBuffers& buffers) {
+  Planned<LinearPlan> plan;
+  if (engine_.options().tune) {
+    TuneOn<LinearBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
+    plan = plan_linear(engine_.vendor(), shape, &tune);
+  } else {
+    plan = plan_linear(engine_.vendor(), shape);
+  }
+  if (!plan) return plan.why_none;
+  call("linear", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+    return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
+  });
+  return {};
+}
+
+void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers) {
+  const VendorTail& tail = *step.tail;
+  shape.compute = LinearCompute::FP8Vector;
+  buffers.a_scale = address(in, step.a_scales, DType::f32);
+  buffers.weights_scale =
+      weights_.row_scales(in.unit, in.prefix, step.weight) + DevicePtr(step.weight_row * int64_t(sizeof(float)));
+  auto add = [&](const LinearBuffers& at) {
+    if (std::string why = tail.gelu && tail.bias < 0 ? "GELU comes with a bias only" : add_vendor_linear(shape, at); !why.empty())
+      fail(Code::Unsupported, "no f8e4m3 product {}: {}; --dtype bf16 works without", shape.text(), why);
+  };
+  if (shape.batch == 1) return add(buffers);
+  // How the library steps through the factors of several products is nowhere said: each product is a call.
+  const int64_t count = shape.batch, m = shape.m;
+  const MovedScales moved = moved_scales(step, in.bindings);
+  const int64_t a_batch = shape.a_batch, out_batch = shape.out_batch, residual_batch = shape.residual_batch;
+  shape.batch = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    LinearBuffers one = buffers;
+    one.a += DevicePtr(i * a_batch);
+    one.out += DevicePtr(i * out_batch * byte_size(tail.out_type));
+    if (tail.adds) one.residual += DevicePtr(i * residual_batch * byte_size(tail.out_type));
+    one.a_scale += DevicePtr(i * m * int64_t(sizeof(float)));
+    if (moved.batch > 0) {
+      CastCall copy{.from = one.a_scale, .to = in.scratch() + DevicePtr(i * moved.stride * int64_t(sizeof(float))), .count = m};
+      engine_.kernels().load("elements");
+      launch("quantise", fmt::format("{} factors apart", m), [=, e = &engine_] { cast(e->kernel_target(), copy); });
+      one.a_scale = copy.to;
+    }
+    for (DevicePtr p : {one.a, one.out, one.residual})
+      while (p % DevicePtr(shape.alignment) != 0) shape.alignment /= 2;
+    add(one);
+  }
+}
+
+void LaunchBuilder::add_step(const Instance& in, const QuantiseStep& step) {
+  const int64_t batch = in(step.batch), m = in(step.m);
+  if (batch * m == 0) return;
+  QuantiseRowsCall all{.x = address(in, step.x, step.type), .type = step.type, .rows = m, .columns = step.k};
+  all.x_stride = in(step.x_stride);
+  all.to = address(in, step.out, DType::f8e4m3), all.scales = address(in, step.scales, DType::f32);
+  engine_.kernels().load("elements");
+  for (int64_t i = 0; i < batch; ++i) {
+    QuantiseRowsCall one = all;
+    one.x += DevicePtr(i * in(step.x_batch_stride) * byte_size(step.type));
+    one.to += DevicePtr(i * m * step.k);
+    one.scales += DevicePtr(i * m * int64_t(sizeof(float)));
+    launch("quantise", fmt::format("{} x {}", m, step.k), [=, e = &engine_] { quantise_rows(e->kernel_target(), one); });
+  }
 }
 
 void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cuda/calls/linear.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
 
@@ -41,7 +42,12 @@ class LaunchBuilder {
   void add_step(const Instance& in, const AttentionStep& step);
   void add_step(const Instance& in, const GroupStatsStep& step);
   void add_step(const Instance& in, const EmbeddingStep& step);
+  void add_step(const Instance& in, const QuantiseStep& step);
   void add_step(const Instance& in, const CallStep& step);
+
+  /// Empty, or why the vendor has no such product.
+  std::string add_vendor_linear(const LinearShape& shape, const LinearBuffers& buffers);
+  void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
 
   DevicePtr address(const Instance& in, const BufferRef& buffer);
   DevicePtr address(const Instance& in, const Place& place, DType type);

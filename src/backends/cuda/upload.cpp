@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/schedules.h"
 
 namespace sinter::cuda {
 namespace {
@@ -69,6 +70,37 @@ void Uploader::rows(const Tensor& tensor, DevicePtr to, DType type) {
   DevicePtr raw = staging(tensor.bytes());
   copy(tensor.data(), tensor.bytes(), raw);
   cast(engine_.kernel_target(), {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()});
+}
+
+void Uploader::e4m3_rows(const Tensor& tensor, DevicePtr to, DevicePtr scales, int64_t rows) {
+  if (tensor.bytes() == 0) return;
+  KernelTarget& target = engine_.kernel_target();
+  if (tensor.dtype() == DType::f8e4m3) {
+    copy(tensor.data(), tensor.bytes(), to);
+    return fill_normal(target, scales, DType::f32, rows, 0, 1, 0);
+  }
+  if (!converts_on_device(tensor.dtype())) return e4m3_rows(tensor.to(DType::f32), to, scales, rows);
+  DevicePtr raw = staging(tensor.bytes());
+  copy(tensor.data(), tensor.bytes(), raw);
+  quantise_rows(target,
+                {.x = raw, .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales});
+}
+
+void Uploader::e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales) {
+  copy(rows.values.data(), rows.values.bytes(), to);
+  copy(reinterpret_cast<const std::byte*>(rows.scales.data()), int64_t(rows.scales.size() * sizeof(float)), scales);
+}
+
+void Uploader::rows(const ScaledRows& rows, DevicePtr to, DType type) {
+  const int64_t count = rows.values.count(), scale_bytes = int64_t(rows.scales.size() * sizeof(float));
+  if (count == 0) return;
+  const int64_t values_bytes = (rows.values.bytes() + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
+  DevicePtr raw = staging(values_bytes + scale_bytes), scales = raw + DevicePtr(values_bytes);
+  copy(rows.values.data(), rows.values.bytes(), raw);
+  copy(reinterpret_cast<const std::byte*>(rows.scales.data()), scale_bytes, scales);
+  CastCall widen{.from = raw, .to = to, .from_type = rows.values.dtype(), .to_type = type, .count = count};
+  widen.row_scales = scales, widen.columns = count / int64_t(rows.scales.size());
+  cast(engine_.kernel_target(), widen);
 }
 
 void Uploader::filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {

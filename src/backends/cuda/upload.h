@@ -14,6 +14,11 @@ class Uploader {
 
   /// The elements in order, as `type`.
   void rows(const Tensor& tensor, DevicePtr to, DType type);
+  /// Rows as f8e4m3 with a factor for each. What is f8e4m3 already stays as it is.
+  void e4m3_rows(const Tensor& tensor, DevicePtr to, DevicePtr scales, int64_t rows);
+  void e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales);
+  /// Values times factors, as `type`.
+  void rows(const ScaledRows& rows, DevicePtr to, DType type);
   /// Convolution weights [k, c, taps] as [k, taps, c].
   void filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps);
   void finish();

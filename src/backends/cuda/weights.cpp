@@ -10,11 +10,15 @@
 namespace sinter::cuda {
 namespace {
 
-DType type_of(PanelType panels) {
-  return panels == PanelType::f32 ? DType::f32 : panels == PanelType::f16 ? DType::f16 : DType::bf16;
+DType type_of(const WeightSlot& slot) {
+  if (slot.form == WeightSlot::e4m3_rows) return DType::f8e4m3;
+  return slot.panels == PanelType::f32 ? DType::f32 : slot.panels == PanelType::f16 ? DType::f16 : DType::bf16;
 }
 
+int64_t aligned(int64_t bytes) { return (bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment; }
+
 int64_t count_of(const Type& type) { return element_count(type.shape).constant(); }
+int64_t rows_of(const Type& type) { return type.shape[0].constant(); }
 
 /// How large a layer's weights are drawn: so that a sum over its inputs keeps their size.
 float spread_of(const Type& type) {
@@ -35,7 +39,17 @@ BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engi
       bytes_ += count_of(piece.type) * byte_size(entry.dtype);
       by_name_[piece.name].emplace_back(&entry, i);
     }
-    bytes_ = (bytes_ + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
+    if (entry.slot.form == WeightSlot::e4m3_rows) place_scales(entry);
+    bytes_ = aligned(bytes_);
+  }
+}
+
+/// The factors follow the rows of all pieces.
+void BoundWeights::place_scales(Entry& entry) {
+  bytes_ = aligned(bytes_);
+  for (Piece& piece : entry.pieces) {
+    piece.scales = bytes_;
+    bytes_ += rows_of(piece.type) * int64_t(sizeof(float));
   }
 }
 
@@ -52,7 +66,7 @@ void BoundWeights::add(const Unit& unit, const std::string& prefix) {
     if (!fresh) continue;
     Entry& entry = at->second;
     entry.slot = at->first.second;
-    entry.dtype = slot.form == WeightSlot::plain ? unit.weights[size_t(slot.ordinals[0])].type.dtype : type_of(slot.panels);
+    entry.dtype = slot.form == WeightSlot::plain ? unit.weights[size_t(slot.ordinals[0])].type.dtype : type_of(slot);
     for (int32_t ordinal : slot.ordinals)
       entry.pieces.push_back({prefix + unit.weights[size_t(ordinal)].name, unit.weights[size_t(ordinal)].type});
   }
@@ -61,43 +75,78 @@ void BoundWeights::add(const Unit& unit, const std::string& prefix) {
 
 void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
                         const std::function<void(double)>& progress) {
-  if (bytes_ > 0 && !block_.address()) block_ = DeviceMemory(engine_.context(), bytes_, "the weights");
+  take_block();
   Uploader uploader(engine_);
   size_t at = 0;
   for (auto& [name, uses] : by_name_) {
     engine_.check_cancelled();
     Tensor tensor;
+    std::optional<ScaledRows> scaled;
     for (auto [entry, index] : uses) {
       Piece& piece = entry->pieces[index];
       if (piece.ready) continue;
+      if (!scaled && tensor.empty()) scaled = source.scaled_rows(name);
+      if (scaled && put(uploader, *entry, piece, *scaled)) {
+        piece.ready = true;
+        continue;
+      }
       if (tensor.empty()) tensor = source(name);
       if (tensor.count() != count_of(piece.type))
         fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, piece.type.text(),
              shape_text(tensor.shape()));
-      DevicePtr to = block_.address() + DevicePtr(piece.offset);
-      if (entry->slot.form == WeightSlot::filters) {
-        const Shape& s = piece.type.shape;
-        uploader.filters(tensor, to, entry->dtype, s[0].constant(), s[1].constant(), s[2].constant() * s[3].constant());
-      } else {
-        uploader.rows(tensor, to, entry->dtype);
-      }
+      put(uploader, *entry, piece, tensor);
       piece.ready = true;
     }
-    if (done && !tensor.empty()) done(name);
+    if (done && (scaled || !tensor.empty())) done(name);
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
   uploader.finish();
   engine_.note_memory();
 }
 
-void BoundWeights::fill_random(uint64_t seed) {
+void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor) {
+  DevicePtr to = block_.address() + DevicePtr(piece.offset);
+  if (entry.slot.form == WeightSlot::filters) {
+    const Shape& s = piece.type.shape;
+    uploader.filters(tensor, to, entry.dtype, s[0].constant(), s[1].constant(), s[2].constant() * s[3].constant());
+  } else if (entry.slot.form == WeightSlot::e4m3_rows) {
+    uploader.e4m3_rows(tensor, to, block_.address() + DevicePtr(piece.scales), rows_of(piece.type));
+  } else {
+    uploader.rows(tensor, to, entry.dtype);
+  }
+}
+
+/// Without the way through wider numbers; false for forms that lie in another order, or need other numbers.
+bool BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows) {
+  if (rows.values.count() != count_of(piece.type)) return false;  // read whole, it is reported
+  DevicePtr to = block_.address() + DevicePtr(piece.offset);
+  if (entry.slot.form == WeightSlot::e4m3_rows && rows.values.dtype() == DType::f8e4m3) {
+    uploader.e4m3_rows(rows, to, block_.address() + DevicePtr(piece.scales));
+    return true;
+  }
+  if (entry.slot.form != WeightSlot::rows) return false;
+  uploader.rows(rows, to, entry.dtype);
+  return true;
+}
+
+void BoundWeights::take_block() {
   if (bytes_ > 0 && !block_.address()) block_ = DeviceMemory(engine_.context(), bytes_, "the weights");
+}
+
+void BoundWeights::fill_random(uint64_t seed) {
+  take_block();
   engine_.kernels().load("elements");
   for (auto& [key, entry] : entries_)
     for (Piece& piece : entry.pieces) {
       bool scales = piece.type.shape.size() < 2 && piece.name.ends_with("weight");
-      fill_normal(engine_.kernel_target(), block_.address() + DevicePtr(piece.offset), entry.dtype, count_of(piece.type), seed++,
-                  scales ? 1.f : 0.f, spread_of(piece.type));
+      bool e4m3 = entry.slot.form == WeightSlot::e4m3_rows;
+      constexpr float kSpread = 100;  // of numbers in e4m3: few go beyond its end at 448
+      KernelTarget& target = engine_.kernel_target();
+      fill_normal(target, block_.address() + DevicePtr(piece.offset), entry.dtype, count_of(piece.type), seed++,
+                  scales ? 1.f : 0.f, e4m3 ? kSpread : spread_of(piece.type));
+      if (e4m3)
+        fill_normal(target, block_.address() + DevicePtr(piece.scales), DType::f32, rows_of(piece.type), 0,
+                    spread_of(piece.type) / kSpread, 0);
       piece.ready = true;
     }
   engine_.stream().synchronize();
@@ -116,11 +165,19 @@ void BoundWeights::unload(const std::function<void(const std::string&)>&) {
   block_ = {};
 }
 
-DevicePtr BoundWeights::get(const Unit& unit, const std::string& prefix, int32_t slot) const {
+const BoundWeights::Entry& BoundWeights::loaded(const Unit& unit, const std::string& prefix, int32_t slot) const {
   const Entry& entry = entries_.at(key_of(unit, prefix, unit.program.weights[size_t(slot)]));
   for (const Piece& piece : entry.pieces)
     if (!piece.ready) fail(Code::Internal, "the weight '{}' is not loaded", piece.name);
-  return block_.address() + DevicePtr(entry.pieces[0].offset);
+  return entry;
+}
+
+DevicePtr BoundWeights::get(const Unit& unit, const std::string& prefix, int32_t slot) const {
+  return block_.address() + DevicePtr(loaded(unit, prefix, slot).pieces[0].offset);
+}
+
+DevicePtr BoundWeights::row_scales(const Unit& unit, const std::string& prefix, int32_t slot) const {
+  return block_.address() + DevicePtr(loaded(unit, prefix, slot).pieces[0].scales);
 }
 
 }  // namespace sinter::cuda

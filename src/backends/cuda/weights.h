@@ -7,6 +7,8 @@
 
 namespace sinter::cuda {
 
+class Uploader;
+
 /// The weights of one model in device memory, in the forms that its programs want: one block, each form at its own offset.
 class BoundWeights final : public sinter::BoundWeights {
  public:
@@ -23,6 +25,8 @@ class BoundWeights final : public sinter::BoundWeights {
   void unload(const std::function<void(const std::string&)>& done = {}) override;
 
   DevicePtr get(const Unit& unit, const std::string& prefix, int32_t slot) const;
+  /// The factors of the rows of a slot of form `e4m3_rows`.
+  DevicePtr row_scales(const Unit& unit, const std::string& prefix, int32_t slot) const;
 
  private:
   /// One weight within a form.
@@ -30,6 +34,7 @@ class BoundWeights final : public sinter::BoundWeights {
     std::string name;
     Type type;
     int64_t offset = 0;  ///< in block_
+    int64_t scales = 0;  ///< of e4m3_rows: the same of its rows' factors
     bool ready = false;
   };
   struct Entry {
@@ -40,7 +45,11 @@ class BoundWeights final : public sinter::BoundWeights {
   using Key = std::pair<std::vector<std::string>, WeightSlot>;
   void add(const Unit& unit, const std::string& prefix);
   static Key key_of(const Unit& unit, const std::string& prefix, const WeightSlot& slot);
-  void put(const Entry& entry, const Piece& piece, const Tensor& tensor);
+  void place_scales(Entry& entry);
+  void take_block();
+  void put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor);
+  bool put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows);
+  const Entry& loaded(const Unit& unit, const std::string& prefix, int32_t slot) const;
 
   Engine& engine_;
   std::map<Key, Entry> entries_;

@@ -176,8 +176,8 @@ void fields(auto& a, VendorTail& v) {
   a(v.bias, v.gelu, v.adds, v.residual, v.residual_stride, v.residual_batch_stride, v.out_type);
 }
 void fields(auto& a, LinearStep& v) {
-  a(v.m, v.n, v.k, v.parts, v.a_type, v.a, v.a_stride, v.weight, v.weight_row, v.epilogue, v.tail, v.out, v.out_stride, v.batch,
-    v.a_batch_stride, v.out_batch_stride);
+  a(v.m, v.n, v.k, v.parts, v.a_type, v.a, v.a_stride, v.a_scales, v.weight, v.weight_row, v.epilogue, v.tail, v.out,
+    v.out_stride, v.batch, v.a_batch_stride, v.out_batch_stride);
 }
 void fields(auto& a, ConvStep& v) {
   a(v.n, v.h, v.w, v.c, v.out_c, v.kernel_h, v.kernel_w, v.stride, v.top, v.left, v.bottom, v.right, v.in_type);
@@ -193,6 +193,7 @@ void fields(auto& a, GroupStatsStep& v) {
     v.addend, v.addend_stride);
 }
 void fields(auto& a, EmbeddingStep& v) { a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out); }
+void fields(auto& a, QuantiseStep& v) { a(v.batch, v.m, v.k, v.type, v.x, v.out, v.scales, v.x_stride, v.x_batch_stride); }
 void fields(auto& a, CallStep& v) { a(v.callee, v.arguments, v.results); }
 void fields(auto& a, WeightSlot& v) { a(v.ordinals, v.form, v.panels, v.parts); }
 void fields(auto& a, Temporary& v) { a(v.bytes, v.first_step, v.last_step); }

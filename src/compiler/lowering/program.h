@@ -55,11 +55,12 @@ struct LinearStep {
   Dim m;
   int64_t n = 0, k = 0;  ///< n of one part
   int32_t parts = 1;
-  DType a_type = DType::f32;
+  DType a_type = DType::f32;  ///< f8e4m3: a and the weights have factors
   Place a;
   Dim a_stride = 0;
+  Place a_scales;                     ///< of f8e4m3: f32, dense, one for each row of each batch
   int32_t weight = 0;                 ///< slot
-  int64_t weight_row = 0;             ///< where the n rows begin in a slot of form `rows`, and in the tail's bias
+  int64_t weight_row = 0;             ///< where the n rows begin in a slot of form `rows` or `e4m3_rows`, and in the tail's bias
   std::optional<KernelUse> epilogue;  ///< none: `out` gets the result as it is (f32 unless the tail says otherwise)
   std::optional<VendorTail> tail;
   Place out;
@@ -129,25 +130,37 @@ struct EmbeddingStep {
   Place table, indices, out;
 };
 
+/// out[b, m, :] = x[b, m, :] / scales[b, m] as f8e4m3, scales[b, m] being the largest magnitude of the row / 448. Results are
+/// dense.
+struct QuantiseStep {
+  Dim batch = 1, m;
+  int64_t k = 0;
+  DType type = DType::bf16;
+  Place x, out, scales;  ///< scales: f32
+  Dim x_stride = 0, x_batch_stride = 0;
+};
+
 /// The program of the `callee`-th call of the graph (in topological order).
 struct CallStep {
   int32_t callee = 0;
   std::vector<BufferRef> arguments, results;
 };
 
-using Step = std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep>;
+using Step =
+    std::variant<RowStep, LinearStep, ConvStep, MatmulStep, AttentionStep, GroupStatsStep, EmbeddingStep, CallStep, QuantiseStep>;
 
 /// A form in which a program wants some of its graph's own weights.
 struct WeightSlot {
-  std::vector<int32_t> ordinals;  ///< in own_weights(graph); several only in the form `rows`
+  std::vector<int32_t> ordinals;  ///< in own_weights(graph); several only in the forms of rows
   enum Form : uint8_t {
     plain,        ///< as it is declared
     matrix,       ///< packed for the CPU's matrix kernels
     convolution,  ///< the same, of a window
     rows,         ///< row-major [rows, k], several weights one below the other; a bias is rows of one
     filters,      ///< [out, height, width, in]
+    e4m3_rows,    ///< `rows` as f8e4m3, and an f32 factor for each row
   } form = plain;
-  PanelType panels = PanelType::f32;  ///< the element type of all forms but `plain`
+  PanelType panels = PanelType::f32;  ///< the element type of all forms but `plain` and `e4m3_rows`
   int32_t parts = 1;                  ///< of `matrix`: each packed by itself
   auto operator<=>(const WeightSlot&) const = default;
 };

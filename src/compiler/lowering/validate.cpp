@@ -19,6 +19,7 @@ struct BufferVisitor {
   void operator()(const RowStep& s) const { (*this)(s.use); }
   void operator()(const LinearStep& s) const {
     visit(s.a.buffer), (*this)(s.epilogue), (*this)(s.tail);
+    if (s.a_type == DType::f8e4m3) visit(s.a_scales.buffer);
     if (!s.epilogue) visit(s.out.buffer);
   }
   void operator()(const ConvStep& s) const {
@@ -37,6 +38,7 @@ struct BufferVisitor {
     if (s.adds) visit(s.addend.buffer);
   }
   void operator()(const EmbeddingStep& s) const { visit(s.table.buffer), visit(s.indices.buffer), visit(s.out.buffer); }
+  void operator()(const QuantiseStep& s) const { visit(s.x.buffer), visit(s.out.buffer), visit(s.scales.buffer); }
   void operator()(const CallStep& s) const {
     for (BufferRef b : s.arguments) visit(b);
     for (BufferRef b : s.results) visit(b);
@@ -114,9 +116,9 @@ class Validator {
   void check(const WeightSlot& slot) {
     expect(!slot.ordinals.empty(), "a slot is of no weight");
     for (int32_t ordinal : slot.ordinals) expect(below(ordinal, weights_.size()), "there is no such weight");
-    expect(slot.form <= WeightSlot::filters && slot.panels <= PanelType::bf16_dot, "a weight is wanted in no known form");
+    expect(slot.form <= WeightSlot::e4m3_rows && slot.panels <= PanelType::bf16_dot, "a weight is wanted in no known form");
     const Shape& shape = shape_of(slot);
-    if (slot.form == WeightSlot::rows) {
+    if (slot.form == WeightSlot::rows || slot.form == WeightSlot::e4m3_rows) {
       for (int32_t ordinal : slot.ordinals)
         expect(row_elements(weights_[size_t(ordinal)].shape()) == row_elements(shape), "joined weights have rows of one length");
       return;
@@ -169,12 +171,14 @@ class Validator {
     expect_types({s.a_type});
     expect_sizes({s.n, s.k, s.parts});
     if (s.tail) {
-      expect(row_elements(shape_of(packed(s.weight, WeightSlot::rows))) == s.k && s.parts == 1 && !s.epilogue,
+      auto form = s.a_type == DType::f8e4m3 ? WeightSlot::e4m3_rows : WeightSlot::rows;
+      expect(row_elements(shape_of(packed(s.weight, form))) == s.k && s.parts == 1 && !s.epilogue,
              "a matrix has rows of another length than its weight");
       expect_rows(s.weight, s.weight_row, s.n);
       expect_writable(s.out.buffer);
       return check(*s.tail, s.weight_row, s.n);
     }
+    expect(s.a_type != DType::f8e4m3, "only a vendor multiplies f8e4m3");
     const WeightSlot& slot = packed(s.weight, WeightSlot::matrix);
     const Shape& shape = shape_of(slot);
     expect(slot.parts == s.parts && shape[0] == Dim(s.n * s.parts) && shape[1] == Dim(s.k),
@@ -236,6 +240,13 @@ class Validator {
     expect_types({s.table_type, s.out_type});
     expect_writable(s.out.buffer);
     expect_sizes({s.width});
+  }
+  void check(const QuantiseStep& s) {
+    expect_types({s.type});
+    expect_sizes({s.k});
+    for (const Place* p : {&s.out, &s.scales})
+      expect(p->buffer.space == BufferRef::result || p->buffer.space == BufferRef::temporary,
+             "what is only read is quantised into");
   }
   void check(const CallStep& s) {
     expect(below(s.callee, calls_.size()), "there is no such call");
