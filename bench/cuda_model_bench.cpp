@@ -1,6 +1,7 @@
 // One step of U-Nets and FLUX, and one decoding, on a CUDA device at real size with random weights made there.
 //   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32] [--size N] [--tune] [--runs N] [--launches] [--cold]
-// Prints how soon the first step was done, the best burst of ten, the mean of a sustained run, the sum of its kernels, and memory.
+// Prints how soon the first step was done, the best burst of ten, the mean of a sustained run, the sum of its kernels, and
+// memory.
 // --launches lists the slowest; --cold keeps nothing in the cache on disk.
 #include <fmt/format.h>
 
@@ -158,7 +159,8 @@ void bench(const std::string& name, const Options& o) {
   for (cuda::Launch& l : plan.launches()) l.seconds /= 2, sum += l.seconds, kinds[l.kind] += l.seconds;
   fmt::print("  step {:.3f} ms burst, {:.3f} ms sustained; launches one by one {:.3f} ms; host {:.3f} ms\n", burst, sustained,
              sum * 1e3, host * 1e3);
-  for (const auto& [kind, seconds] : kinds) fmt::print("    {:<18} {:>9.3f} ms {:>5.1f} %\n", kind, seconds * 1e3, seconds / sum * 100);
+  for (const auto& [kind, seconds] : kinds)
+    fmt::print("    {:<18} {:>9.3f} ms {:>5.1f} %\n", kind, seconds * 1e3, seconds / sum * 100);
   fmt::print("  memory {:.0f} MB planned, {:.0f} MB taken\n", double(planned) / 1e6, double(used) / 1e6);
   if (o.launches) list_launches(plan.launches(), sum);
   std::fflush(stdout);

@@ -34,7 +34,8 @@ struct Settings {
   std::optional<uint64_t> seed;
   std::filesystem::path init_image;
   std::vector<std::string> loras;
-  std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto", weight_dtype = "auto";
+  std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto",
+              weight_dtype = "auto";
   bool dynamic = true, json = false, no_cache = false, force_tiles = false;
   int64_t tile = 0;
   int quality = 90;
@@ -192,8 +193,7 @@ std::string parameters_text(const Settings& s, const SamplingJob& job, uint64_t 
 /// The run: prompts, steps, pictures, and the figures of --json.
 class Generation {
  public:
-  explicit Generation(Settings settings)
-      : s_(std::move(settings)), session_(session_options(s_), cache_options(s_)) {}
+  explicit Generation(Settings settings) : s_(std::move(settings)), session_(session_options(s_), cache_options(s_)) {}
 
   int run() {
     catch_interrupts();
@@ -368,7 +368,7 @@ class Generation {
 
   void report() {
     const CompileReport& c = session_.compiled();
-    int64_t measured = peak_memory_bytes();
+    int64_t measured = session_.measured_peak_bytes();
     double total = seconds_since(kProcessStart);
     if (s_.json) {
       print_json({{"images", images_},
@@ -382,7 +382,7 @@ class Generation {
                   {"memory",
                    {{"planned_peak_bytes", {{session_.options().device.text(), planned_}}},
                     {"program_bytes", {{"cpu", program_}}},
-                    {"measured_peak_bytes", {{"cpu", measured}}}}},
+                    {"measured_peak_bytes", {{session_.options().device.text(), measured}}}}},
                   {"timing",
                    {{"start_to_first_step_seconds", first_step_seconds_},
                     {"load_seconds", load_seconds_},

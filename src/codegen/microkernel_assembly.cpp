@@ -90,13 +90,11 @@ class KernelWriter {
   int panel_step_bytes() const {  // of one step: bf16 takes two steps for one row of pairs
     switch (type_) {
       case PanelType::f32:
-        return vectors_ * floats_ * 4;
-      case PanelType::f16:
-        return vectors_ * floats_ * 2;
-      case PanelType::bf16:
-        return vectors_ * floats_ * 2;
       case PanelType::bf16_dot:
         return vectors_ * floats_ * 4;
+      case PanelType::f16:
+      case PanelType::bf16:
+        return vectors_ * floats_ * 2;
     }
     return 0;
   }

@@ -152,7 +152,7 @@ class RowKernelWriter {
       for (size_t k = 0; k < parts.size(); ++k) b.CreateStore(start_of(stage.reductions[k / size_t(copies)]), parts[k]);
       emit_loop(b, block_begin, block_end, step, [&](V column) {
         for (int u = 0; u < copies; ++u) {
-          column_steps(stage, b.CreateNSWAdd(column, b.getInt64(uint64_t(u * math_.lanes()))), nullptr);
+          column_steps(stage, b.CreateNSWAdd(column, b.getInt64(uint64_t(u) * uint64_t(math_.lanes()))), nullptr);
           for (size_t k = 0; k < stage.reductions.size(); ++k)
             accumulate(stage.reductions[k], parts[k * size_t(copies) + size_t(u)], input_of(stage.reductions[k]));
         }

@@ -27,6 +27,7 @@ llvm::Value* VectorMath::splat(V scalar) { return lanes_ == 1 ? scalar : b.Creat
 llvm::Value* VectorMath::lane_numbers() {
   if (lanes_ == 1) return b.getInt32(0);
   std::vector<llvm::Constant*> numbers;
+  numbers.reserve(size_t(lanes_));
   for (int i = 0; i < lanes_; ++i) numbers.push_back(b.getInt32(uint32_t(i)));
   return llvm::ConstantVector::get(numbers);
 }

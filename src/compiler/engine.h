@@ -104,6 +104,10 @@ class Engine {
 
   /// Of every buffer, in bytes; a power of two.
   virtual int64_t alignment() const = 0;
+  /// Whether weights and buffers lie in the host's memory, beside pictures and files.
+  virtual bool in_host_memory() const { return true; }
+  /// Bytes that all plans of this engine share beside their buffers.
+  virtual int64_t shared_bytes() const { return 0; }
   /// Bytes that a step needs only while it runs. Calls of other programs are not asked about.
   virtual int64_t scratch_bytes(const Unit& unit, const Step& step, const Bindings& bindings) = 0;
   virtual std::unique_ptr<BoundWeights> bind_weights(const CompiledGraph& compiled) = 0;

@@ -111,11 +111,20 @@ bool is_symbol_name(const std::string& name) {
   return !name.empty() && !std::isdigit(static_cast<unsigned char>(name[0])) && std::all_of(name.begin(), name.end(), in_name);
 }
 
+/// The JSON library would convert a fraction, and one out of range in no defined way.
+int64_t whole_number(const Json& json) {
+  if (!json.is_number_integer()) fail(Code::Corrupt, "a whole number was expected, and this is a {}", json.type_name());
+  return json.get<int64_t>();
+}
+
 class Reader {
  public:
   std::unique_ptr<Graph> document(const Json& json) {
-    if (json.at("sinter_graph") != kVersion)
-      fail(Code::Corrupt, "a graph of version {}, this program reads version {}", json.at("sinter_graph").dump(), kVersion);
+    // Only a number is shown: printing a list of a hundred thousand lists would recurse as deep.
+    const Json& version = json.at("sinter_graph");
+    if (version != kVersion)
+      fail(Code::Corrupt, "a graph of version {}, this program reads version {}",
+           version.is_number() ? version.dump() : version.type_name(), kVersion);
     for (const auto& [name, facts] : json.at("symbols").items()) declare_symbol(name, facts);
     for (const Json& function : json.at("functions")) {
       auto made = std::make_shared<Function>();
@@ -133,7 +142,7 @@ class Reader {
 
  private:
   static void declare_symbol(const std::string& name, const Json& json) {
-    SymbolFacts facts{json.at(0).get<int64_t>(), json.at(1).get<int64_t>(), json.at(2).get<int64_t>()};
+    SymbolFacts facts{whole_number(json.at(0)), whole_number(json.at(1)), whole_number(json.at(2))};
     if (!is_symbol_name(name)) fail(Code::Corrupt, "'{}' is not a symbol's name", name);
     if (facts.lower < 0 || facts.upper < facts.lower || facts.divisor < 1)
       fail(Code::Corrupt, "the symbol '{}' cannot be from {} to {} and a multiple of {}", name, facts.lower, facts.upper,
@@ -153,7 +162,7 @@ class Reader {
       in_context("reading node " + std::to_string(values.size()),
                  [&] { values.push_back(read_node(node, values, graph, calls)); });
     for (const Json& output : json.at("outputs"))
-      graph.output(output.at(0).get<std::string>(), values.at(output.at(1).get<size_t>()));
+      graph.output(output.at(0).get<std::string>(), values.at(size_t(whole_number(output.at(1)))));
     return calls;
   }
 
@@ -162,7 +171,7 @@ class Reader {
     const OpDef* op = find_op(op_name);
     if (!op) fail(Code::Corrupt, "there is no op '{}'", op_name);
     std::vector<Value> inputs;
-    for (const Json& input : json.at("inputs")) inputs.push_back(values.at(input.get<size_t>()));
+    for (const Json& input : json.at("inputs")) inputs.push_back(values.at(size_t(whole_number(input))));
     AttrTexts texts;
     for (const auto& [field, text] : json.at("attributes").items()) texts[field] = text.get<std::string>();
     Attrs attrs = read_attributes(*op, texts, calls);

@@ -76,6 +76,7 @@ TEST_CASE("a changed file is corrupt, and the error says where") {
   says("\"stride\": \"2\"", "\"steps\": \"2\"", "stride is missing");
   says("\"function\": \"0\"", "\"function\": \"1\"", "no function 1");
   says("\"sinter_graph\": 1", "\"sinter_graph\": 2", "version 2");
+  says("\"serial_rows\": [\n   2,", "\"serial_rows\": [\n   2e70,", "a whole number was expected");
   says("serial_rows-1", "serial_rows", "do not lie in axis 1");
 }
 
@@ -125,6 +126,8 @@ TEST_CASE("hostile sizes are refused before memory is asked for") {
   refused(text(R"("(a)/2":[1,2,1])", "", ""), "not a symbol's name");
   refused(text(R"("serial_q":[1,2,0])", "", ""), "cannot be");
   refused(R"([)", "not a graph of ours");
+  // A printer that recursed would run out of stack.
+  refused(R"({"sinter_graph":)" + std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}", "a graph of version array");
   refused(R"({"sinter_graph":1})", "not a graph of ours");
 
   std::string input = node("input", R"("name":"p","dtype":"f32","shape":"[1]")"), functions;

@@ -15,7 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr uint64_t kIndexLimit = 100'000'000;
+// The largest published indices are a few megabytes; read, they take some thirty times as much memory.
+constexpr uint64_t kIndexLimit = 32'000'000;
 constexpr const char* kBaseNames[] = {"diffusion_pytorch_model", "model"};
 
 /// A folder that may not be looked into counts as one without the file; opening it says why.

@@ -330,6 +330,17 @@ TEST_CASE("packed texts in a PNG are read, and broken ones passed over") {
   CHECK(decode(parts.file()).pixels.count() == 3);
 }
 
+TEST_CASE("broken packed texts count against the limit of what is unpacked") {
+  // Stored blocks of deflate, and no end: unpacked in full, and then worth nothing.
+  std::string endless = "\x78\x01"s;
+  for (int i = 0; i < 400; ++i) endless += "\0\xff\xff\0\0"s + std::string(0xffff, 'x');
+  std::string text = chunk("zTXt", "z\0\0"s + endless);
+  PngParts parts{1, 1, 8, 2, 0, "\0\x01\x02\x03"s, text + text};
+  CHECK(image_text(bytes(parts.file()), "f") == ImageText{{"z", ""}, {"z", ""}});
+  parts.before += text;
+  CHECK_THROWS_WITH_AS(image_text(bytes(parts.file()), "f"), doctest::Contains("the texts in it are larger than"), Error);
+}
+
 TEST_CASE("texts that a PNG cannot hold are refused") {
   auto said = [](std::string key, std::string value) { return refusal([&] { encode_png(pattern(1, 1), {{key, value}}); }); };
   for (std::string key : {""s, " a"s, "a "s, "a  b"s, std::string(80, 'k'), "\xe7\x8c\xab"s, "a\nb"s, "a\0b"s, "\xff"s})
@@ -415,6 +426,25 @@ TEST_CASE("what is no picture, or a broken one, is refused by name") {
   CHECK(contains(why_refused(webp.substr(0, webp.size() / 2)), "f: not a valid WebP file: it is cut short"));
   png[png.find("IDAT") + 10] ^= 1;
   CHECK(contains(why_refused(png), "f: not a valid PNG file: "));
+}
+
+TEST_CASE("a JPEG of more scans than its size warrants is refused") {
+  // The grey picture as a progressive one, of so many scans of nothing but the first coefficients.
+  auto scanned = [](int scans, int side) {
+    std::string file = kGreyJpeg;
+    size_t frame = file.find("\xff\xc0"), scan = file.find("\xff\xda");
+    REQUIRE(frame != std::string::npos);
+    REQUIRE(scan != std::string::npos);
+    file[frame + 1] = '\xc2';
+    if (side) file[frame + 5] = file[frame + 7] = char(side >> 8), file[frame + 6] = file[frame + 8] = char(side & 255);
+    file[scan + 8] = 0;  // the last coefficient
+    std::string body = file.substr(scan, file.size() - scan - 2), out = file.substr(0, scan);
+    for (int i = 0; i < scans; ++i) out += body;
+    return out + "\xff\xd9";
+  };
+  CHECK(decode(scanned(200, 0)).pixels.count() == 3 * 8);
+  CHECK(contains(why_refused(scanned(201, 0)), "it has more than 200 scans"));
+  CHECK(contains(why_refused(scanned(60, 8192)), "it has more than 59 scans"));
 }
 
 TEST_CASE("small pictures cut anywhere, or with any byte changed, are read or refused") {

@@ -3,6 +3,7 @@
 #include <jerror.h>
 #include <jpeglib.h>
 
+#include <algorithm>
 #include <csetjmp>
 #include <cstdlib>
 #include <memory>
@@ -17,8 +18,9 @@ using namespace std::string_view_literals;
 
 constexpr std::string_view kExifMark = "Exif\0\0"sv;
 constexpr size_t kMarkerLimit = 65533;  // bytes in one marker, its length field not counted
-// A small file can ask for thousands of passes over a large picture.
-constexpr int kMaxScans = 200;
+// A small file can ask for thousands of passes over a large picture. Ordinary progressive ones have ten.
+constexpr int64_t kMaxScans = 200, kScansOfAnySize = 20;
+constexpr int64_t kMaxScannedPixels = 4'000'000'000;
 constexpr int64_t kMaxSide = 65535;
 
 /// libjpeg reports errors by a function that must not return: a long jump over C frames and over code without destructors.
@@ -57,8 +59,11 @@ struct Errors {
 static_assert(offsetof(Errors, manager) == 0);
 
 void watch_scans(j_common_ptr info) {
-  if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number <= kMaxScans) return;
-  std::snprintf(Errors::of(info).message, JMSG_LENGTH_MAX, "it has more than %d scans", kMaxScans);
+  auto* picture = reinterpret_cast<j_decompress_ptr>(info);
+  int64_t pixels = int64_t(picture->image_width) * picture->image_height;
+  int64_t most = std::clamp(kMaxScannedPixels / pixels, kScansOfAnySize, kMaxScans);
+  if (picture->input_scan_number <= most) return;
+  std::snprintf(Errors::of(info).message, JMSG_LENGTH_MAX, "it has more than %d scans", int(most));
   longjmp(Errors::of(info).jump, 1);
 }
 

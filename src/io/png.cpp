@@ -42,8 +42,9 @@ void for_each_chunk(const ImageSource& source, Visit&& visit) {
   }
 }
 
-/// Empty if the text is broken; fails if it is larger than `limit`.
-std::string inflate_text(const ImageSource& source, std::string_view packed, size_t limit) {
+/// Empty if the text is broken. What was unpacked is taken off `left`, of broken texts too, for they cost as much; fails where
+/// that is not enough.
+std::string inflate_text(const ImageSource& source, std::string_view packed, size_t& left) {
   z_stream stream{};
   if (inflateInit(&stream) != Z_OK) fail(Code::OutOfMemory, "{}: no memory to unpack a text", source.name);
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
@@ -51,14 +52,15 @@ std::string inflate_text(const ImageSource& source, std::string_view packed, siz
   std::string out;
   char piece[16384];
   int result = Z_OK;
-  while (result == Z_OK && out.size() <= limit) {
+  while (result == Z_OK && out.size() <= left) {
     stream.next_out = reinterpret_cast<Bytef*>(piece);
     stream.avail_out = sizeof piece;
     result = inflate(&stream, Z_NO_FLUSH);
     out.append(piece, sizeof piece - stream.avail_out);
   }
   inflateEnd(&stream);
-  if (out.size() > limit) fail(Code::Unsupported, "{}: the texts in it are larger than {} bytes", source.name, kTextLimit);
+  if (out.size() > left) fail(Code::Unsupported, "{}: the texts in it are larger than {} bytes", source.name, kTextLimit);
+  left -= out.size();
   return result == Z_STREAM_END ? out : "";
 }
 
@@ -72,7 +74,7 @@ std::optional<std::string_view> take_until_zero(std::string_view& rest) {
 }
 
 /// tEXt: key 0 text. zTXt: key 0 method packed. iTXt: key 0 flag method language 0 translated-key 0 text. comf is ComfyUI's tEXt.
-void read_text_chunk(const ImageSource& source, const Chunk& chunk, size_t limit, ImageText& out) {
+void read_text_chunk(const ImageSource& source, const Chunk& chunk, size_t& left, ImageText& out) {
   std::string_view rest = chunk.data;
   auto key = take_until_zero(rest);
   if (!key || key->empty()) return;
@@ -81,13 +83,13 @@ void read_text_chunk(const ImageSource& source, const Chunk& chunk, size_t limit
     value = latin1_to_utf8(rest);
   } else if (chunk.type == "zTXt") {
     if (rest.empty() || rest[0] != 0) return;
-    value = latin1_to_utf8(inflate_text(source, rest.substr(1), limit));
+    value = latin1_to_utf8(inflate_text(source, rest.substr(1), left));
   } else {
     if (rest.size() < 2) return;
     bool packed = rest[0] == 1;
     rest.remove_prefix(2);
     if (!take_until_zero(rest) || !take_until_zero(rest)) return;
-    value = packed ? inflate_text(source, rest, limit) : std::string(rest);
+    value = packed ? inflate_text(source, rest, left) : std::string(rest);
     if (!is_utf8(value)) value = latin1_to_utf8(value);
   }
   out.emplace_back(latin1_to_utf8(*key), std::move(value));
@@ -247,10 +249,7 @@ ImageExtras png_extras(const ImageSource& source) {
     if (!chunk.intact) return;
     out.animated = out.animated || chunk.type == "acTL";
     if (chunk.type == "eXIf" && out.exif.empty()) out.exif = chunk.data;
-    if (!is_text_chunk(chunk.type)) return;
-    size_t before = out.text.size();
-    read_text_chunk(source, chunk, left, out.text);
-    if (out.text.size() > before) left -= std::min(left, out.text.back().second.size());
+    if (is_text_chunk(chunk.type)) read_text_chunk(source, chunk, left, out.text);
   });
   return out;
 }

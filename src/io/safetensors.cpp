@@ -36,8 +36,13 @@ Tensor SafetensorsFile::tensor(const SafetensorsEntry& entry) const {
 
 std::string without_compile_marks(std::string_view name) {
   constexpr std::string_view kMark = "_orig_mod.";
-  std::string out(name);
-  for (size_t at; (at = out.find(kMark)) != std::string::npos;) out.erase(at, kMark.size());
+  std::string out;
+  out.reserve(name.size());
+  // Taking one out may make another: looking at the end after every character finds it, in one pass over a name of any length.
+  for (char c : name) {
+    out += c;
+    if (c == kMark.back() && out.ends_with(kMark)) out.resize(out.size() - kMark.size());
+  }
   return out;
 }
 

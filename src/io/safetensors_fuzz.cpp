@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "io/safetensors.h"
+#include "safetensors_mutator.h"
 
 // Whatever the bytes are: an answer or an Error, and every tensor of an answer inside the file.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -17,4 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const sinter::Error&) {
   }
   return 0;
+}
+
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned seed) {
+  return sinter::mutate_safetensors(data, size, max_size, seed);
 }

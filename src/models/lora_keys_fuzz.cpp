@@ -8,6 +8,7 @@
 #include "models/flux.h"
 #include "models/lora.h"
 #include "models/t5.h"
+#include "safetensors_mutator.h"
 
 using namespace sinter;
 
@@ -77,4 +78,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const Error&) {
   }
   return 0;
+}
+
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned seed) {
+  return sinter::mutate_safetensors(data, size, max_size, seed);
 }

@@ -50,6 +50,10 @@ std::string shapes_text(const Tensor& a, const Tensor& b, const LoraPlace& place
 }
 
 bool usable(const Tensor& t, int least_rank) { return !t.empty() && t.rank() >= least_rank && t.count() > 0; }
+/// a b c = whole, for positive sizes; the product of hostile ones may not fit.
+bool make_up(int64_t a, int64_t b, int64_t c, int64_t whole) {
+  return whole % a == 0 && whole / a % b == 0 && whole / a / b == c;
+}
 int64_t flat_columns(const Tensor& t) { return t.count() / t.dim(0); }
 
 std::optional<double> read_alpha(Parts& parts) {
@@ -73,7 +77,7 @@ void read_low_rank(Parts& parts, LoraPatch& patch) {
   if (parts.has(LoraRole::mid)) {
     require(usable(c.mid, 4) && c.mid.rank() == 4, "mid must be a convolution");
     fits = fits && flat_columns(c.up) == c.mid.dim(0) && c.mid.dim(1) == c.down.dim(0) &&
-           flat_columns(c.down) * c.mid.dim(2) * c.mid.dim(3) == patch.place.columns();
+           make_up(flat_columns(c.down), c.mid.dim(2), c.mid.dim(3), patch.place.columns());
   } else {
     fits = fits && flat_columns(c.up) == c.down.dim(0) && flat_columns(c.down) == patch.place.columns();
   }
@@ -87,7 +91,7 @@ bool factors_fit(const Tensor& a, const Tensor& b, const Tensor& t, int64_t rows
   if (!usable(a, 2) || !usable(b, 2) || a.rank() != 2 || b.rank() != 2) return false;
   if (t.empty()) return a.dim(0) == rows && a.dim(1) == b.dim(0) && b.dim(1) == columns;
   return usable(t, 4) && t.rank() == 4 && t.dim(0) == a.dim(0) && t.dim(1) == b.dim(0) && a.dim(1) == rows &&
-         b.dim(1) * t.dim(2) * t.dim(3) == columns;
+         make_up(b.dim(1), t.dim(2), t.dim(3), columns);
 }
 
 void read_hadamard(Parts& parts, LoraPatch& patch) {

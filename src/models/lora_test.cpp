@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstring>
 
 #include "models/flux.h"
 #include "models/lora_keys.h"
@@ -200,6 +201,49 @@ TEST_CASE("keys that do not belong are named with the reason, and the rest is lo
   CHECK(lora.warnings[0].find("[6, 2] and [2, 9] do not make 6 rows of 10") != std::string::npos);
   CHECK(lora.warnings[2].find("it ends in nothing that is known") != std::string::npos);
   CHECK(lora.warnings[3].find("the model has no such layer") != std::string::npos);
+}
+
+TEST_CASE("a LoRA whose tensors lie at odd places of its file gives what it gives elsewhere") {
+  Tensor up = normal({6, 2}, 1), down = normal({2, 10}, 2), w = normal({6, 10}, 3);
+  auto moved = [](const Tensor& t) {
+    auto memory = std::make_shared<std::vector<std::byte>>(size_t(t.bytes()) + 1);
+    std::memcpy(memory->data() + 1, t.data(), size_t(t.bytes()));
+    return Tensor(t.dtype(), t.shape(), memory->data() + 1, memory);
+  };
+  auto with = [&](const Tensor& b, const Tensor& a, const Tensor& diff) {
+    return patched({{"lora_unet_a.lora_up.weight", b}, {"lora_unet_a.lora_down.weight", a}, {"lora_unet_a.diff_b", diff}}, kLayer,
+                   "a.weight", w);
+  };
+  Tensor bias = normal({6}, 4);
+  CHECK(relative_error(with(moved(up), moved(down), moved(bias)), with(up, down, bias)) == 0);
+}
+
+TEST_CASE("sizes whose product fits a layer only because it overflows are refused") {
+  // a b = 36 modulo 2^64, the columns of the convolution, and far more in truth.
+  int64_t a = 5, b = 0;
+  for (; b <= 36; a += 2) {
+    uint64_t inverse = 1;
+    for (int i = 0; i < 6; ++i) inverse *= 2 - uint64_t(a) * inverse;  // Newton's, for odd numbers
+    b = int64_t(36 * inverse);
+    if (b > 36) break;
+  }
+  REQUIRE(uint64_t(a) * uint64_t(b) == 36);
+  float nothing[2] = {};
+  auto huge = [&](std::vector<int64_t> shape) {  // only its shape is looked at
+    return Tensor(DType::u8, std::move(shape), reinterpret_cast<std::byte*>(nothing), nullptr);
+  };
+  Tensor up = normal({6, 1, 1, 1}, 1);
+  for (const Tensors& file : {Tensors{{"lora_unet_c.lora_up.weight", up},
+                                      {"lora_unet_c.lora_down.weight", huge({1, a, 1, 1})},
+                                      {"lora_unet_c.lora_mid.weight", huge({1, 1, b, 1})}},
+                              Tensors{{"lora_unet_c.lokr_w1", normal({1, 1}, 1)},
+                                      {"lora_unet_c.lokr_w2_a", normal({1, 6}, 1)},
+                                      {"lora_unet_c.lokr_w2_b", huge({1, a})},
+                                      {"lora_unet_c.lokr_t2", huge({1, 1, b, 1})}}}) {
+    LoraFile lora = LoraFile::read(file, std::span(&kConvolution, 1));
+    CHECK(lora.patches.empty());
+    CHECK(lora.warnings.size() == file.size());
+  }
 }
 
 TEST_CASE("several LoRAs add up, each with its own strength for model and text") {

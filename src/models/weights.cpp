@@ -163,7 +163,7 @@ int64_t Weights::tiny_config(const char* part, const char* key, int64_t fallback
   const auto& value = config[part][key];
   if (!value.is_number_integer() || value.get<int64_t>() <= 0)
     fail(Code::Corrupt, "{}: the metadata 'tiny_config' gives {} as {}.{}, where a positive integer is expected", path(),
-         value.dump(), part, key);
+         value.is_number() ? value.dump() : value.type_name(), part, key);  // a deep list would be printed by recursion
   return value.get<int64_t>();
 }
 

@@ -71,6 +71,9 @@ TEST_CASE("numbers of reduced models must be positive integers") {
   CHECK(weights.tiny_config("clip", "num_heads", 8) == 8);
   CHECK(contains(refusal([&] { weights.tiny_config("unet", "bad", 8); }), "gives -1 as unet.bad"));
   CHECK(contains(refusal([&] { weights.tiny_config("unet", "text", 8); }), "where a positive integer is expected"));
+  std::string deep = R"({"unet": {"list": )" + std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}}";
+  Weights hostile = written(folder, {{"x", zeros({1})}}, {{"tiny_config", deep}});
+  CHECK(contains(refusal([&] { hostile.tiny_config("unet", "list", 8); }), "gives array as unet.list"));
 }
 
 }  // namespace

@@ -77,7 +77,9 @@ void ImageModel::compile(const RunShape& run) {
 
 int64_t ImageModel::loading_peak_bytes(const Stage& stage) {
   const Weights& weights = parts_.weights(stage.component);
-  return stage.network->loading_peak_bytes(stage.sizes, [&](const std::string& weight) {
+  bool host = session_.engine().in_host_memory();
+  return stage.network->loading_peak_bytes(stage.sizes, [&](const std::string& weight) -> int64_t {
+    if (!host) return 0;
     return weights.reading_bytes(weight) + loras_.working_bytes(stage.component, weight);
   });
 }
@@ -96,7 +98,11 @@ int64_t ImageModel::decode_buffer_bytes(const RunShape& run, const std::optional
 int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles) {
   if (session_.options().backend == Backend::Reference) return 0;
   RunningMemory memory;
-  int64_t picture = pixel_bytes(1, run), pictures = pixel_bytes(run.batch, run);
+  // Pictures and what is read of files lie in the host's memory, which is not what a GPU's plan is about.
+  Engine& engine = session_.engine();
+  bool host = engine.in_host_memory();
+  int64_t picture = host ? pixel_bytes(1, run) : 0, pictures = host ? pixel_bytes(run.batch, run) : 0;
+  memory.hold(engine.shared_bytes());
   if (run.from_image) memory.hold(picture);
   bool text = true;
   int64_t tables = 0;

@@ -39,6 +39,11 @@ int64_t Session::available_bytes() {
   return gpu ? gpu->context().free_bytes() : available_memory_bytes();
 }
 
+int64_t Session::measured_peak_bytes() {
+  auto* gpu = dynamic_cast<cuda::Engine*>(engine_.get());
+  return gpu ? gpu->taken_bytes() : peak_memory_bytes();
+}
+
 Bindings sizes_of(const Graph& graph, const std::map<std::string, Tensor>& inputs) {
   Bindings bindings;
   for (Value input : graph.inputs()) {

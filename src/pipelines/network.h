@@ -37,6 +37,8 @@ class Session {
   Engine& engine() { return *engine_; }
   /// Memory that a run may take on the device, now.
   int64_t available_bytes();
+  /// The most that was taken so far: of the host's memory by this process, of a GPU's by this session.
+  int64_t measured_peak_bytes();
   CompileReport& compiled() { return compiled_; }
   const CompileReport& compiled() const { return compiled_; }
 

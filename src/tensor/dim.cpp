@@ -130,8 +130,12 @@ std::optional<Dim> exact_div(const Dim& a, const Dim& b) {
   const Dim::Term& divisor = b.terms_[0];
   std::vector<Dim::Term> terms;
   for (Dim::Term term : a.terms_) {
-    if (term.coefficient % divisor.coefficient != 0) return {};
-    term.coefficient /= divisor.coefficient;
+    if (divisor.coefficient == -1) {
+      term.coefficient = checked_product(term.coefficient, -1);  // the lowest number has no negative
+    } else {
+      if (term.coefficient % divisor.coefficient != 0) return {};
+      term.coefficient /= divisor.coefficient;
+    }
     for (SymbolId id : divisor.symbols) {
       auto at = std::find(term.symbols.begin(), term.symbols.end(), id);
       if (at == term.symbols.end()) return {};

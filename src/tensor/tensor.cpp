@@ -82,20 +82,22 @@ int64_t Tensor::dim(int axis) const {
 int64_t Tensor::count() const { return element_count(std::span<const int64_t>(shape_)); }
 
 std::span<float> Tensor::f32() {
-  SINTER_ASSERT(dtype_ == DType::f32);
+  SINTER_ASSERT(dtype_ == DType::f32 && is_aligned());
   return {reinterpret_cast<float*>(data_), size_t(count())};
 }
 std::span<const float> Tensor::f32() const {
-  SINTER_ASSERT(dtype_ == DType::f32);
+  SINTER_ASSERT(dtype_ == DType::f32 && is_aligned());
   return {reinterpret_cast<const float*>(data_), size_t(count())};
 }
 std::span<const int64_t> Tensor::i64() const {
-  SINTER_ASSERT(dtype_ == DType::i64);
+  SINTER_ASSERT(dtype_ == DType::i64 && is_aligned());
   return {reinterpret_cast<const int64_t*>(data_), size_t(count())};
 }
 
+bool Tensor::is_aligned() const { return reinterpret_cast<uintptr_t>(data_) % uintptr_t(byte_size(dtype_)) == 0; }
+
 Tensor Tensor::to(DType dtype) const {
-  if (dtype == dtype_) return *this;
+  if (dtype == dtype_ && is_aligned()) return *this;
   Tensor out(dtype, shape_);
   convert(data_, dtype_, out.data(), dtype, count());
   return out;

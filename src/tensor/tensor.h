@@ -32,12 +32,13 @@ class Tensor {
 
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }
-  /// The elements as floats; Code::Internal unless the dtype is f32.
+  /// The elements as floats; Code::Internal unless the dtype is f32 and the data are aligned, which to() sees to.
   std::span<float> f32();
   std::span<const float> f32() const;
   std::span<const int64_t> i64() const;
 
-  /// Converted element by element; shares the data if it is of that type already.
+  /// Converted element by element; shares the data if it is of that type already and aligned for it. The result is always
+  /// aligned.
   Tensor to(DType dtype) const;
   /// The same data under another shape of as many elements.
   Tensor reshaped(std::vector<int64_t> shape) const;
@@ -46,6 +47,8 @@ class Tensor {
   Tensor rows(int64_t begin, int64_t end) const;
 
  private:
+  bool is_aligned() const;
+
   DType dtype_ = DType::f32;
   std::vector<int64_t> shape_;
   std::byte* data_ = nullptr;

@@ -188,7 +188,8 @@ class Grouper {
   }
 
   void add_vectors(const std::string& name, const Tensor& rows, float weight) {
-    if (rows.rank() != 1 && rows.rank() != 2)
+    // A tensor without elements may claim any number of rows.
+    if ((rows.rank() != 1 && rows.rank() != 2) || rows.count() == 0)
       fail(Code::Corrupt, "embedding '{}': expected a tensor [width] or [n, width], found {}", name, shape_text(rows.shape()));
     Tensor table = rows.rank() == 2 ? rows : rows.reshaped({1, rows.dim(0)});
     auto& group = next_group();

@@ -151,6 +151,14 @@ TEST_CASE("an embedding gives one place for each of its vectors, with the run's 
   CHECK(chunk[6].id == clip().end_id());
 }
 
+TEST_CASE("an embedding that claims rows without numbers is refused") {
+  auto lookup = [](const std::string&) -> std::optional<Tensor> {
+    return Tensor(DType::f32, {int64_t(1) << 40, 0}, nullptr, nullptr);
+  };
+  CHECK_THROWS_WITH_AS(tokenize_prompt("embedding:x", clip(), clip_l_rules(clip()), lookup),
+                       doctest::Contains("expected a tensor [width] or [n, width], found [1099511627776, 0]"), Error);
+}
+
 TEST_CASE("commas after an embedding's name belong to the text") {
   auto lookup = [](const std::string& name) -> std::optional<Tensor> {
     if (name != "style") return {};

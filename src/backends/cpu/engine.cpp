@@ -6,7 +6,7 @@ namespace sinter::cpu {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cpu-6";
+constexpr std::string_view kCompilerVersion = "cpu-7";
 
 }  // namespace
 

@@ -19,7 +19,7 @@ struct Registers {
 };
 Registers cpuid(uint32_t leaf, uint32_t part = 0) {
   Registers r;
-  if (__get_cpuid_max(leaf & 0x80000000u, nullptr) >= leaf) __cpuid_count(leaf, part, r.a, r.b, r.c, r.d);
+  if (uint32_t(__get_cpuid_max(leaf & 0x80000000u, nullptr)) >= leaf) __cpuid_count(leaf, part, r.a, r.b, r.c, r.d);
   return r;
 }
 bool bit(uint32_t word, int at) { return word >> at & 1; }

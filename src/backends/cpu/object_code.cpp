@@ -14,6 +14,8 @@ namespace sinter {
 namespace {
 
 constexpr size_t kPage = 4096;
+// Ours are a dozen letters; names that are long, and parts of one another, would multiply the memory that a file asks for.
+constexpr size_t kLongestName = 1024;
 constexpr size_t kNowhere = std::numeric_limits<size_t>::max();
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -32,8 +34,12 @@ class Reader {
     if (header_.e_shentsize != sizeof(Elf64_Shdr)) corrupt(fmt::format("section headers of {} bytes", header_.e_shentsize));
     for (size_t i = 0; i < header_.e_shnum; ++i)
       sections_.push_back(at<Elf64_Shdr>(add(header_.e_shoff, i * sizeof(Elf64_Shdr)), "section header"));
+    size_t total = 0;
     for (const Elf64_Shdr& s : sections_)
-      if (s.sh_type != SHT_NOBITS && s.sh_type != SHT_NULL) range(s.sh_offset, s.sh_size, "section");
+      if (s.sh_type != SHT_NOBITS && s.sh_type != SHT_NULL) total += range(s.sh_offset, s.sh_size, "section").size();
+    // Sections that share their bytes would let a small file fill any memory.
+    if (total > bytes.size()) corrupt(fmt::format("sections of {} bytes in all do not fit in {} bytes", total, bytes.size()));
+    read_symbols();
   }
 
   const std::vector<Elf64_Shdr>& sections() const { return sections_; }
@@ -41,6 +47,9 @@ class Reader {
     if (i >= sections_.size()) corrupt(fmt::format("section {} of {}", i, sections_.size()));
     return sections_[i];
   }
+  /// Of the one symbol table that there may be, which is section `symbol_table()`.
+  const std::vector<Elf64_Sym>& symbols() const { return symbols_; }
+  size_t symbol_table() const { return symbol_table_; }
   std::span<const std::byte> content(const Elf64_Shdr& s) const { return range(s.sh_offset, s.sh_size, "section"); }
 
   template <class T>
@@ -55,12 +64,20 @@ class Reader {
   std::string name(const Elf64_Shdr& strings, size_t offset) const {
     if (strings.sh_type != SHT_STRTAB) corrupt("names are not in a string table");
     auto bytes = content(strings);
-    for (size_t end = offset; end < bytes.size(); ++end)
+    for (size_t end = offset; end < bytes.size() && end - offset <= kLongestName; ++end)
       if (bytes[end] == std::byte(0)) return {reinterpret_cast<const char*>(bytes.data()) + offset, end - offset};
     corrupt("a name without an end");
   }
 
  private:
+  void read_symbols() {
+    for (size_t i = 0; i < sections_.size(); ++i) {
+      if (sections_[i].sh_type != SHT_SYMTAB) continue;
+      if (symbol_table_ != kNowhere) corrupt("two symbol tables");
+      symbol_table_ = i;
+      symbols_ = table<Elf64_Sym>(sections_[i]);
+    }
+  }
   static size_t add(size_t a, size_t b) {
     size_t sum;
     if (__builtin_add_overflow(a, b, &sum)) corrupt("an offset past the end");
@@ -81,6 +98,8 @@ class Reader {
   std::span<const std::byte> bytes_;
   Elf64_Ehdr header_;
   std::vector<Elf64_Shdr> sections_;
+  std::vector<Elf64_Sym> symbols_;
+  size_t symbol_table_ = kNowhere;
 };
 
 bool is_mapped(const Elf64_Shdr& s) { return (s.sh_flags & SHF_ALLOC) && s.sh_size > 0 && s.sh_type != SHT_X86_64_UNWIND; }
@@ -129,9 +148,8 @@ void relocate(const Reader& reader, const Layout& layout, const Elf64_Shdr& relo
   size_t target = relocations.sh_info;
   const Elf64_Shdr& home = reader.section(target);
   if (layout.offset[target] == kNowhere) return;  // debug information
-  const Elf64_Shdr& table = reader.section(relocations.sh_link);
-  if (table.sh_type != SHT_SYMTAB) corrupt("relocations without a symbol table");
-  auto symbols = reader.table<Elf64_Sym>(table);
+  if (relocations.sh_link != reader.symbol_table()) corrupt("relocations without a symbol table");
+  const std::vector<Elf64_Sym>& symbols = reader.symbols();
   for (const Elf64_Rela& r : reader.table<Elf64_Rela>(relocations)) {
     uint32_t type = ELF64_R_TYPE(r.r_info);
     size_t width = type == R_X86_64_64 || type == R_X86_64_PC64 ? 8 : 4;
@@ -174,16 +192,15 @@ ObjectCode::ObjectCode(std::span<const std::byte> object) {
       auto bytes = reader.content(reader.sections()[i]);
       std::memcpy(owner.base_ + layout.offset[i], bytes.data(), bytes.size());
     }
-  for (const Elf64_Shdr& s : reader.sections()) {
+  for (const Elf64_Shdr& s : reader.sections())
     if (s.sh_type == SHT_RELA) relocate(reader, layout, s, owner.base_);
-    if (s.sh_type != SHT_SYMTAB) continue;
-    for (const Elf64_Sym& symbol : reader.table<Elf64_Sym>(s))
-      if (ELF64_ST_BIND(symbol.st_info) == STB_GLOBAL && ELF64_ST_TYPE(symbol.st_info) == STT_FUNC) {
-        size_t at = place(reader, layout, symbol);
-        if (at >= layout.code_bytes) corrupt("a function outside of the code");
-        owner.symbols_[reader.name(reader.section(s.sh_link), symbol.st_name)] = at;
-      }
-  }
+  for (const Elf64_Sym& symbol : reader.symbols())
+    if (ELF64_ST_BIND(symbol.st_info) == STB_GLOBAL && ELF64_ST_TYPE(symbol.st_info) == STT_FUNC) {
+      size_t at = place(reader, layout, symbol);
+      if (at >= layout.code_bytes) corrupt("a function outside of the code");
+      const Elf64_Shdr& names = reader.section(reader.section(reader.symbol_table()).sh_link);
+      owner.symbols_[reader.name(names, symbol.st_name)] = at;
+    }
   if (mprotect(owner.base_, layout.code_bytes, PROT_READ | PROT_EXEC) != 0 ||
       (layout.bytes > layout.code_bytes &&
        mprotect(owner.base_ + layout.code_bytes, layout.bytes - layout.code_bytes, PROT_READ) != 0))

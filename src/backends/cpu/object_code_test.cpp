@@ -121,6 +121,13 @@ TEST_CASE("a damaged object is refused by name of what is wrong") {
   check_refused(sections([](Elf64_Shdr& s) { return s.sh_type == SHT_RELA && (s.sh_link = 1); }), "symbol table");
   check_refused(sections([](Elf64_Shdr& s) { return s.sh_type == SHT_SYMTAB && (s.sh_link = 999); }), "section 999");
 
+  check_refused(sections([](Elf64_Shdr& s) { return s.sh_type == SHT_STRTAB && (s.sh_type = SHT_SYMTAB); }),
+                "multiple of its entries");
+  check_refused(sections([](Elf64_Shdr& s) { return s.sh_type == SHT_SYMTAB && (s.sh_type = SHT_PROGBITS); }), "symbol table");
+  uint64_t most = good.size();
+  check_refused(sections([&](Elf64_Shdr& s) { return s.sh_type == SHT_PROGBITS && (s.sh_offset = 0, (s.sh_size = most)); }),
+                "sections of");
+
   auto relocations = [&](const std::function<void(Elf64_Rela&)>& change) {
     return damaged([&](auto& b) { for_each_entry<Elf64_Rela>(b, SHT_RELA, change); });
   };

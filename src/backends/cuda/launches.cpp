@@ -1,5 +1,6 @@
 #include "backends/cuda/launches.h"
 
+#include "backends/cuda/attention_by_products.h"
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
@@ -30,13 +31,30 @@ GroupStatsCall group_stats_call(const GroupStatsStep& step, const Bindings& bind
   GroupStatsCall call;
   call.n = step.n.value(bindings), call.pixels = step.pixels.value(bindings);
   call.channels = step.channels, call.groups = step.groups;
-  call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
+  call.addend_type = step.addend_type, call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
   return call;
+}
+
+/// cuDNN's kernel for wider heads takes 7.4 ms where two products and a softmax take 2 (one head of 512, 16384 tokens), and for f32
+/// it has none that keeps all digits.
+bool keeps_scores(const AttentionStep& step, const Bindings& bindings) {
+  constexpr int64_t kWidestFlash = 256;
+  int64_t d = step.d.value(bindings);
+  return d > kWidestFlash || d % 8 != 0 || step.in == DType::f32;
+}
+
+int64_t scores_bytes(const AttentionStep& step, const Bindings& bindings) {
+  AttentionCall call;
+  call.heads = step.heads.value(bindings), call.queries = step.queries.value(bindings), call.keys = step.keys.value(bindings);
+  call.type = step.in;
+  return attention_workspace_bytes(call, true);
 }
 
 }  // namespace
 
 int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bindings) {
+  if (const auto* attention = std::get_if<AttentionStep>(&step))
+    return keeps_scores(*attention, bindings) ? scores_bytes(*attention, bindings) : 0;
   if (const auto* stats = std::get_if<GroupStatsStep>(&step))
     return group_stats_workspace_bytes(group_stats_call(*stats, bindings), context_.device().multiprocessors);
   return 0;
@@ -52,6 +70,7 @@ void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr b
 }
 
 void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants) {
+  workspace_bytes_ = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);  // as planned, so that it never grows
   Workspace workspace{engine_.workspace().at_least(workspace_bytes_), workspace_bytes_};
   for (auto& [at, bind] : unbound_) launches_[at].run = bind(workspace);
   engine_.vendor().prepare(engine_.stream());
@@ -132,10 +151,11 @@ void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
   std::string detail;
   for (size_t d = 0; d < use.outer.size(); ++d) detail += fmt::format("{} x ", params[1 + d]);
   detail += fmt::format("{}, {} operands", params[0], use.operands.size());
-  launch("kernel", std::move(detail), [=, function = function_of(in.unit, use.variant), arguments = bound.arguments, e = &engine_] {
-    void* pointer = const_cast<int64_t*>(arguments.data());
-    function.launch(shape, e->stream(), std::span<void* const>(&pointer, 1));
-  });
+  launch("kernel", std::move(detail),
+         [=, function = function_of(in.unit, use.variant), arguments = bound.arguments, e = &engine_] {
+           void* pointer = const_cast<int64_t*>(arguments.data());
+           function.launch(shape, e->stream(), std::span<void* const>(&pointer, 1));
+         });
 }
 
 void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
@@ -197,7 +217,8 @@ void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {
   LinearShape shape;
   shape.m = in(step.m), shape.n = in(step.n), shape.k = in(step.k), shape.batch = in(step.batch);
   shape.a = step.a_type, shape.weights = step.b_type, shape.out = step.out_type;
-  shape.a_batch = shape.m * shape.k, shape.weights_batch = step.shared_b ? 0 : shape.n * shape.k, shape.out_batch = shape.m * shape.n;
+  shape.a_batch = shape.m * shape.k, shape.weights_batch = step.shared_b ? 0 : shape.n * shape.k,
+  shape.out_batch = shape.m * shape.n;
   if (shape.a == DType::f32 && engine_.options().allow_tf32) shape.compute = LinearCompute::TF32;
   if (shape.m * shape.n * shape.batch == 0) return;
   LinearBuffers buffers;
@@ -279,7 +300,9 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
     bias_key_stride = in(step.bias_key_stride);
   }
   Planned<AttentionPlan> plan;
-  if (step.in == step.out_type && bias_key_stride == 1) {
+  const bool keeps = keeps_scores(step, in.bindings);
+  const bool tf32 = step.in == DType::f32 && engine_.options().allow_tf32;
+  if (step.in == step.out_type && bias_key_stride == 1 && (!keeps || tf32)) {
     if (engine_.options().tune) {
       TuneOn<AttentionBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
       plan = plan_attention(engine_.vendor(), shape, &tune);
@@ -300,7 +323,16 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   own.q_strides = shape.q, own.k_strides = shape.k, own.v_strides = shape.v, own.out_strides = shape.out;
   if (shape.bias) own.bias = buffers.bias, own.bias_strides = shape.bias->strides, own.bias_key_stride = bias_key_stride;
   for (const char* module : {"attention", "gemm"}) engine_.kernels().load(module);
-  call("attention (own)", shape.text(), attention_workspace_bytes(own), [=, e = &engine_](const Workspace& workspace) {
+  if (keeps) {
+    own.workspace = in.scratch();
+    auto products = std::make_shared<AttentionByProducts>(engine_, own);
+    if (*products) {
+      auto bind = [products, scores = own.workspace](const Workspace& workspace) { return products->bind(scores, workspace); };
+      return call("attention", shape.text() + " by products", products->workspace_bytes(), bind);
+    }
+  }
+  const int64_t bytes = attention_workspace_bytes(own, attention_keeps_scores(own));
+  call("attention (own)", shape.text(), bytes, [=, e = &engine_](const Workspace& workspace) {
     AttentionCall bound = own;
     bound.workspace = workspace.address;
     return [=] { attention(e->kernel_target(), bound); };
@@ -311,7 +343,9 @@ void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
   GroupStatsCall call = group_stats_call(step, in.bindings);
   call.x = address(in, step.x, step.type);
   call.gamma = address(in, step.gamma, DType::f32), call.beta = address(in, step.beta, DType::f32);
+  if (step.adds) call.addend = address(in, step.addend, step.addend_type), call.addend_stride = in(step.addend_stride);
   call.out = address(in, step.out, DType::f32), call.workspace = in.scratch();
+  call.counters = engine_.group_stats_counters();
   engine_.kernels().load("group_stats");
   std::string detail = fmt::format("{} x {} x {}, {} groups", call.n, call.pixels, call.channels, call.groups);
   launch("group_stats", std::move(detail), [=, e = &engine_] { group_stats(e->kernel_target(), call); });
@@ -319,13 +353,15 @@ void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
 
 void LaunchBuilder::add_step(const Instance& in, const EmbeddingStep& step) {
   if (step.table_type != step.out_type)
-    fail(Code::Unsupported, "an embedding of a {} table as {} has no form on the GPU", name(step.table_type), name(step.out_type));
+    fail(Code::Unsupported, "an embedding of a {} table as {} has no form on the GPU", name(step.table_type),
+         name(step.out_type));
   GatherRowsCall call;
   call.table = address(in, step.table, step.table_type), call.type = step.table_type;
   call.rows = in(step.rows), call.columns = step.width, call.count = in(step.count);
   call.indices = address(in, step.indices, DType::i64), call.to = address(in, step.out, step.out_type);
   engine_.kernels().load("elements");
-  launch("embedding", fmt::format("{} of {}", call.count, call.rows), [=, e = &engine_] { gather_rows(e->kernel_target(), call); });
+  launch("embedding", fmt::format("{} of {}", call.count, call.rows),
+         [=, e = &engine_] { gather_rows(e->kernel_target(), call); });
 }
 
 void LaunchBuilder::add_step(const Instance& in, const CallStep& step) {

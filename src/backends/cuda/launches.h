@@ -10,7 +10,7 @@ namespace sinter::cuda {
 
 /// One thing that is queued on the engine's stream, with all its addresses.
 struct Launch {
-  const char* kind;  ///< "linear", "conv", "attention", "kernel", ...
+  const char* kind;    ///< "linear", "conv", "attention", "kernel", ...
   std::string detail;  ///< its shape, for people
   std::function<void()> run;
   double seconds = 0;  ///< of all measured runs

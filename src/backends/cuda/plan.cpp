@@ -43,6 +43,7 @@ void Plan::build() {
   builder.finish(launches_, constants_);
   arena_version_ = engine_.arena().version();
   workspace_version_ = engine_.workspace().version();
+  engine_.note_memory();
 }
 
 std::vector<Launch>& Plan::launches() {

@@ -87,6 +87,7 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
   uploader.finish();
+  engine_.note_memory();
 }
 
 void BoundWeights::fill_random(uint64_t seed) {

@@ -15,6 +15,7 @@ std::vector<SymbolId> symbols_of(const Graph& graph) {
   for (auto [id, number] : numbering.numbers())
     if (symbol_info(id).divisor == 0) by_number[number] = id;
   std::vector<SymbolId> symbols;
+  symbols.reserve(by_number.size());
   for (auto [number, id] : by_number) symbols.push_back(id);
   return symbols;
 }
@@ -108,10 +109,11 @@ class Reader {
     for (int64_t& size : shape) size = in_.get<int64_t>();
     auto data = in_.get_bytes();
     int64_t count = element_count(std::span<const int64_t>(shape));
-    if (uint64_t(count) != data.size() / uint64_t(byte_size(dtype)))
+    auto size = uint64_t(byte_size(dtype));
+    if (data.size() % size != 0 || uint64_t(count) != data.size() / size)
       fail(Code::Corrupt, "a constant has another size than it says");
     tensor = Tensor(dtype, std::move(shape));
-    std::memcpy(tensor.data(), data.data(), data.size());
+    if (!data.empty()) std::memcpy(tensor.data(), data.data(), data.size());
   }
   void read(std::vector<std::byte>& bytes) {
     auto data = in_.get_bytes();
@@ -187,7 +189,8 @@ void fields(auto& a, AttentionStep& v) {
   a(v.bias_key_stride);
 }
 void fields(auto& a, GroupStatsStep& v) {
-  a(v.n, v.pixels, v.channels, v.groups, v.epsilon, v.type, v.x, v.gamma, v.beta, v.out, v.pixel_stride);
+  a(v.n, v.pixels, v.channels, v.groups, v.epsilon, v.type, v.x, v.gamma, v.beta, v.out, v.pixel_stride, v.adds, v.addend_type,
+    v.addend, v.addend_stride);
 }
 void fields(auto& a, EmbeddingStep& v) { a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out); }
 void fields(auto& a, CallStep& v) { a(v.callee, v.arguments, v.results); }
@@ -210,12 +213,17 @@ std::vector<std::byte> to_bytes(const Program& program, const Graph& graph) {
 }
 
 Program program_from_bytes(std::span<const std::byte> bytes, const Graph& graph) {
-  Reader reader(bytes, graph);
-  Program program;
-  reader.read(program);
-  if (!reader.at_end()) fail(Code::Corrupt, "a program is followed by something else");
-  validate(program, graph);
-  return program;
+  try {
+    Reader reader(bytes, graph);
+    Program program;
+    reader.read(program);
+    if (!reader.at_end()) fail(Code::Corrupt, "a program is followed by something else");
+    validate(program, graph);
+    return program;
+  } catch (const Error& e) {
+    if (e.code() != Code::InvalidArgument) throw;
+    fail(Code::Corrupt, "{}", e.message());  // sizes that cannot be counted
+  }
 }
 
 }  // namespace sinter

@@ -84,6 +84,62 @@ TEST_CASE("numbers that refer to nothing are corrupt") {
   refused([](Program& p) { p.steps.push_back(CallStep{1000, {}, {}}); });
 }
 
+TEST_CASE("a step that would write an input, a weight or a constant is corrupt") {
+  int tried = 0;
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    Lowered l(seed, false);
+    for (size_t i = 0; i < l.program.steps.size(); ++i) {
+      Program p = l.program;
+      BufferRef* out = nullptr;
+      std::visit(
+          [&](auto& step) {
+            if constexpr (requires { step.out.at; }) {
+              out = &step.out.at.buffer;
+            } else if constexpr (requires { step.epilogue; }) {
+              if (!step.epilogue) out = &step.out.buffer;
+            } else if constexpr (requires { step.out; }) {
+              out = &step.out.buffer;
+            }
+          },
+          p.steps[i]);
+      if (!out) continue;
+      *out = {BufferRef::parameter, 0};
+      CHECK_FALSE(reads(to_bytes(p, l.graph), l.graph));
+      ++tried;
+    }
+  }
+  CHECK(tried > 20);
+}
+
+TEST_CASE("paddings of a convolution that cannot be counted are corrupt") {
+  int tried = 0;
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    Lowered l(seed);
+    for (Step& step : l.program.steps)
+      if (auto* conv = std::get_if<ConvStep>(&step))
+        for (int64_t wrong : {INT64_MAX, INT64_MIN, int64_t(-1)}) {
+          int64_t right = std::exchange(conv->top, wrong);
+          CHECK_FALSE(reads(to_bytes(l.program, l.graph), l.graph));
+          conv->top = right;
+          ++tried;
+        }
+  }
+  CHECK(tried > 0);
+}
+
+TEST_CASE("a constant with bytes left over is corrupt") {
+  Graph graph;
+  graph.output("y", graph.input("x", {DType::f32, {16}}));
+  std::vector<std::byte> bytes = to_bytes(Program{.constants = {Tensor(DType::f32, {16})}}, graph);
+  REQUIRE(reads(bytes, graph));
+  // No steps, no weights; one constant of type f32, with one axis of 16, and then the number of its bytes.
+  size_t size_at = 8 + 8 + 8 + 1 + 8 + 8;
+  REQUIRE(bytes[size_at] == std::byte(64));
+  bytes[size_at] = std::byte(67);
+  bytes.insert(bytes.begin() + ptrdiff_t(size_at) + 8, 3, std::byte(0));
+  CHECK_FALSE(reads(bytes, graph));
+}
+
 TEST_CASE("a program serves a graph of equal structure whose symbols have other names, in any order of their making") {
   auto fill = [](Graph& graph, const std::string& h_name, const std::string& w_name) {
     Dim h = Dim::symbol(h_name), w = Dim::symbol(w_name);

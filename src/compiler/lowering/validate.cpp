@@ -34,6 +34,7 @@ struct BufferVisitor {
   }
   void operator()(const GroupStatsStep& s) const {
     for (const Place* p : {&s.x, &s.gamma, &s.beta, &s.out}) visit(p->buffer);
+    if (s.adds) visit(s.addend.buffer);
   }
   void operator()(const EmbeddingStep& s) const { visit(s.table.buffer), visit(s.indices.buffer), visit(s.out.buffer); }
   void operator()(const CallStep& s) const {
@@ -49,8 +50,12 @@ bool below(int64_t index, size_t count) { return index >= 0 && index < int64_t(c
 void expect_types(std::initializer_list<DType> types) {
   for (DType type : types) expect(type <= DType::boolean, "an element type is none");
 }
-void expect_sizes(std::initializer_list<int64_t> sizes) {
-  for (int64_t size : sizes) expect(size > 0 && size < int64_t(1) << 31, "a size of a call is out of range");
+void expect_sizes(std::initializer_list<int64_t> sizes, int64_t least = 1) {
+  for (int64_t size : sizes) expect(size >= least && size < int64_t(1) << 31, "a size of a call is out of range");
+}
+/// Inputs, weights and constants may lie in memory that cannot be written.
+void expect_writable(BufferRef b) {
+  expect(b.space == BufferRef::result || b.space == BufferRef::temporary, "a step writes what is only read");
 }
 
 class Validator {
@@ -97,11 +102,13 @@ class Validator {
     expect(below(v.kernel, p_.kernels.size()), "a variant is of no kernel");
     const GpuSchedule& s = v.schedule;
     auto power_of_two = [](int n) { return n > 0 && (n & (n - 1)) == 0; };
-    expect(s.columns >= 0 && power_of_two(s.vector) && s.vector <= 8 && s.turns > 0 && s.turns <= 1024, "a schedule is impossible");
+    expect(s.columns >= 0 && power_of_two(s.vector) && s.vector <= 8 && s.turns > 0 && s.turns <= 1024,
+           "a schedule is impossible");
     expect(s.row_threads > 0 && s.block_rows > 0 && s.row_threads <= 1024 && s.block_rows <= 1024 / s.row_threads,
            "a block has too many threads");
     expect(s.operands.size() == p_.kernels[size_t(v.kernel)].operands.size(), "a schedule is of another kernel");
-    for (const auto& operand : s.operands) expect(power_of_two(operand.access) && operand.access <= 16, "an access is impossible");
+    for (const auto& operand : s.operands)
+      expect(power_of_two(operand.access) && operand.access <= 16, "an access is impossible");
   }
 
   void check(const WeightSlot& slot) {
@@ -147,9 +154,7 @@ class Validator {
       expect(o.tile == (as.row == RowAccess::flat), "an operand is not the tile that its kernel takes it for");
       expect(o.scales.size() == (as.row == RowAccess::scaled ? size_t(k.rank) : 0),
              "an operand is not scaled as its kernel says");
-      if (as.written && !o.tile)
-        expect(o.buffer.space == BufferRef::result || o.buffer.space == BufferRef::temporary,
-               "a kernel writes what is only read");
+      if (as.written && !o.tile) expect_writable(o.buffer);
       tiles -= o.tile;
     }
     expect(tiles == 0, "a kernel has not the tiles that its call gives it");
@@ -167,6 +172,7 @@ class Validator {
       expect(row_elements(shape_of(packed(s.weight, WeightSlot::rows))) == s.k && s.parts == 1 && !s.epilogue,
              "a matrix has rows of another length than its weight");
       expect_rows(s.weight, s.weight_row, s.n);
+      expect_writable(s.out.buffer);
       return check(*s.tail, s.weight_row, s.n);
     }
     const WeightSlot& slot = packed(s.weight, WeightSlot::matrix);
@@ -174,12 +180,15 @@ class Validator {
     expect(slot.parts == s.parts && shape[0] == Dim(s.n * s.parts) && shape[1] == Dim(s.k),
            "a matrix has another size than its weight");
     expect(s.parts <= kMaxTiles && (s.parts == 1 || s.epilogue), "the parts of a matrix meet nowhere");
+    if (!s.epilogue) expect_writable(s.out.buffer);
     check(s.epilogue, s.parts);
   }
 
   void check(const ConvStep& s) {
     expect_types({s.in_type, s.filter_type});
-    expect_sizes({s.c, s.out_c, s.kernel_h, s.kernel_w, s.stride, s.top + 1, s.left + 1, s.bottom + 1, s.right + 1});
+    expect_sizes({s.c, s.out_c, s.kernel_h, s.kernel_w, s.stride});
+    expect_sizes({s.top, s.left, s.bottom, s.right}, 0);
+    if (!s.epilogue) expect_writable(s.out.buffer);
     if (!s.computed) {
       const Shape& shape = shape_of(packed(s.weight, s.tail ? WeightSlot::filters : WeightSlot::convolution));
       expect(shape == Shape{s.out_c, s.c, s.kernel_h, s.kernel_w}, "a convolution has another size than its weight");
@@ -209,15 +218,23 @@ class Validator {
     return count;
   }
 
-  void check(const MatmulStep& s) { expect_types({s.a_type, s.b_type, s.out_type}); }
-  void check(const AttentionStep& s) { expect_types({s.in, s.out_type}); }
+  void check(const MatmulStep& s) {
+    expect_types({s.a_type, s.b_type, s.out_type});
+    expect_writable(s.out.buffer);
+  }
+  void check(const AttentionStep& s) {
+    expect_types({s.in, s.out_type});
+    expect_writable(s.out.at.buffer);
+  }
   void check(const GroupStatsStep& s) {
-    expect_types({s.type});
+    expect_types({s.type, s.addend_type});
+    expect_writable(s.out.buffer);
     expect_sizes({s.channels, s.groups});
     expect(s.channels % s.groups == 0, "channels do not make groups");
   }
   void check(const EmbeddingStep& s) {
     expect_types({s.table_type, s.out_type});
+    expect_writable(s.out.buffer);
     expect_sizes({s.width});
   }
   void check(const CallStep& s) {
@@ -225,8 +242,7 @@ class Validator {
     const Graph& callee = *calls_[size_t(s.callee)];
     expect(s.arguments.size() == callee.inputs().size() && s.results.size() == callee.outputs().size(),
            "a call has other arguments or results than its function");
-    for (BufferRef b : s.results)
-      expect(b.space == BufferRef::result || b.space == BufferRef::temporary, "a call writes what is only read");
+    for (BufferRef b : s.results) expect_writable(b);
   }
 
   const WeightSlot& packed(int32_t slot, WeightSlot::Form form) {

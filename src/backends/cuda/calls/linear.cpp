@@ -24,7 +24,16 @@ enum DescriptorAttribute {
   kScaleModeB = 32
 };
 enum LayoutAttribute { kBatchCount = 5, kBatchStride = 6 };
-enum PreferenceAttribute { kMaxWorkspace = 1, kAlignmentA = 5, kAlignmentB = 6, kAlignmentC = 7, kAlignmentD = 8 };
+enum PreferenceAttribute {
+  kMaxWorkspace = 1,
+  kReductions = 3,
+  kAlignmentA = 5,
+  kAlignmentB = 6,
+  kAlignmentC = 7,
+  kAlignmentD = 8
+};
+/// Parts of a sum may be joined in f32 (2), not in the type of the result (in place: 1, elsewhere: 4), whose digits are too few.
+constexpr uint32_t kReductionsInFull = 2;
 constexpr int kTransposed = 1;
 constexpr int kOuterVector = 3;
 constexpr int kCandidates = 8;
@@ -296,9 +305,10 @@ class BoundLinear : public BoundCall {
     bool half = plan_->shape().compute == LinearCompute::F16Accumulate;
     bool residual = plan_->shape().residual;
     const void* one = half ? static_cast<const void*>(&kOneF16) : &kOneF32;
+    const void* scale = half ? one : &buffers_.scale;
     const void* zero = half ? static_cast<const void*>(&kZeroF16) : &kZeroF32;
     DevicePtr c = residual ? buffers_.residual : buffers_.out;
-    int status = calls_.matmul(handle_, operation_.get(), one, pointer(buffers_.weights), a, pointer(buffers_.a), b,
+    int status = calls_.matmul(handle_, operation_.get(), scale, pointer(buffers_.weights), a, pointer(buffers_.a), b,
                                residual ? one : zero, pointer(c), this->c, pointer(buffers_.out), d, algorithm,
                                pointer(workspace_.address), size_t(workspace_.bytes), stream.handle());
     if (status) [[unlikely]]
@@ -373,6 +383,7 @@ class LinearPlanner {
       check(calls_, calls_.preference_set(preference.get(), attribute, &value, sizeof value), "asking for a matrix product");
     };
     set(kMaxWorkspace, uint64_t(most_workspace));
+    set(kReductions, kReductionsInFull);
     for (int attribute : {kAlignmentA, kAlignmentB, kAlignmentC, kAlignmentD}) set(attribute, uint32_t(shape_.alignment));
     std::vector<HeuristicResult> results(static_cast<size_t>(count));
     int found = 0;

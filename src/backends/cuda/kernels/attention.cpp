@@ -71,7 +71,7 @@ Stored plan_stored(const AttentionCall& c) {
   return s;
 }
 
-void stored(KernelTarget& target, const AttentionCall& c) {
+void stored(KernelTarget& target, const AttentionCall& c, const std::function<void(const MatmulCall&)>& product) {
   const Stored plan = plan_stored(c);
   const int64_t bytes = byte_size(c.type);
   const DevicePtr probabilities = c.type == DType::f32 ? c.workspace : c.workspace + DevicePtr(plan.scores_bytes);
@@ -88,7 +88,7 @@ void stored(KernelTarget& target, const AttentionCall& c) {
       scores.w_batch_stride = c.k_strides.h;
       scores.out_batch_stride = count * c.keys;
       scores.epilogue = {.out = c.workspace, .out_type = DType::f32, .scale = c.scale};
-      matmul(target, scores);
+      product(scores);
 
       device::SoftmaxArguments s{.scores = c.workspace, .out = probabilities};
       s.bias = bias_of(c);
@@ -112,7 +112,7 @@ void stored(KernelTarget& target, const AttentionCall& c) {
       sum.w_batch_stride = c.v_strides.h;
       sum.out_batch_stride = c.out_strides.h;
       sum.epilogue = {.out = at(c.out, c.out_strides, first), .out_type = c.type, .out_stride = c.out_strides.t};
-      matmul(target, sum);
+      product(sum);
     }
 }
 
@@ -126,11 +126,22 @@ void check_call(const AttentionCall& c) {
 
 }  // namespace
 
-int64_t attention_workspace_bytes(const AttentionCall& call) {
+bool attention_keeps_scores(const AttentionCall& call) {
   check_call(call);
-  if (flash_width(call)) return 0;
+  return flash_width(call) == 0;
+}
+
+int64_t attention_workspace_bytes(const AttentionCall& call, bool keep_scores) {
+  check_call(call);
+  if (!keep_scores) return 0;
   const Stored plan = plan_stored(call);
   return plan.scores_bytes + plan.probabilities_bytes;
+}
+
+void attention_by_products(KernelTarget& target, const AttentionCall& c, const std::function<void(const MatmulCall&)>& product) {
+  check_call(c);
+  if (c.b == 0 || c.heads == 0 || c.queries == 0 || c.d == 0) return;
+  stored(target, c, product);
 }
 
 void attention(KernelTarget& target, const AttentionCall& c) {
@@ -139,7 +150,7 @@ void attention(KernelTarget& target, const AttentionCall& c) {
   if (const int64_t width = flash_width(c))
     flash(target, c, width);
   else
-    stored(target, c);
+    stored(target, c, [&](const MatmulCall& call) { matmul(target, call); });
 }
 
 }  // namespace sinter::cuda

@@ -1,5 +1,6 @@
 #pragma once
 #include "backends/cuda/head_strides.h"
+#include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/kernels/kernels.h"
 #include "tensor/dtype.h"
 
@@ -24,7 +25,12 @@ struct AttentionCall {
   DevicePtr workspace = 0;  ///< attention_workspace_bytes(), 256-byte aligned
 };
 
-int64_t attention_workspace_bytes(const AttentionCall& call);
+/// Whether the scores are kept in the workspace; then both products go through `product`.
+bool attention_keeps_scores(const AttentionCall& call);
+int64_t attention_workspace_bytes(const AttentionCall& call, bool keep_scores);
 void attention(KernelTarget& target, const AttentionCall& call);
+/// The form that keeps scores, with someone else's products.
+void attention_by_products(KernelTarget& target, const AttentionCall& call,
+                           const std::function<void(const MatmulCall&)>& product);
 
 }  // namespace sinter::cuda

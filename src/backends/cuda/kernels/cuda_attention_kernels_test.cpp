@@ -84,7 +84,7 @@ void check_attention(TestTarget& t, const Case& c) {
   }
   const auto out_count = size_t(c.b * out_strides.b);
   call.out = t.untouched(int64_t(out_count) * byte_size(c.type));
-  call.workspace = t.untouched(attention_workspace_bytes(call));
+  call.workspace = t.untouched(attention_workspace_bytes(call, attention_keeps_scores(call)));
   attention(t, call);
   const auto seen = decode(t.download<uint8_t>(call.out, out_count * size_t(byte_size(c.type))), c.type);
 
