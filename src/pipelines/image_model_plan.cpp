@@ -98,7 +98,7 @@ int64_t ImageModel::decode_buffer_bytes(const RunShape& run, const std::optional
 int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles) {
   if (session_.options().backend == Backend::Reference) return 0;
   RunningMemory memory;
-  // Pictures and what is read of files lie in the host's memory, which is not what a GPU's plan is about.
+  // Pictures, tables of rows and what is read of files lie in the host's memory, which is not what a GPU's plan is about.
   Engine& engine = session_.engine();
   bool host = engine.in_host_memory();
   int64_t picture = host ? pixel_bytes(1, run) : 0, pictures = host ? pixel_bytes(run.batch, run) : 0;
@@ -121,7 +121,7 @@ int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<
       int64_t tensors = pictures + (tiles ? std::max(pictures, 4 * picture + picture / 3) : pictures);
       memory.run(decode_buffer_bytes(run, tiles), tensors);
     } else if (stage.table) {
-      int64_t bytes = stage.table->bytes(stage.sizes);
+      int64_t bytes = host ? stage.table->bytes(stage.sizes) : 0;
       memory.run(stage.network->arena_bytes(stage.sizes), bytes);
       memory.leave();
       memory.hold(bytes);
@@ -129,7 +129,7 @@ int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<
     } else if (is_denoiser) {
       int64_t joined = 0;  // the rows of one step; those of prompts are taken as they are where each is needed once
       for (auto& table : denoiser_->tables())
-        if (!table->for_a_run() || run.batch > 1) joined += table->bytes(stage.sizes);
+        if (host && (!table->for_a_run() || run.batch > 1)) joined += table->bytes(stage.sizes);
       memory.hold(stage.network->kept_bytes(stage.sizes));
       memory.run(stage.network->arena_bytes(stage.sizes), joined);
       if (run.repeated) continue;
