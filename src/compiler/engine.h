@@ -78,7 +78,8 @@ class BoundWeights {
 class Plan {
  public:
   virtual ~Plan() = default;
-  /// Copies the inputs in (by name, converted to their types), runs, and copies the outputs, in order. Code::InvalidArgument
+  /// Copies the inputs in (by name, converted to their types), runs, and copies the outputs, in order. An input that the layout
+  /// keeps is not copied if its tensor shares its data with the last run's; nobody may have written to it. Code::InvalidArgument
   /// names an input that is missing or has another shape than was bound; Code::Cancelled when the engine was cancelled.
   virtual std::vector<Tensor> run(const std::map<std::string, Tensor>& inputs) = 0;
   /// Whether runs are timed from now on, step by step.
