@@ -1,5 +1,7 @@
 // The fixed kernels of backends/cuda/kernels against a device copy in the same run. Buffers change from launch to launch through
-// more memory than the cache holds, so that every launch reads and writes device memory; --warm keeps to one.
+// more memory than the cache holds, so that every launch reads and writes device memory; --warm keeps to one. --captured launches
+// them as one device graph, as plans do: one by one, the host's 3 to 4 us for each launch hide what a short kernel takes.
+// --group-stats keeps to those.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -21,7 +23,8 @@ constexpr int64_t kPoolBytes = int64_t(1) << 30;
 
 class Bench {
  public:
-  explicit Bench(bool warm) : warm_(warm) {
+  Bench(bool warm, bool captured) : warm_(warm), captured_(captured) {
+    fill_words(counters_.address(), 0, kGroupStatsCounters, stream_);
     // Random numbers: zeros run faster than real data.
     for (DeviceMemory* pool : {&in_, &out_}) fill_normal(target_, pool->address(), DType::bf16, kPoolBytes / 2, 1, 0, 1);
   }
@@ -33,9 +36,22 @@ class Bench {
     auto place = [&](int i) { return DevicePtr(i % places * stride); };
     const int count = int(std::clamp<int64_t>((int64_t(8) << 30) / (read + written + 1), 10, 200));
     double best = 1e30;
+    auto launch_all = [&] {
+      for (int i = 0; i < count; ++i) launch(in_.address() + place(i), out_.address() + place(i));
+    };
+    CapturedGraph graph;
+    if (captured_) {
+      launch_all();  // compiles the kernels
+      Capture capture(stream_);
+      launch_all();
+      graph = capture.finish();
+    }
     for (int round = 0; round < 5; ++round) {
       start_.record(stream_);
-      for (int i = 0; i < count; ++i) launch(in_.address() + place(i), out_.address() + place(i));
+      if (captured_)
+        graph.launch(stream_);
+      else
+        launch_all();
       end_.record(stream_);
       end_.synchronize();
       if (round) best = std::min(best, end_.milliseconds_since(start_) * 1e-3 / count);
@@ -46,17 +62,34 @@ class Bench {
                100 * rate / copy_rate_);
   }
 
-  void all() {
-    fmt::print("{}, {}\n{:<44}{:>10}{:>10}{:>10}{:>11}\n", context_.device().name, warm_ ? "warm" : "cold", "", "MB", "us",
-               "GB/s", "of copy");
+  void all_group_stats() {
+    fmt::print("{}, {}{}\n{:<44}{:>10}{:>10}{:>10}{:>11}\n", context_.device().name, warm_ ? "warm" : "cold",
+               captured_ ? ", captured" : "", "", "MB", "us", "GB/s", "of copy");
     copy();
+    for (auto [channels, side] : {std::pair{320, 64},
+                                  {640, 64},
+                                  {960, 64},
+                                  {320, 32},
+                                  {640, 32},
+                                  {960, 32},
+                                  {1280, 32},
+                                  {1920, 32},
+                                  {640, 16},
+                                  {1280, 16},
+                                  {1920, 16},
+                                  {2560, 16},
+                                  {1280, 8},
+                                  {2560, 8}})
+      group_stats_of(fmt::format("group stats 2x{}x{}x{} bf16", channels, side, side), 2, side * side, channels, DType::bf16);
     group_stats_of("group stats 2x320x128x128 bf16", 2, 128 * 128, 320, DType::bf16);
-    group_stats_of("group stats 2x640x64x64 bf16", 2, 64 * 64, 640, DType::bf16);
-    group_stats_of("group stats 2x1280x32x32 bf16", 2, 32 * 32, 1280, DType::bf16);
     group_stats_of("group stats 2x2560x32x32 bf16", 2, 32 * 32, 2560, DType::bf16);
     group_stats_of("group stats 1x128x1024x1024 bf16", 1, 1024 * 1024, 128, DType::bf16);
     group_stats_of("group stats 1x512x256x256 bf16", 1, 256 * 256, 512, DType::bf16);
     group_stats_of("group stats 1x256x512x512 f32", 1, 512 * 512, 256, DType::f32);
+  }
+
+  void all() {
+    all_group_stats();
     for (DType from : {DType::f32, DType::bf16, DType::f8e4m3})
       for (DType to : {DType::f32, DType::bf16, DType::f8e4m3})
         if (from != to) cast_of(from, to);
@@ -133,6 +166,7 @@ class Bench {
     DeviceMemory workspace(context_, group_stats_workspace_bytes(call, target_.multiprocessors()));
     DeviceMemory out(context_, n * 2 * channels * 4);
     call.workspace = workspace.address();
+    call.counters = counters_.address();
     call.out = out.address();
     run(name, n * pixels * channels * byte_size(type), out.bytes(), [&](DevicePtr in, DevicePtr) {
       call.x = in;
@@ -169,12 +203,13 @@ class Bench {
     });
   }
 
-  bool warm_;
+  bool warm_, captured_;
   Context context_{0};
   Stream stream_{context_};
   Kernels kernels_{context_};
   KernelStream target_{kernels_, stream_};
   DeviceMemory in_{context_, kPoolBytes}, out_{context_, kPoolBytes};
+  DeviceMemory counters_{context_, kGroupStatsCounters * 4};
   Event start_{context_, Event::Timing::Yes}, end_{context_, Event::Timing::Yes};
   double copy_rate_ = 0;
 };
@@ -189,7 +224,11 @@ int main(int count, char** words) {
       fmt::print("skipped: no CUDA device ({})\n", why);
       return 0;
     }
-    sinter::cuda::Bench(count > 1 && std::strcmp(words[1], "--warm") == 0).all();
+    auto given = [&](const char* option) {
+      return std::any_of(words + 1, words + count, [&](char* w) { return !std::strcmp(w, option); });
+    };
+    sinter::cuda::Bench bench(given("--warm"), given("--captured"));
+    given("--group-stats") ? bench.all_group_stats() : bench.all();
   } catch (const sinter::Error& e) {
     fmt::print(stderr, "{}\n", e.message());
     return 1;

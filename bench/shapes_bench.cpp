@@ -1,9 +1,11 @@
 // Shape art: score and CPU time after 200 and 1,000 shapes, against what the peers took.
-//   shapes_bench [--images DIR] [--quick] [--threads N] [words that a picture's name must contain]
+//   shapes_bench [--images DIR] [--quick] [--threads N] [--device cpu|cuda|cuda:N] [words that a picture's name must contain]
+// On a GPU: times on the wall clock, and every result compared with the CPU's.
 // DIR (default ../shared/images) holds raccoon256.png, raccoon512.png and so on; pictures that are not there are left out.
 // Peers' figures are from one EPYC Zen 3 (4 cores, AVX2); the machine that runs this is named at the top. Dividing our CPU time
 // ratio by 1.7 allows for the difference between a Zen 3 and a Zen 5 core.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "hardware/device_choice.h"
 #include "shapes/shapes.h"
 
 using namespace sinter;
@@ -69,6 +72,7 @@ struct Bench {
   std::string images = "../shared/images", filter;
   bool quick = false;
   int threads = 1;
+  std::shared_ptr<Gpu> gpu;
 
   std::optional<Image> picture(const std::string& name) const {
     std::string path = images + "/" + name + ".png";
@@ -84,6 +88,7 @@ struct Bench {
     o.kinds = parse_kinds(kinds);
     o.shapes = shapes;
     o.threads = threads;
+    o.gpu = gpu;
     return o;
   }
 };
@@ -197,10 +202,68 @@ void threads(const Bench& bench) {
   fmt::print("\n");
 }
 
+/// Searches on both devices; the shapes must be the same.
+void against_cpu(const Bench& bench, const std::string& name, Options options) {
+  auto image = bench.picture(name);
+  if (!image) return;
+  const Run on_gpu = timed(*image, options);
+  const int64_t shapes = int64_t(on_gpu.result.steps.size());
+  std::string compared = "not compared";
+  if (options.compute_size <= 512) {
+    options.gpu = nullptr;
+    const Run on_cpu = timed(*image, options);
+    compared = fmt::format("{} the CPU's, which took {:.2f} s with {} thread(s)",
+                           on_cpu.result.steps == on_gpu.result.steps ? "equal to" : "DIFFERS FROM", on_cpu.result.seconds,
+                           bench.threads);
+  }
+  fmt::print(
+      "{:<13}{:>6} px{:>7} shapes  score {:.4f}  {:>7.3f} s ({:.3f} ms a shape, first after {:.3f} s), {:.1f} M candidates/s, "
+      "{}\n",
+      name, on_gpu.result.width, shapes, on_gpu.moments.back().score, on_gpu.result.seconds,
+      1e3 * on_gpu.result.seconds / double(shapes), on_gpu.moments.front().wall,
+      double(on_gpu.result.candidates) / on_gpu.result.seconds * 1e-6, compared);
+  std::fflush(stdout);
+}
+
+void on_gpu(Bench bench, const std::string& device) {
+  const DeviceChoice choice = choose_device(device);
+  if (choice.kind != DeviceChoice::Kind::Cuda) fail(Code::InvalidArgument, "--device {} is no GPU", device);
+  const auto begin = std::chrono::steady_clock::now();
+  bench.gpu = open_gpu(choice.ordinal);
+  fmt::print(
+      "\n{}: {}; opening it and compiling the kernels took {:.2f} s. Whole runs, shrinking the picture and uploads included.\n",
+      choice.text(), cuda::devices().at(size_t(choice.ordinal)).name,
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  for (const char* picture : {"raccoon", "astronaut", "coffee", "monalisa"})
+    for (const char* kinds : {"triangle", "mixed", "all"}) {
+      fmt::print("{:<9}", kinds);
+      against_cpu(bench, fmt::format("{}256", picture), bench.options(kinds, bench.quick ? 200 : 1000));
+    }
+  fmt::print("{:<9}", "mixed");
+  Options large = bench.options("mixed", 1000);
+  large.compute_size = 512;
+  against_cpu(bench, "raccoon512", large);
+  // The pictures are smaller: one is enlarged, without new detail.
+  if (auto image = bench.picture("raccoon512")) {
+    const int64_t side = image->pixels.dim(0);
+    Image enlarged{Tensor(DType::f32, {2 * side, 2 * side, 3}), {}};
+    for (int64_t i = 0; i < 4 * side * side; ++i)
+      for (int64_t c = 0; c < 3; ++c)
+        enlarged.pixels.f32()[size_t(3 * i + c)] =
+            image->pixels.f32()[size_t(3 * (i / (2 * side) / 2 * side + i % (2 * side) / 2) + c)];
+    Options options = bench.options("mixed", bench.quick ? 1000 : 10000);
+    options.compute_size = 1024;
+    const Run run = timed(enlarged, options);
+    fmt::print("raccoon enlarged to 1024 px, {} mixed shapes: score {:.4f}, {:.2f} s\n", run.result.steps.size(),
+               run.moments.back().score, run.result.seconds);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   Bench bench;
+  std::string device = "cpu";
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
     if (word == "--quick")
@@ -209,10 +272,16 @@ int main(int argc, char** argv) try {
       bench.images = argv[++i];
     else if (word == "--threads" && i + 1 < argc)
       bench.threads = std::atoi(argv[++i]);
+    else if (word == "--device" && i + 1 < argc)
+      device = argv[++i];
     else
       bench.filter = word;
   }
   fmt::print("This machine: {}. Peers: the peers' table, EPYC Zen 3, AVX2.\n", machine());
+  if (device != "cpu") {
+    on_gpu(bench, device);
+    return 0;
+  }
   against_primitive(bench);
   against_node(bench);
   sizes(bench);

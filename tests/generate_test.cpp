@@ -145,8 +145,8 @@ TEST_CASE("the first picture of a batch is the picture of its seed, and the othe
   json batch = tiny.run({"--batch", "2", "--out", "batch.png"});
   CHECK(batch["compile"]["compiled"] == 0);
   REQUIRE(batch["images"] == json{"batch_00001.png", "batch_00002.png"});
-  // Work is divided among threads by what there is, so the last bits of sums differ; random weights amplify them, to 3 levels in a
-  // single value here. Another seed gives far more.
+  // Work is divided among threads by what there is, so the last bits of sums differ; random weights amplify them, to 3 levels in
+  // a single value here. Another seed gives far more.
   CHECK(levels_apart(tiny.pixels("batch_00001.png"), tiny.pixels("warm.png")) <= 4);
   CHECK(levels_apart(tiny.pixels("batch_00002.png"), tiny.pixels("warm.png")) > 8);
 }

@@ -79,7 +79,7 @@ TEST_CASE("the measured peak is the planned one and the program itself, within 2
   run({"--init", "start.png", "--out", "first.png"});  // compiles: LLVM's memory is the program's too, but less exactly
 
   struct Case {
-    const char* name;
+    std::string name;
     std::vector<std::string> words;
   };
   const Case cases[] = {

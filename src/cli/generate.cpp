@@ -287,7 +287,7 @@ class Generation {
       note("the reference backend computes plainly and slowly, and plans nothing");
       return;
     }
-    RunShape shape{s_.batch, s_.width, s_.height, guided_, !init_.empty(), s_.count > 1};
+    RunShape shape{s_.batch, s_.width, s_.height, guided_, !init_.empty(), job_.steps, s_.count > 1};
     auto foresight = model_->foresee(shape);
     int missing = foresight.needed - foresight.cached;
     std::string time = missing == 0            ? ""
@@ -347,10 +347,10 @@ class Generation {
       model_->unload_encoder();
     }
     auto start = Clock::now();
-    model_->load_denoiser();
-    load_seconds_ += seconds_since(start);
     job_.seed = seed_ + uint64_t(number);
     job_.latent = latent_;
+    model_->prepare(job_);
+    load_seconds_ += seconds_since(start);
     std::string label = s_.count > 1 ? fmt::format("picture {} of {}", number + 1, s_.count) : "sampling";
     Tensor latent;
     {
@@ -389,7 +389,7 @@ class Generation {
 
   void report() {
     const CompileReport& c = session_.compiled();
-    int64_t measured = peak_memory_bytes();
+    int64_t measured = session_.measured_peak_bytes();
     double total = seconds_since(kProcessStart);
     if (s_.json) {
       print_json({{"images", images_},
@@ -403,7 +403,7 @@ class Generation {
                   {"memory",
                    {{"planned_peak_bytes", {{session_.options().device.text(), planned_}}},
                     {"program_bytes", {{"cpu", program_}}},
-                    {"measured_peak_bytes", {{"cpu", measured}}}}},
+                    {"measured_peak_bytes", {{session_.options().device.text(), measured}}}}},
                   {"timing",
                    {{"start_to_first_step_seconds", first_step_seconds_},
                     {"load_seconds", load_seconds_},

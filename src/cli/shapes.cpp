@@ -12,6 +12,8 @@
 #include "cli/json_output.h"
 #include "cli/output.h"
 #include "cli/shape_outputs.h"
+#include "compiler/cache.h"
+#include "hardware/device_choice.h"
 #include "io/image.h"
 #include "pipelines/picture_names.h"
 #include "shapes/json.h"
@@ -62,7 +64,7 @@ void add_options(Options& o, Settings& s) {
   o.add_flag("--animate", s.animate, "a .webp shows how the picture grows");
   o.add_option("--preview", s.preview, "picture file that is renewed about 20 times during the search");
   o.add_option("--threads", s.search.threads, "threads (default: one a core)")->check(CLI::Range(0, 1024));
-  o.add_option("--device", s.device, "auto, cpu or cuda")->check(one_of({"auto", "cpu", "cuda"}));
+  o.add_option("--device", s.device, "auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)");
   o.add_json(s.json);
 }
 
@@ -77,8 +79,11 @@ shapes::Color parse_color(const std::string& text) {
 
 /// What can be known to be wrong before any file is read; fills the search's options.
 void check_settings(const Options& given, Settings& s) {
-  if (s.device == "cuda")
-    fail(Code::Unsupported, "--device cuda: shapes are searched on the CPU only so far; give --device cpu or auto");
+  try {
+    parse_device(s.device);
+  } catch (const Error& e) {
+    throw UsageError("--device: " + e.message());
+  }
   if (given.count("--alpha") && given.count("--style"))
     throw UsageError("--alpha and --style both say how opaque shapes are; give one of them");
   if (!s.resume.empty() && s.pictures.size() > 1)
@@ -167,6 +172,7 @@ class ShapeArt {
 
   int run() {
     catch_interrupts();
+    open_device();
     for (const Plan& plan : plans_) {
       if (!cancelled_) one_picture(plan);
     }
@@ -175,6 +181,20 @@ class ShapeArt {
   }
 
  private:
+  void open_device() {
+    DeviceChoice choice = choose_device(s_.device);
+    const bool automatic = parse_device(s_.device).kind == DeviceRequest::Kind::Auto;
+    if (choice.kind == DeviceChoice::Kind::Cuda) try {
+        Cache cache(CacheOptions::from_environment());
+        s_.search.gpu = shapes::open_gpu(choice.ordinal, &cache);
+      } catch (const Error& e) {
+        if (!automatic) throw;
+        choice = {.why_not_cuda = e.message()};
+      }
+    if (!choice.why_not_cuda.empty()) note("searching on the CPU: " + choice.why_not_cuda);
+    device_ = choice.text();
+  }
+
   void one_picture(const Plan& plan) {
     // Wider than what diffusion models are given, and no more floats than fit into a laptop.
     constexpr ImageLimits kLimits{.side = 65535, .pixels = 128'000'000};
@@ -274,7 +294,7 @@ class ShapeArt {
                 {"seconds", seconds},
                 {"cpu_seconds", cpu_seconds},
                 {"seed", s_.search.seed},
-                {"device", "cpu"},
+                {"device", device_},
                 {"outputs", outputs_},
                 {"pictures", figures_}});
   }
@@ -282,6 +302,7 @@ class ShapeArt {
   Settings s_;
   std::vector<Plan> plans_;
   ThreadPool pool_;
+  std::string device_;  // "cpu", "cuda:0"
   bool cancelled_ = false;
   std::vector<std::string> outputs_;
   std::vector<nlohmann::ordered_json> figures_;

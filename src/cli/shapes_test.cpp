@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "cli.h"
+#include "hardware/device_choice.h"
 #include "io/image.h"
 #include "shapes/json.h"
 #include "shapes/render.h"
@@ -95,6 +96,21 @@ fs::path corpus(const std::string& name) {
 
 }  // namespace
 
+TEST_CASE("without a GPU the search says once that it is on the CPU, and why") {
+  const DeviceChoice choice = choose_device("auto");
+  if (choice.kind == DeviceChoice::Kind::Cuda) {
+    MESSAGE("skipped: there is a CUDA device");
+    return;
+  }
+  Workplace place;
+  CliResult result = place.sinter({"shapes", "scene.png", "--out", "a.png", "--shapes", "2"});
+  const std::string told = "searching on the CPU: " + choice.why_not_cuda;
+  CHECK(result.exit_code == 0);
+  CHECK(has(result.err, told));
+  CHECK(result.err.find(told) == result.err.rfind(told));
+  CHECK(!has(place.sinter({"shapes", "scene.png", "--out", "a.png", "--shapes", "2", "--device", "cpu"}).err, "searching on"));
+}
+
 TEST_CASE("one run writes every format, of the source's size, and says what it did in one object") {
   Workplace place;
   std::vector<std::string> names = {"a.png", "a.JPG", "a.webp", "a.svg", "a.json", "a.gif"}, words = {"scene.png"};
@@ -105,7 +121,7 @@ TEST_CASE("one run writes every format, of the source's size, and says what it d
   CHECK(figures["candidates"].get<int64_t>() >= 20 * 60);
   CHECK(figures["seconds"].get<double>() > 0);
   CHECK(figures["cpu_seconds"].get<double>() > 0);
-  CHECK(figures["device"] == "cpu");
+  CHECK(figures["device"] == choose_device("auto").text());
   CHECK(figures["pictures"].size() == 1);
   CHECK(figures["pictures"][0]["stop"] == "shapes");
 
@@ -232,7 +248,8 @@ TEST_CASE("what is wrong with the options is said before any work, with option, 
            Mistake{{"--out", "a.bmp"}, "'a.bmp': shapes are written as .png", 1},
            Mistake{{"--out", "no/a.png"}, "the folder 'no' of --out does not exist", 1},
            Mistake{{"--out", "a.png", "--preview", "no/p.png"}, "the folder 'no' of --preview does not exist", 1},
-           Mistake{{"--out", "a.png", "--device", "cuda"}, "--device cuda: shapes are searched on the CPU only", 1},
+           Mistake{{"--out", "a.png", "--device", "cuda:99"}, "cuda:99: there ", 1},
+           Mistake{{"--out", "a.png", "--device", "gpu"}, "--device: the device \"gpu\" is not known"},
            Mistake{{"--out", "a.png", "--resume", "no.json"}, "no.json: cannot open", 1},
            Mistake{{"--out", "a.png", "--scale", "101"}, "--scale: 101 is out of range", 2},
        }) {

@@ -78,7 +78,8 @@ class BoundWeights {
 class Plan {
  public:
   virtual ~Plan() = default;
-  /// Copies the inputs in (by name, converted to their types), runs, and copies the outputs, in order. Code::InvalidArgument
+  /// Copies the inputs in (by name, converted to their types), runs, and copies the outputs, in order. An input that the layout
+  /// keeps is not copied if its tensor shares its data with the last run's; nobody may have written to it. Code::InvalidArgument
   /// names an input that is missing or has another shape than was bound; Code::Cancelled when the engine was cancelled.
   virtual std::vector<Tensor> run(const std::map<std::string, Tensor>& inputs) = 0;
   /// Whether runs are timed from now on, step by step.
@@ -128,6 +129,10 @@ class Engine {
 
   /// Of every buffer, in bytes; a power of two.
   virtual int64_t alignment() const = 0;
+  /// Whether weights and buffers lie in the host's memory, beside pictures and files.
+  virtual bool in_host_memory() const { return true; }
+  /// Bytes that all plans of this engine share beside their buffers.
+  virtual int64_t shared_bytes() const { return 0; }
   /// Bytes that a step needs only while it runs. Calls of other programs are not asked about.
   virtual int64_t scratch_bytes(const Unit& unit, const Step& step, const Bindings& bindings) = 0;
   virtual std::unique_ptr<BoundWeights> bind_weights(const CompiledGraph& compiled) = 0;

@@ -45,15 +45,19 @@ int64_t place_intervals(std::vector<Interval> intervals) {
 
 }  // namespace
 
-Layout::Layout(const CompiledGraph& compiled, const Bindings& bindings) : bindings_(bindings) {
+Layout::Layout(const CompiledGraph& compiled, const Bindings& bindings, const std::set<std::string>& kept) : bindings_(bindings) {
   const Unit& root = compiled.root();
-  auto place = [&](Value v) {
-    int64_t at = bytes_;
-    bytes_ += aligned(element_count(v.shape()).value(bindings_) * byte_size(v.dtype()), compiled.engine().alignment());
+  auto place = [&](Value v, int64_t& end) {
+    int64_t at = end;
+    end += aligned(element_count(v.shape()).value(bindings_) * byte_size(v.dtype()), compiled.engine().alignment());
     return at;
   };
-  for (Value input : root.graph.inputs()) inputs_.push_back(place(input));
-  for (const Output& output : root.graph.outputs()) outputs_.push_back(place(output.value));
+  for (Value input : root.graph.inputs()) {
+    is_kept_.push_back(kept.contains(input->attrs.as<NameAttrs>().name));
+    inputs_.push_back(place(input, is_kept_.back() ? kept_bytes_ : bytes_));
+  }
+  input_bytes_ = bytes_;
+  for (const Output& output : root.graph.outputs()) outputs_.push_back(place(output.value, bytes_));
   lay_out(root, compiled.engine());
   root_ = bytes_;
   bytes_ += units_.at(&root).bytes;

@@ -42,8 +42,10 @@ int64_t available_memory_bytes() {
 int64_t peak_memory_bytes() { return kilobytes("/proc/self/status", "VmHWM:"); }
 int64_t resident_memory_bytes() { return kilobytes("/proc/self/status", "VmRSS:"); }
 
+void return_free_memory() { ::malloc_trim(0); }
+
 int64_t program_memory_bytes() {
-  ::malloc_trim(0);
+  return_free_memory();
   return resident_memory_bytes();
 }
 

@@ -100,9 +100,9 @@ Streams double_block(Scope s, const FluxConfig& c, Streams x, Value condition, c
 
   // Text first: the rope table and the released checkpoints agree on this order.
   Rope text_rope = part_of(rope, 0, x.text.dim(kTokens)), image_rope = part_of(rope, x.text.dim(kTokens), x.image.dim(kTokens));
-  Value joint = attend(c, concat({rotate(text.q, text_rope), rotate(image.q, image_rope)}, kTokens),
-                       concat({rotate(text.k, text_rope), rotate(image.k, image_rope)}, kTokens),
-                       concat({text.v, image.v}, kTokens));
+  Value joint =
+      attend(c, concat({rotate(text.q, text_rope), rotate(image.q, image_rope)}, kTokens),
+             concat({rotate(text.k, text_rope), rotate(image.k, image_rope)}, kTokens), concat({text.v, image.v}, kTokens));
   auto parts = split(joint, {x.text.dim(kTokens), x.image.dim(kTokens)}, kTokens);
 
   x.image = x.image + image_attn.gate * linear_layer(s / "img_attn" / "proj", parts[1], c.width);

@@ -62,7 +62,7 @@ BuildOptions ImageModel::build_options(const Weights& weights) const {
   return build;
 }
 
-std::unique_ptr<Network> ImageModel::make_network(Component component, const char* label, std::unique_ptr<Graph> graph) {
+std::unique_ptr<Network> ImageModel::make_network(Component component, const std::string& label, std::unique_ptr<Graph> graph) {
   const Weights& weights = parts_.weights(component);
   check_weights(weights_of(*graph), weights);
   auto read = [this, component, &weights](const std::string& name) {
@@ -104,7 +104,11 @@ void ImageModel::build_denoiser() {
     refuse_other_inputs(config.in_channels);
     build_unet(*graph, config, {kBatch, kHeight, kWidth, kText}, build_options(weights));
   }
-  denoiser_ = make_network(Component::Denoiser, "the denoiser", std::move(graph));
+  std::vector<SteadyInputs> steady = {{"prompt", {"context"}, true}, {"timestep", {"timestep", "timesteps", "guidance", "y"}}};
+  denoiser_ = std::make_unique<HoistedNetwork>("the denoiser", std::move(graph), steady,
+                                               [&](const std::string& label, std::unique_ptr<Graph> part) {
+                                                 return make_network(Component::Denoiser, label, std::move(part));
+                                               });
 }
 
 void ImageModel::build_vae() {
@@ -144,7 +148,7 @@ std::vector<std::string> ImageModel::set_loras(const std::vector<LoraRequest>& r
     applied.push_back({file, request.model_strength, request.text_strength});
   }
   LoraStack next(std::move(applied));
-  auto update = [&](Component component, Network& network) {
+  auto update = [&](Component component, auto& network) {
     std::set<std::string> changed;
     for (const WeightUse& use : weights_of(network.graph()))
       if (loras_.changes(component, use.name) || next.changes(component, use.name)) changed.insert(use.name);
@@ -205,15 +209,6 @@ void ImageModel::unload_text_encoders() {
 void ImageModel::unload_denoiser() { denoiser_->unload_weights(); }
 void ImageModel::unload_encoder() {
   if (vae_encoder_) vae_encoder_->unload_weights();
-}
-void ImageModel::load_denoiser(const std::function<void(double)>& progress) { denoiser_->load_weights(progress); }
-
-Network* ImageModel::network(Component component) {
-  if (component == Component::Denoiser) return denoiser_.get();
-  if (component == Component::Vae) return vae_decoder_.get();
-  for (auto& encoder : encoders_)
-    if (encoder->component == component) return encoder->network.get();
-  return nullptr;
 }
 
 }  // namespace sinter

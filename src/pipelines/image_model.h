@@ -9,7 +9,7 @@
 #include "models/lora.h"
 #include "models/scope.h"
 #include "pipelines/conditioning.h"
-#include "pipelines/network.h"
+#include "pipelines/hoisted_network.h"
 #include "pipelines/sample.h"
 #include "pipelines/tiled_decode.h"
 #include "text/vocabulary.h"
@@ -63,6 +63,7 @@ struct RunShape {
   int64_t batch = 1, width = 0, height = 0;  ///< pixels
   bool guided = true;                        ///< the denoiser sees two conditionings at once
   bool from_image = false;                   ///< the encoder runs first
+  int timesteps = 20;                        ///< at which the denoiser is asked
   bool repeated = false;                     ///< more pictures are to come: the denoiser stays while one is decoded
 };
 
@@ -110,20 +111,22 @@ class ImageModel {
   void unload_text_encoders();
   void unload_denoiser();
   void unload_encoder();
-  void load_denoiser(const std::function<void(double)>& progress = {});
-  Network* network(Component component);
+  /// Computes what the steps of such a run share (the latent does not matter), then loads the denoiser. sample() does it where
+  /// it has not been done.
+  void prepare(const SamplingJob& job);
 
  private:
   struct TextEncoder;
   class BatchedDenoiser;
 
   BuildOptions build_options(const Weights& weights) const;
-  std::unique_ptr<Network> make_network(Component component, const char* label, std::unique_ptr<Graph> graph);
+  std::unique_ptr<Network> make_network(Component component, const std::string& label, std::unique_ptr<Graph> graph);
   void build_text_encoders(int clip_skip);
   void build_denoiser();
   void refuse_other_inputs(int64_t channels) const;
   void build_vae();
   EmbeddingLookup embeddings_of(const TextEncoder& encoder) const;
+  SampleRequest request_for(const SamplingJob& job, std::vector<const EncodedPrompt*>& prompts) const;
   struct Stage;
   std::vector<Stage> stages(const RunShape& run);
   int64_t loading_peak_bytes(const Stage& stage);
@@ -138,7 +141,8 @@ class ImageModel {
   std::vector<std::unique_ptr<TextEncoder>> encoders_;
   int clip_skip_ = 0;
   int64_t scale_ = 0;  // of the autoencoder
-  std::unique_ptr<Network> denoiser_, vae_encoder_, vae_decoder_;
+  std::unique_ptr<HoistedNetwork> denoiser_;
+  std::unique_ptr<Network> vae_encoder_, vae_decoder_;
   std::unique_ptr<ClipTokenizer> clip_tokenizer_;
   std::unique_ptr<T5Tokenizer> t5_tokenizer_;
 };

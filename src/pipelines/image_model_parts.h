@@ -11,6 +11,9 @@ inline const Dim kBatch = Dim::symbol("batch"), kHeight = Dim::symbol("height"),
 inline const Dim kText = Dim::symbol("text");
 inline const Dim kPictureHeight = Dim::symbol("picture_height"), kPictureWidth = Dim::symbol("picture_width");
 
+/// More are not computed before a run.
+inline constexpr int kMostTimesteps = 256;
+
 inline bool is_flux(const Family& family) { return family.prediction == Prediction::Flow; }
 inline bool is_sdxl(const Family& family) { return &family == &sdxl_family; }
 

@@ -23,7 +23,7 @@ class RunningMemory {
   }
   /// Weights and buffers are given back.
   void leave() { weights_ = buffers_ = 0; }
-  /// Something is held from now on.
+  /// Something is held from now on; or, where negative, no more.
   void hold(int64_t bytes) { held_ += bytes; }
   int64_t peak() const { return peak_; }
 
@@ -41,6 +41,7 @@ struct ImageModel::Stage {
   Component component;
   Network* network;
   Bindings sizes;
+  RowTable* table = nullptr;  ///< whose network it is
 };
 
 std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
@@ -53,7 +54,13 @@ std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
   Bindings step = picture;
   step[id(kBatch)] = run.batch * (run.guided ? 2 : 1);
   step[id(kText)] = is_flux(family()) ? 256 : 77;
-  list.push_back({Component::Denoiser, denoiser_.get(), step});
+  for (auto& table : denoiser_->tables()) {
+    // One row for each prompt or, at each timestep, for each prompt's vector.
+    Bindings rows = step;
+    rows[id(kBatch)] = (run.guided ? 2 : 1) * (table->for_a_run() ? 1 : std::min(run.timesteps, kMostTimesteps));
+    list.push_back({Component::Denoiser, &table->network(), rows, table.get()});
+  }
+  list.push_back({Component::Denoiser, &denoiser_->step(), step});
   list.push_back({Component::Vae, vae_decoder_.get(), picture});
   return list;
 }
@@ -70,7 +77,9 @@ void ImageModel::compile(const RunShape& run) {
 
 int64_t ImageModel::loading_peak_bytes(const Stage& stage) {
   const Weights& weights = parts_.weights(stage.component);
-  return stage.network->loading_peak_bytes(stage.sizes, [&](const std::string& weight) {
+  bool host = session_.engine().in_host_memory();
+  return stage.network->loading_peak_bytes(stage.sizes, [&](const std::string& weight) -> int64_t {
+    if (!host) return 0;
     return weights.reading_bytes(weight) + loras_.working_bytes(stage.component, weight);
   });
 }
@@ -89,12 +98,17 @@ int64_t ImageModel::decode_buffer_bytes(const RunShape& run, const std::optional
 int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles) {
   if (session_.options().backend == Backend::Reference) return 0;
   RunningMemory memory;
-  int64_t picture = pixel_bytes(1, run), pictures = pixel_bytes(run.batch, run);
+  // Pictures, tables of rows and what is read of files lie in the host's memory, which is not what a GPU's plan is about.
+  Engine& engine = session_.engine();
+  bool host = engine.in_host_memory();
+  int64_t picture = host ? pixel_bytes(1, run) : 0, pictures = host ? pixel_bytes(run.batch, run) : 0;
+  memory.hold(engine.shared_bytes());
   if (run.from_image) memory.hold(picture);
   bool text = true;
+  int64_t tables = 0;
   for (const Stage& stage : stages(run)) {
     bool is_decoder = stage.network == vae_decoder_.get(), is_encoder = stage.network == vae_encoder_.get();
-    bool is_denoiser = stage.network == denoiser_.get();
+    bool is_denoiser = stage.component == Component::Denoiser;
     // Text encoders stay until all prompts are encoded, the encoder until the start is, the denoiser while it is needed again.
     if (text && (is_encoder || is_denoiser)) {
       memory.leave();
@@ -106,10 +120,25 @@ int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<
       // weights of one.
       int64_t tensors = pictures + (tiles ? std::max(pictures, 4 * picture + picture / 3) : pictures);
       memory.run(decode_buffer_bytes(run, tiles), tensors);
+    } else if (stage.table) {
+      int64_t bytes = host ? stage.table->bytes(stage.sizes) : 0;
+      memory.run(stage.network->arena_bytes(stage.sizes), bytes);
+      memory.leave();
+      memory.hold(bytes);
+      tables += bytes;
+    } else if (is_denoiser) {
+      int64_t joined = 0;  // the rows of one step; those of prompts are taken as they are where each is needed once
+      for (auto& table : denoiser_->tables())
+        if (host && (!table->for_a_run() || run.batch > 1)) joined += table->bytes(stage.sizes);
+      memory.hold(stage.network->kept_bytes(stage.sizes));
+      memory.run(stage.network->arena_bytes(stage.sizes), joined);
+      if (run.repeated) continue;
+      memory.leave();
+      memory.hold(-tables - stage.network->kept_bytes(stage.sizes));
     } else {
       memory.run(stage.network->arena_bytes(stage.sizes), is_encoder ? picture : 0);
     }
-    if (is_encoder || (is_denoiser && !run.repeated)) memory.leave();
+    if (is_encoder) memory.leave();
   }
   return memory.peak();
 }

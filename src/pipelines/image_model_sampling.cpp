@@ -45,32 +45,34 @@ class ImageModel::BatchedDenoiser : public Denoiser {
       vectors_.push_back(is_sdxl(model.family()) ? sdxl_vector(prompt->pooled, sizes) : prompt->pooled);
   }
 
+  /// Computes what depends on prompts and timesteps alone.
+  void prepare(const Questions& questions) {
+    std::span<const int> all = questions.conditionings;
+    if (all.empty()) return;
+    std::vector<NamedTensors> inputs;
+    size_t step = fit_together(all) ? all.size() : 1;
+    for (size_t i = 0; i < all.size(); i += step)
+      inputs.push_back({{"context", with_prompts(all.subspan(i, step), 1).at("context")}});
+    // All timesteps, where they are not too many, for each conditioning.
+    NamedTensors& in = inputs.emplace_back();
+    std::vector<Tensor> times, vectors;
+    int64_t count = std::min<int64_t>(int64_t(questions.timesteps.size()), kMostTimesteps);
+    for (int c : all) {
+      times.push_back(Tensor::of({count}, std::span(questions.timesteps).first(size_t(count))));
+      if (!vectors_[size_t(c)].empty()) vectors.push_back(repeat(vectors_[size_t(c)], count));
+    }
+    in[time_name()] = stack(times);
+    if (!vectors.empty()) in["y"] = stack(vectors);
+    in["guidance"] = numbers(count * int64_t(all.size()), float(job_.guidance));
+    model_.denoiser_->prepare(inputs);
+  }
+
   std::vector<Tensor> eval(const Tensor& input, float timestep, std::span<const int> conditionings) override {
+    if (conditionings.size() > 1 && !fit_together(conditionings)) return eval_apart(input, timestep, conditionings);
     int64_t batch = input.dim(0), total = batch * int64_t(conditionings.size());
-    int64_t tokens = 1;
-    for (int c : conditionings) tokens = std::lcm(tokens, prompts_[size_t(c)]->context.dim(1));
-    // Where lengths differ so much that repeating costs more than it saves, each goes by itself; the reference draws the line
-    // here.
-    constexpr int64_t kMostRepeats = 4;
-    for (int c : conditionings)
-      if (tokens / prompts_[size_t(c)]->context.dim(1) > kMostRepeats) return eval_apart(input, timestep, conditionings);
-    std::vector<Tensor> inputs, contexts, vectors;
-    for (int c : conditionings) {
-      inputs.push_back(input);
-      contexts.push_back(repeat(repeat_tokens(prompts_[size_t(c)]->context, tokens), batch));
-      if (!vectors_[size_t(c)].empty()) vectors.push_back(repeat(vectors_[size_t(c)], batch));
-    }
-    std::map<std::string, Tensor> in{{"x", stack(inputs)}, {"context", stack(contexts)}};
-    bool flux = is_flux(model_.family());
-    Tensor times(DType::f32, {total});
-    std::fill(times.f32().begin(), times.f32().end(), timestep);
-    in[flux ? "timestep" : "timesteps"] = times;
-    if (flux || is_sdxl(model_.family())) in["y"] = stack(vectors);
-    if (model_.family().defaults.guidance > 0) {
-      Tensor guidance(DType::f32, {total});
-      std::fill(guidance.f32().begin(), guidance.f32().end(), float(job_.guidance));
-      in["guidance"] = guidance;
-    }
+    NamedTensors in = with_prompts(conditionings, batch);
+    in["x"] = stack(std::vector<Tensor>(conditionings.size(), input));
+    in[time_name()] = numbers(total, timestep);
     Tensor out = model_.denoiser_->run(in).at(0);
     std::vector<Tensor> parts;
     for (size_t i = 0; i < conditionings.size(); ++i) parts.push_back(out.rows(int64_t(i) * batch, int64_t(i + 1) * batch));
@@ -78,6 +80,47 @@ class ImageModel::BatchedDenoiser : public Denoiser {
   }
 
  private:
+  const char* time_name() const { return is_flux(model_.family()) ? "timestep" : "timesteps"; }
+
+  static Tensor numbers(int64_t count, float value) {
+    Tensor all(DType::f32, {count});
+    std::fill(all.f32().begin(), all.f32().end(), value);
+    return all;
+  }
+
+  int64_t common_tokens(std::span<const int> conditionings) const {
+    int64_t tokens = 1;
+    for (int c : conditionings) tokens = std::lcm(tokens, prompts_[size_t(c)]->context.dim(1));
+    return tokens;
+  }
+
+  /// Where lengths differ so much that repeating costs more than it saves, each goes by itself; the reference draws the line
+  /// here.
+  bool fit_together(std::span<const int> conditionings) const {
+    constexpr int64_t kMostRepeats = 4;
+    int64_t tokens = common_tokens(conditionings);
+    return std::all_of(conditionings.begin(), conditionings.end(),
+                       [&](int c) { return tokens / prompts_[size_t(c)]->context.dim(1) <= kMostRepeats; });
+  }
+
+  /// The inputs that stay for the run, in the same tensors each time.
+  const NamedTensors& with_prompts(std::span<const int> conditionings, int64_t batch) {
+    auto [at, fresh] = inputs_.try_emplace({{conditionings.begin(), conditionings.end()}, batch});
+    auto& in = at->second;
+    if (!fresh) return in;
+    int64_t tokens = common_tokens(conditionings);
+    std::vector<Tensor> contexts, vectors;
+    for (int c : conditionings) {
+      contexts.push_back(repeat(repeat_tokens(prompts_[size_t(c)]->context, tokens), batch));
+      if (!vectors_[size_t(c)].empty()) vectors.push_back(repeat(vectors_[size_t(c)], batch));
+    }
+    in["context"] = stack(contexts);
+    if (is_flux(model_.family()) || is_sdxl(model_.family())) in["y"] = stack(vectors);
+    if (model_.family().defaults.guidance > 0)
+      in["guidance"] = numbers(batch * int64_t(conditionings.size()), float(job_.guidance));
+    return in;
+  }
+
   std::vector<Tensor> eval_apart(const Tensor& input, float timestep, std::span<const int> conditionings) {
     std::vector<Tensor> parts;
     for (const int& c : conditionings) parts.push_back(eval(input, timestep, {&c, 1}).at(0));
@@ -88,12 +131,13 @@ class ImageModel::BatchedDenoiser : public Denoiser {
   const SamplingJob& job_;
   std::vector<const EncodedPrompt*> prompts_;
   std::vector<Tensor> vectors_;
+  std::map<std::pair<std::vector<int>, int64_t>, NamedTensors> inputs_;  // see with_prompts()
 };
 
-Tensor ImageModel::sample(const SamplingJob& job) {
+/// All of a job but its latent; and its prompts, as conditionings number them.
+SampleRequest ImageModel::request_for(const SamplingJob& job, std::vector<const EncodedPrompt*>& prompts) const {
   const SamplerDef& sampler = find_sampler(job.sampler);
   const SchedulerDef& scheduler = find_scheduler(job.scheduler);
-  std::vector<const EncodedPrompt*> prompts;
   SampleRequest request{.model = sampling_, .sampler = sampler};
   auto add = [&](const std::vector<WeightedPrompt>& list, std::vector<Conditioning>& to) {
     for (const WeightedPrompt& p : list) {
@@ -105,6 +149,24 @@ Tensor ImageModel::sample(const SamplingJob& job) {
   add(job.negative, request.guidance.negative);
   request.guidance.cfg = float(job.cfg);
   request.sigmas = ksampler_sigmas(sampling_, sampler, scheduler, job.steps, job.denoise);
+  request.seed = job.seed;
+  return request;
+}
+
+void ImageModel::prepare(const SamplingJob& job) {
+  std::vector<const EncodedPrompt*> prompts;
+  SampleRequest request = request_for(job, prompts);
+  BatchedDenoiser denoiser(*this, job, prompts, job.latent.dim(2) * scale(), job.latent.dim(3) * scale());
+  denoiser.prepare(rehearse(request));
+  denoiser_->step().load_weights();
+  // Reading one weight maps pages of its neighbours, which may have been read and dropped for the other part.
+  for (const WeightUse& use : weights_of(denoiser_->graph())) parts_.weights(Component::Denoiser).drop(use.name);
+}
+
+Tensor ImageModel::sample(const SamplingJob& job) {
+  prepare(job);
+  std::vector<const EncodedPrompt*> prompts;
+  SampleRequest request = request_for(job, prompts);
   // An empty latent has nothing to shift.
   const LatentFormat& format = family().latent;
   request.latent = job.latent.clone();
@@ -113,7 +175,6 @@ Tensor ImageModel::sample(const SamplingJob& job) {
     for (float& v : values) v = (v - float(format.shift)) * float(format.scale);
   request.noise = job.noise ? *job.noise : prepare_noise(job.latent.shape(), job.seed);
   request.mask = job.mask;
-  request.seed = job.seed;
   request.progress = job.progress;
   BatchedDenoiser denoiser(*this, job, prompts, job.latent.dim(2) * scale(), job.latent.dim(3) * scale());
   Tensor out = sinter::sample(request, denoiser).clone();

@@ -39,6 +39,11 @@ int64_t Session::available_bytes() {
   return gpu ? gpu->context().free_bytes() : available_memory_bytes();
 }
 
+int64_t Session::measured_peak_bytes() {
+  auto* gpu = dynamic_cast<cuda::Engine*>(engine_.get());
+  return gpu ? gpu->taken_bytes() : peak_memory_bytes();
+}
+
 Bindings sizes_of(const Graph& graph, const std::map<std::string, Tensor>& inputs) {
   Bindings bindings;
   for (Value input : graph.inputs()) {
@@ -62,12 +67,12 @@ struct Network::Compiled {
   };
   std::vector<Bound> bound;  // least recently used first
 
-  Bound& bind(const Bindings& bindings) {
+  Bound& bind(const Bindings& bindings, const std::set<std::string>& kept_inputs) {
     constexpr size_t kKept = 8;
     auto at = std::find_if(bound.begin(), bound.end(), [&](const Bound& b) { return b.bindings == bindings; });
     if (at == bound.end()) {
       if (bound.size() == kKept) bound.erase(bound.begin());
-      bound.push_back({bindings, std::make_unique<Layout>(*graph, bindings), nullptr});
+      bound.push_back({bindings, std::make_unique<Layout>(*graph, bindings, kept_inputs), nullptr});
     } else {
       std::rotate(at, at + 1, bound.end());
     }
@@ -131,7 +136,13 @@ int64_t Network::loading_peak_bytes(const Bindings& bindings, const std::functio
 }
 
 int64_t Network::arena_bytes(const Bindings& bindings) {
-  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).bind(bindings).layout->bytes();
+  if (session_.options().backend == Backend::Reference) return 0;
+  return compiled_for(bindings).bind(bindings, kept_inputs_).layout->bytes();
+}
+
+int64_t Network::kept_bytes(const Bindings& bindings) {
+  if (session_.options().backend == Backend::Reference) return 0;
+  return compiled_for(bindings).bind(bindings, kept_inputs_).layout->kept_bytes();
 }
 
 void Network::load_weights(const std::function<void(double)>& progress) {
@@ -164,7 +175,7 @@ std::vector<Tensor> Network::run(const std::map<std::string, Tensor>& inputs) {
     if (session_.options().backend == Backend::Reference) return interpret_run(inputs, bindings);
     Compiled& c = compiled_for(bindings);
     if (!c.loaded) load_weights();
-    Compiled::Bound& bound = c.bind(bindings);
+    Compiled::Bound& bound = c.bind(bindings, kept_inputs_);
     if (!bound.plan) bound.plan = session_.engine().plan(*c.graph, *bound.layout, *c.weights);
     bound.plan->measure(measuring_);
     return bound.plan->run(inputs);

@@ -37,6 +37,8 @@ class Session {
   Engine& engine() { return *engine_; }
   /// Memory that a run may take on the device, now.
   int64_t available_bytes();
+  /// The most that was taken so far: of the host's memory by this process, of a GPU's by this session.
+  int64_t measured_peak_bytes();
   CompileReport& compiled() { return compiled_; }
   const CompileReport& compiled() const { return compiled_; }
 
@@ -61,9 +63,12 @@ class Network {
   void foresee(const Bindings& bindings, CompileReport& report);
   /// Compiles or finds the programs for these sizes.
   void compile(const Bindings& bindings);
-  /// Bytes of loaded weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans nothing.
+  /// Bytes of loaded weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans
+  /// nothing.
   int64_t weight_bytes(const Bindings& bindings);
   int64_t arena_bytes(const Bindings& bindings);
+  /// Bytes of inputs that are kept until the weights are unloaded.
+  int64_t kept_bytes(const Bindings& bindings);
   /// Bytes that loading the weights holds at most at any time, where reading one takes `reading(name)` until it is packed.
   int64_t loading_peak_bytes(const Bindings& bindings, const std::function<int64_t(const std::string& name)>& reading);
   void load_weights(const std::function<void(double fraction)>& progress = {});
@@ -72,6 +77,9 @@ class Network {
   /// These weights have other values now.
   void weights_changed(const std::set<std::string>& names);
 
+  /// These inputs stay where the device reads them, in memory of their own: another run with a tensor that shares its data with
+  /// the last one's does not copy it again, so nobody may write to it. Before the first run.
+  void keep_inputs(std::set<std::string> names) { kept_inputs_ = std::move(names); }
   /// The outputs in the order of the graph's; symbols are bound by the shapes of the inputs.
   std::vector<Tensor> run(const std::map<std::string, Tensor>& inputs);
   /// Seconds by kind of step since measure(true).
@@ -91,6 +99,7 @@ class Network {
   std::function<void(const std::string&)> done_;
   std::vector<std::unique_ptr<Compiled>> compiled_;  // one if dynamic, else one for each set of sizes
   int64_t fp8_width_ = 0;
+  std::set<std::string> kept_inputs_;
   bool measuring_ = false;
 };
 

@@ -100,6 +100,42 @@ Tensor sample(const SampleRequest& request, Denoiser& denoiser) {
   return model.remove_noise_scale(run.sigmas.back(), x);
 }
 
+namespace {
+/// Notes what it is asked, and gives an answer of no meaning.
+class NotingDenoiser : public Denoiser {
+ public:
+  NotingDenoiser(Questions& questions, size_t most) : questions_(questions), most_(most) {}
+  std::vector<Tensor> eval(const Tensor& input, float timestep, std::span<const int> conditionings) override {
+    if (++asked_ > most_) fail(Code::Cancelled, "asked {} times", most_);
+    auto& times = questions_.timesteps;
+    if (std::find(times.begin(), times.end(), timestep) == times.end()) times.push_back(timestep);
+    questions_.conditionings.assign(conditionings.begin(), conditionings.end());
+    return std::vector<Tensor>(conditionings.size(), input.clone());
+  }
+
+ private:
+  Questions& questions_;
+  size_t most_, asked_ = 0;
+};
+}  // namespace
+
+Questions rehearse(const SampleRequest& request) {
+  SampleRequest small = request;
+  small.latent = Tensor(DType::f32, {1, 1, 1, 1});
+  small.noise = prepare_noise({1, 1, 1, 1}, request.seed);
+  small.mask = {};
+  small.progress = {};
+  Questions questions;
+  // More than any sampler asks that keeps to the schedule.
+  NotingDenoiser noting(questions, 8 * request.sigmas.size());
+  try {
+    sample(small, noting);
+  } catch (const Error& e) {
+    if (e.code() != Code::Cancelled) throw;
+  }
+  return questions;
+}
+
 std::vector<float> ksampler_sigmas(const ModelSampling& model, const SamplerDef& sampler, const SchedulerDef& scheduler,
                                    int steps, double denoise) {
   auto schedule = [&](int count) {

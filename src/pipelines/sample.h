@@ -43,6 +43,13 @@ struct SampleRequest {
 /// Code::Cancelled where `progress` said so.
 Tensor sample(const SampleRequest& request, Denoiser& denoiser);
 
+/// What sample() will ask its denoiser about. A sampler that chooses its steps by the answers may ask about other timesteps.
+struct Questions {
+  std::vector<float> timesteps;  ///< each once
+  std::vector<int> conditionings;
+};
+Questions rehearse(const SampleRequest& request);
+
 /// The noise levels of a KSampler run. Below 1, `denoise` keeps only the last part of a longer schedule: steps+1 values out of
 /// one for steps/denoise steps; 0 and less gives none. Also leaves out the last but one level for samplers that ask for it.
 std::vector<float> ksampler_sigmas(const ModelSampling& model, const SamplerDef& sampler, const SchedulerDef& scheduler,

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -154,4 +155,34 @@ TEST_CASE("noise levels that rise or are not numbers are refused") {
     request.sigmas = sigmas;
     CHECK_THROWS_AS(sample(request, network), Error);
   }
+}
+
+TEST_CASE("a rehearsal names every timestep and conditioning that the run asks about, whatever the sampler") {
+  class Checking final : public Denoiser {
+   public:
+    Checking(Denoiser& inner, const Questions& foreseen) : inner_(inner), foreseen_(foreseen) {}
+    std::vector<Tensor> eval(const Tensor& input, float timestep, std::span<const int> conditionings) override {
+      unforeseen += std::ranges::find(foreseen_.timesteps, timestep) == foreseen_.timesteps.end();
+      CHECK(std::ranges::equal(conditionings, foreseen_.conditionings));
+      return inner_.eval(input, timestep, conditionings);
+    }
+    int unforeseen = 0;
+
+   private:
+    Denoiser& inner_;
+    const Questions& foreseen_;
+  };
+  ModelSampling model = ModelSampling::stable_diffusion(Prediction::Epsilon);
+  for (const char* sampler : {"euler", "heun", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpm_fast", "dpmpp_2m"}) {
+    CAPTURE(sampler);
+    SampleRequest request = request_for(model, sampler, 6);
+    Questions questions = rehearse(request);
+    CHECK(questions.timesteps.size() >= 6);
+    FlatPictures pictures(model);
+    Checking network(pictures, questions);
+    sample(request, network);
+    CHECK(network.unforeseen == 0);
+  }
+  // This one chooses its steps by the answers, and may take any number of them.
+  CHECK(rehearse(request_for(model, "dpm_adaptive", 6)).timesteps.size() <= 8 * 7);
 }

@@ -25,7 +25,7 @@ Canvas::Canvas(Pixels target, Color fill) : target_(std::move(target)), canvas_(
   columns_ = (width() + cell_ - 1) / cell_;
   cell_rows_.resize(size_t(columns_) * size_t(height()));
   for (int row = 0; row < height(); ++row) rebuild_row(row, 0);
-  rebuild_map();
+  rebuild_map(0, height());
 }
 
 int64_t Canvas::exact_change(const Shape& shape) const {
@@ -50,53 +50,66 @@ void Canvas::draw(const Shape& shape, ThreadPool& pool) {
     first[size_t(row)] = std::min(first[size_t(row)], begin);
     top = std::min(top, row), bottom = row + 1;
   });
-  pool.parallel_for(bottom - top, 16, [&](int64_t begin, int64_t end, int) {
+  pool.parallel_for(bottom - top, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = top + begin; row < top + end; ++row)
       if (first[size_t(row)] < width()) rebuild_row(int(row), first[size_t(row)]);
   });
-  rebuild_map();
+  rebuild_map(top, bottom);
 }
 
 void Canvas::rebuild_row(int row, int begin) {
   begin = begin / cell_ * cell_;
-  uint32_t sums[kSumLanes];
+  using Lanes = uint32_t __attribute__((vector_size(kSumLanes * sizeof(uint32_t))));
   auto* place = table_.get() + (size_t(row) * size_t(width() + 1) + size_t(begin)) * kSumLanes;
-  if (begin == 0) std::memset(place, 0, sizeof sums);
-  std::memcpy(sums, place, sizeof sums);
+  Lanes sums{};
+  if (begin == 0)
+    std::memcpy(place, &sums, sizeof sums);
+  else
+    std::memcpy(&sums, place, sizeof sums);
   const size_t at = size_t(row) * size_t(width()) * kChannels;
   const uint8_t* target = target_.rgb.data() + at;
   const uint8_t* canvas = canvas_.rgb.data() + at;
   for (int x = begin; x < width();) {
-    uint64_t cell_error = 0;
+    uint32_t cell_error = 0;
     const int cell_end = std::min(x + cell_, width());
     uint64_t& cell = cell_rows_[size_t(row) * size_t(columns_) + size_t(x / cell_)];
     for (; x < cell_end; ++x) {
       place += kSumLanes;
-      int c0 = canvas[3 * x], c1 = canvas[3 * x + 1], c2 = canvas[3 * x + 2];
-      int d0 = target[3 * x] - c0, d1 = target[3 * x + 1] - c1, d2 = target[3 * x + 2] - c2;
-      const int values[kSumLanes] = {d0, d1, d2, c0, c1, c2, c0 * d0 + c1 * d1 + c2 * d2, c0 * c0 + c1 * c1 + c2 * c2};
-      for (int lane = 0; lane < kSumLanes; ++lane) sums[lane] += uint32_t(values[lane]);
-      std::memcpy(place, sums, sizeof sums);
+      const int c0 = canvas[3 * x], c1 = canvas[3 * x + 1], c2 = canvas[3 * x + 2];
+      const int d0 = target[3 * x] - c0, d1 = target[3 * x + 1] - c1, d2 = target[3 * x + 2] - c2;
+      sums += Lanes{uint32_t(d0),
+                    uint32_t(d1),
+                    uint32_t(d2),
+                    uint32_t(c0),
+                    uint32_t(c1),
+                    uint32_t(c2),
+                    uint32_t(c0 * d0 + c1 * d1 + c2 * d2),
+                    uint32_t(c0 * c0 + c1 * c1 + c2 * c2)};
+      std::memcpy(place, &sums, sizeof sums);
       cell_error += uint32_t(squared(d0) + squared(d1) + squared(d2));
     }
     cell = cell_error;
   }
 }
 
-void Canvas::rebuild_map() {
-  int lines = (height() + cell_ - 1) / cell_;
-  map_.assign(size_t(columns_) * size_t(lines), 0);
+void Canvas::rebuild_map(int top, int bottom) {
+  const int lines = (height() + cell_ - 1) / cell_;
+  cells_.resize(size_t(columns_) * size_t(lines));
+  map_.resize(cells_.size());
+  for (int line = top / cell_; line * cell_ < bottom; ++line) {
+    uint64_t* cells = cells_.data() + size_t(line) * size_t(columns_);
+    std::fill(cells, cells + columns_, 0);
+    for (int row = line * cell_; row < std::min((line + 1) * cell_, height()); ++row)
+      for (int column = 0; column < columns_; ++column)
+        cells[column] += cell_rows_[size_t(row) * size_t(columns_) + size_t(column)];
+  }
   int shift = 0;
   while ((error_ >> shift) >= (uint64_t(1) << 31)) ++shift;
   uint32_t sum = 0;
-  for (int line = 0; line < lines; ++line)
-    for (int column = 0; column < columns_; ++column) {
-      uint64_t error = 0;
-      for (int row = line * cell_; row < std::min((line + 1) * cell_, height()); ++row)
-        error += cell_rows_[size_t(row) * size_t(columns_) + size_t(column)];
-      sum += uint32_t(error >> shift) + 1;  // never 0: every cell may be drawn
-      map_[size_t(line) * size_t(columns_) + size_t(column)] = sum;
-    }
+  for (size_t i = 0; i < cells_.size(); ++i) {
+    sum += uint32_t(cells_[i] >> shift) + 1;  // never 0: every cell may be drawn
+    map_[i] = sum;
+  }
 }
 
 void Canvas::describe(Scene& scene) const {

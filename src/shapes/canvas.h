@@ -20,6 +20,7 @@ class Canvas {
   int width() const { return target_.width; }
   int height() const { return target_.height; }
   const Pixels& pixels() const { return canvas_; }
+  const Pixels& target() const { return target_; }
   uint64_t error() const { return error_; }
   /// Groups of kSumLanes words, width() + 1 for each row, aligned to 64 bytes.
   const int32_t* table() const { return table_.get(); }
@@ -33,7 +34,8 @@ class Canvas {
 
  private:
   void rebuild_row(int row, int begin);
-  void rebuild_map();
+  /// After a change of the rows from `top` to before `bottom`.
+  void rebuild_map(int top, int bottom);
 
   struct Free {
     void operator()(int32_t* memory) const { std::free(memory); }
@@ -43,6 +45,7 @@ class Canvas {
   std::unique_ptr<int32_t[], Free> table_;
   int32_t cell_ = 1, columns_ = 0;
   std::vector<uint64_t> cell_rows_;  // error of each cell's part of each row, row by row
+  std::vector<uint64_t> cells_;      // error of each cell
   std::vector<uint32_t> map_;
 };
 

@@ -18,20 +18,52 @@ constexpr T clamped(T value, T low, T high) {
   return value < low ? low : high < value ? high : value;
 }
 
+namespace detail {
+
+template <class T>
+constexpr T floor_div_of(T a, T b) {
+  T quotient = a / b;
+  return quotient - (a - quotient * b < 0);
+}
+
+/// floor_div() where dividing 64 bits is a long subroutine, as on GPUs: most numbers are smaller.
+constexpr int64_t floor_div_by_size(int64_t a, int64_t b) {
+  if (int32_t(a) == a && int32_t(b) == b) return floor_div_of(int32_t(a), int32_t(b));
+  return floor_div_of(a, b);
+}
+
+}  // namespace detail
+
 /// a / b rounded down, for b > 0.
 constexpr int64_t floor_div(int64_t a, int64_t b) {
-  int64_t quotient = a / b;
-  return quotient - (a - quotient * b < 0);
+#if defined(__NVPTX__)
+  return detail::floor_div_by_size(a, b);
+#else
+  return detail::floor_div_of(a, b);
+#endif
 }
 /// a / b rounded up, for b > 0.
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 /// a / b rounded to the nearest, halves up, for b > 0.
 constexpr int64_t round_div(int64_t a, int64_t b) { return floor_div(2 * a + b, 2 * b); }
 
+/// square_root() for n > 0 where doubles are slow: an estimate in single precision, one step of Newton's, and a check in
+/// integers.
+inline int64_t square_root_by_float(int64_t n) {
+  const float estimate = __builtin_sqrtf(float(n));  // off by 2^-23 of it, so 2^8 at most
+  auto root = int64_t(estimate);
+  if (n >= int64_t(1) << 22) root += int64_t(float(n - root * root) * 0.5f / estimate);
+  while (root * root > n) --root;
+  while ((root + 1) * (root + 1) <= n) ++root;
+  return root;
+}
+
 /// The largest integer whose square is at most n, for n < 2^62.
 constexpr int64_t square_root(int64_t n) {
   if (n <= 0) return 0;
-#if !defined(__NVPTX__) && !defined(__CUDA_ARCH__)
+#if defined(__NVPTX__)
+  if (!__builtin_is_constant_evaluated()) return square_root_by_float(n);
+#else
   if (!__builtin_is_constant_evaluated()) {
     auto root = int64_t(__builtin_sqrt(double(n)));
     // Below 2^52 the rounded root is never the next whole number; above, it may be one off.

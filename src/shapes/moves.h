@@ -34,6 +34,31 @@ constexpr int32_t extent(const Shape& s) {
   return larger(result, larger(right - left, bottom - top) / 2);
 }
 
+/// The size that the next shape will probably have: the mean of the last ones'. It follows from the shapes alone, so that
+/// resuming a result goes on as if it had never been interrupted.
+class RecentSizes {
+ public:
+  constexpr void add(const Shape& s) {
+    extents_[count_ % kLooksBack] = extent(s);
+    // Counted only as far as it matters, so that it never wraps.
+    count_ = count_ + 1 < 2 * kLooksBack ? count_ + 1 : kLooksBack;
+  }
+  /// For Scene::typical.
+  constexpr int32_t typical(const Scene& scene) const {
+    int64_t sum = 0;
+    const int32_t known = smaller(count_, kLooksBack);
+    for (int i = 0; i < known; ++i) sum += extents_[i];
+    // Few shapes say little: the picture's half counts for the missing ones.
+    sum += int64_t(kLooksBack - known) * (longer_side(scene) / 4);
+    return int32_t(larger<int64_t>(sum / kLooksBack, kUnitsPerPixel));
+  }
+
+ private:
+  static constexpr int32_t kLooksBack = 16;
+  int32_t extents_[kLooksBack] = {};
+  int32_t count_ = 0;
+};
+
 namespace detail {
 
 constexpr Kind random_kind(Random& random, KindSet kinds) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "shapes/climb_share.h"
 #include "shapes/coverage.h"
 
 namespace sinter::shapes {
@@ -40,6 +41,14 @@ std::vector<Round> rounds_of(const Effort& effort) {
   return rounds;
 }
 
+int candidates_of_climber(const Effort& effort) { return (effort.candidates + effort.climbers - 1) / effort.climbers; }
+
+int64_t scored_by_search(const Effort& effort) {
+  int64_t scored = int64_t(effort.climbers) * candidates_of_climber(effort);
+  for (const Round& round : rounds_of(effort)) scored += int64_t(round.climbers) * round.tries;
+  return scored;
+}
+
 Search::Search(const Canvas& canvas, const Options& options, ThreadPool& pool, Simd simd)
     : canvas_(canvas),
       options_(options),
@@ -72,31 +81,35 @@ void Search::begin(Climber& climber, int candidates, int worker) {
     int64_t change = paint(shape, worker).change;
     if (i == 0 || change < climber.change) climber.change = change, climber.shape = shape;
   }
-  scored_.fetch_add(candidates, std::memory_order_relaxed);
 }
 
-void Search::climb(Climber& climber, int tries, int worker) {
+void Search::climb(Climber& climber, int tries, int worker, const std::atomic<uint32_t>* version, uint32_t wanted) {
   for (int i = 0; i < tries; ++i) {
+    if (version && version->load(std::memory_order_relaxed) != wanted) return;
     Random random(options_.seed, number_, climber.stream, climber.step++);
     Shape shape = climber.shape;
     mutate(shape, random, scene_);
     int64_t change = paint(shape, worker).change;
     if (change < climber.change) climber.change = change, climber.shape = shape;
   }
-  scored_.fetch_add(tries, std::memory_order_relaxed);
 }
 
-void Search::each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body) {
+void Search::climb_all(std::vector<Climber>& climbers, int tries) {
+  if (pool_.threads() == 1) {
+    for (Climber& climber : climbers) climb(climber, tries, 0);
+    return;
+  }
   // The dearest first, so that no thread begins a long climb when the others are done.
   std::vector<Climber*> order;
   for (Climber& climber : climbers) order.push_back(&climber);
   std::stable_sort(order.begin(), order.end(),
                    [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
-  pool_.parallel_for(int64_t(order.size()), 1, [&](int64_t first, int64_t last, int worker) {
-    for (int64_t i = first; i < last; ++i) body(*order[size_t(i)], worker);
+  ClimbShare share(order, tries, pool_.threads());
+  pool_.parallel_for(pool_.threads(), 1, [&](int64_t, int64_t, int worker) {
+    share.work([&](Climber& climber, int count, const std::atomic<uint32_t>& version, uint32_t wanted) {
+      climb(climber, count, worker, &version, wanted);
+    });
   });
-  std::sort(climbers.begin(), climbers.end(),
-            [](const Climber& a, const Climber& b) { return a.change != b.change ? a.change < b.change : a.stream < b.stream; });
 }
 
 std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typical) {
@@ -105,21 +118,43 @@ std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typ
   scene_.typical = typical;
   std::vector<Climber> climbers(size_t(effort_.climbers));
   for (size_t i = 0; i < climbers.size(); ++i) climbers[i].stream = attempt << 16 | uint32_t(i);
-  const int candidates = (effort_.candidates + effort_.climbers - 1) / effort_.climbers;
+  const int candidates = candidates_of_climber(effort_);
+  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
+    for (int64_t i = first; i < last; ++i) begin(climbers[size_t(i)], candidates, worker);
+  });
   for (const Round& round : rounds_) {
-    const bool first = climbers.front().step == 0;
     climbers.resize(size_t(round.climbers));
-    each(climbers, [&](Climber& climber, int worker) {
-      if (first) begin(climber, candidates, worker);
-      climb(climber, round.tries, worker);
-    });
+    climb_all(climbers, round.tries);
+    std::sort(climbers.begin(), climbers.end(), before);
   }
+  scored_ += scored_by_search(effort_);
   Shape best = climbers.front().shape;
   Paint paint = this->paint(best, 0);
   if (paint.change >= 0) return std::nullopt;
   best.alpha = paint.alpha;
   std::copy(paint.color, paint.color + kChannels, best.color);
   return best;
+}
+
+CpuSearcher::CpuSearcher(Canvas canvas, const Options& options, Simd simd, uint32_t number, const RecentSizes& sizes)
+    : pool_(options.threads),
+      canvas_(std::move(canvas)),
+      search_(canvas_, options, pool_, simd),
+      number_(number),
+      sizes_(sizes) {}
+
+std::optional<Step> CpuSearcher::next() {
+  Scene scene;
+  canvas_.describe(scene);
+  for (uint32_t attempt = 0; attempt < kAttempts; ++attempt) {
+    auto found = search_.find(number_, attempt, sizes_.typical(scene));
+    if (!found || canvas_.exact_change(*found) >= 0) continue;
+    canvas_.draw(*found, pool_);
+    sizes_.add(*found);
+    ++number_;
+    return Step{*found, canvas_.error()};
+  }
+  return std::nullopt;
 }
 
 }  // namespace sinter::shapes

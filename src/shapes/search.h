@@ -1,11 +1,12 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <vector>
 
 #include "shapes/canvas.h"
+#include "shapes/search_job.h"
+#include "shapes/searcher.h"
 #include "shapes/span_sums.h"
 
 namespace sinter::shapes {
@@ -23,6 +24,9 @@ struct Round {
 };
 /// The rounds of one shape: each keeps the best climbers of the one before.
 std::vector<Round> rounds_of(const Effort& effort);
+int candidates_of_climber(const Effort& effort);
+/// Candidates that are scored for one shape.
+int64_t scored_by_search(const Effort& effort);
 
 /// Finds shapes for a canvas. What it finds depends on canvas, options, `typical` and the number of the shape alone.
 class Search {
@@ -37,16 +41,10 @@ class Search {
   Paint paint(const Shape& shape, int worker);
 
  private:
-  struct Climber {
-    uint32_t stream = 0;
-    uint32_t step = 0;  ///< random numbers used
-    int64_t change = 0;
-    Shape shape;
-  };
   void begin(Climber& climber, int candidates, int worker);
-  void climb(Climber& climber, int tries, int worker);
-  /// Runs `body` for all climbers, then sorts them, best first.
-  void each(std::vector<Climber>& climbers, const std::function<void(Climber&, int worker)>& body);
+  /// Gives up as soon as *version is another than wanted.
+  void climb(Climber& climber, int tries, int worker, const std::atomic<uint32_t>* version = nullptr, uint32_t wanted = 0);
+  void climb_all(std::vector<Climber>& climbers, int tries);
 
   const Canvas& canvas_;
   Options options_;
@@ -57,7 +55,23 @@ class Search {
   Scene scene_;
   uint32_t number_ = 0;
   std::vector<std::vector<SpanPlaces>> spans_;  // of each worker
-  std::atomic<int64_t> scored_{0};
+  int64_t scored_ = 0;
+};
+
+/// Searches on the CPU, beginning with a canvas and the shapes drawn there: `number` of them, of which the last ones have
+/// `sizes`.
+class CpuSearcher final : public Searcher {
+ public:
+  CpuSearcher(Canvas canvas, const Options& options, Simd simd, uint32_t number, const RecentSizes& sizes);
+  std::optional<Step> next() override;
+  int64_t scored() const override { return search_.scored(); }
+
+ private:
+  ThreadPool pool_;
+  Canvas canvas_;
+  Search search_;
+  uint32_t number_;
+  RecentSizes sizes_;
 };
 
 }  // namespace sinter::shapes

@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -9,6 +10,10 @@
 
 #include "io/image.h"
 #include "shapes/shape.h"
+
+namespace sinter {
+class Cache;
+}
 
 namespace sinter::shapes {
 
@@ -27,7 +32,13 @@ struct AlphaRange {
 };
 AlphaRange parse_style(std::string_view name);  ///< "crispy", "dreamy" or "blurry"; Code::InvalidArgument
 
-/// What to search, and how hard. The result depends on the picture and these (less threads and time_budget) alone.
+/// An NVIDIA GPU with the search's kernels; any number of runs may use it, one at a time.
+class Gpu;
+/// Opening takes up to a second, and 3 s more where the kernels must be compiled first: `cache` keeps them; none: they are
+/// compiled anew. `ordinal` as CUDA counts devices.
+std::shared_ptr<Gpu> open_gpu(int ordinal, Cache* cache = nullptr);
+
+/// What to search, and how hard. The result depends on the picture and these (less threads, gpu and time_budget) alone.
 struct Options {
   int64_t shapes = 200;         ///< how many to add, 1..100,000
   KindSet kinds = kMixedKinds;  ///< which kinds to draw from, at least one
@@ -39,9 +50,10 @@ struct Options {
   bool fill_auto = true;        ///< start from the mean colour, else from `fill`
   Color fill{};                 ///< also what transparent pictures lie on
   uint64_t seed = 0;
-  double target_error = 0;  ///< stop as soon as score() is at most this; 0: never
-  double time_budget = 0;   ///< stop after so many seconds; 0: never
-  int threads = 0;          ///< 0: one for each core
+  double target_error = 0;   ///< stop as soon as score() is at most this; 0: never
+  double time_budget = 0;    ///< stop after so many seconds; 0: never
+  int threads = 0;           ///< 0: one for each core
+  std::shared_ptr<Gpu> gpu;  ///< where to search; none: on the CPU
 };
 /// Code::InvalidArgument, naming the option, its range and what was given.
 void check(const Options& options);

@@ -181,7 +181,8 @@ int run(int argc, char** argv) {
   }
   auto start = std::chrono::steady_clock::now();
   // Programs from earlier runs would hide what has changed since.
-  Session session({.backend = parse_backend(backend), .threads = threads, .device = choose_device(device)}, {.memory_only = true});
+  Session session({.backend = parse_backend(backend), .threads = threads, .device = choose_device(device)},
+                  {.memory_only = true});
   Result result = run_all(directory, only, session, !as_json);
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 

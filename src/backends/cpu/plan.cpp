@@ -351,7 +351,13 @@ Plan::Plan(Engine& engine, const CompiledGraph& compiled, const Layout& layout, 
   const Arena& arena = engine.arena();
   if (layout.bytes() > arena.capacity()) fail(Code::OutOfMemory, "a run would need {} bytes of buffers", layout.bytes());
   const auto& graph = compiled.root().graph;
-  for (size_t i = 0; i < graph.inputs().size(); ++i) inputs_.push_back(arena.base() + layout.input_offset(i));
+  kept_.resize(graph.inputs().size());
+  kept_memory_ = Tensor(DType::u8, {layout.kept_bytes() + kAlignment});
+  auto* kept = reinterpret_cast<char*>(round_up(reinterpret_cast<intptr_t>(kept_memory_.data()), kAlignment));
+  for (size_t i = 0; i < graph.inputs().size(); ++i) {
+    is_kept_.push_back(layout.is_kept(i));
+    inputs_.push_back((is_kept_[i] ? kept : arena.base()) + layout.input_offset(i));
+  }
   for (size_t i = 0; i < graph.outputs().size(); ++i) outputs_.push_back(arena.base() + layout.output_offset(i));
   Builder(*this, layout, weights).add(compiled.root(), "", arena.base() + layout.root_offset(), inputs_, outputs_);
 }
@@ -372,7 +378,9 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
     if (at->second.shape() != expected)
       fail(Code::InvalidArgument, "the input '{}' should have the shape {}, not {}", input_name, shape_text(expected),
            shape_text(at->second.shape()));
+    if (is_kept_[i] && at->second.data() == kept_[i].data() && at->second.dtype() == kept_[i].dtype()) continue;
     convert(at->second.data(), at->second.dtype(), inputs_[i], input.dtype(), at->second.count());
+    if (is_kept_[i]) kept_[i] = at->second;
   }
   for (Launch& launch : launches_) {
     engine_.check_cancelled();

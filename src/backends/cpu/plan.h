@@ -36,6 +36,9 @@ class Plan final : public sinter::Plan {
   Bindings bindings_;
   std::vector<Launch> launches_;
   std::vector<char*> inputs_, outputs_;
+  std::vector<bool> is_kept_;
+  std::vector<Tensor> kept_;  // what the inputs were in the last run, of those that are kept
+  Tensor kept_memory_;
   bool measuring_ = false;
 };
 

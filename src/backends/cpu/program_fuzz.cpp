@@ -1,15 +1,14 @@
 // The first byte chooses whose program the rest is: of one of a few networks, or machine code alone.
-#include "backends/cpu/program.h"
+#include "compiler/lowering/program.h"
 
 #include <array>
 #include <cstdlib>
 
-#include "backends/cpu/lower.h"
 #include "backends/cpu/object_code.h"
+#include "compiler/lowering/lower.h"
 #include "random_network.h"
 
 using namespace sinter;
-using namespace sinter::cpu;
 
 namespace {
 
@@ -22,7 +21,7 @@ const Graph& network(size_t number) {
     Graph source;
     RandomNetwork(uint32_t(number)).fill(source, 10);
     graph = std::make_unique<Graph>();
-    legalise(source, *graph);
+    legalise(source, *graph, {});
   }
   return *graph;
 }

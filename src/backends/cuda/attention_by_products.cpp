@@ -35,7 +35,6 @@ class NoLaunches : public KernelTarget {
 }  // namespace
 
 AttentionByProducts::AttentionByProducts(Engine& engine, const AttentionCall& call) : engine_(engine), call_(call) {
-  scores_bytes_ = attention_workspace_bytes(call, true);
   each_product(call, [&](const MatmulCall& c) {
     LinearShape shape = shape_of(c, engine_.options().allow_tf32);
     auto [at, fresh] = plans_.try_emplace(shape.text());
@@ -52,14 +51,13 @@ void AttentionByProducts::each_product(const AttentionCall& call, const std::fun
   attention_by_products(nothing, call, visit);
 }
 
-std::function<void()> AttentionByProducts::bind(const Workspace& workspace) const {
+std::function<void()> AttentionByProducts::bind(DevicePtr scores, const Workspace& workspace) const {
   AttentionCall call = call_;
-  call.workspace = workspace.address;
-  Workspace behind{workspace.address + DevicePtr(scores_bytes_), product_bytes_};
+  call.workspace = scores;
   std::vector<std::shared_ptr<BoundCall>> products;
   each_product(call, [&](const MatmulCall& c) {
     LinearBuffers buffers{.a = c.a, .weights = c.w, .out = c.epilogue.out, .scale = c.epilogue.scale};
-    products.push_back(plans_.at(shape_of(c, engine_.options().allow_tf32).text())->bind(buffers, behind));
+    products.push_back(plans_.at(shape_of(c, engine_.options().allow_tf32).text())->bind(buffers, workspace));
   });
   return [call, products, e = &engine_] {
     size_t next = 0;

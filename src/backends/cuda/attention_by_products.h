@@ -18,8 +18,9 @@ class AttentionByProducts {
   /// Plans the products of `call`; false where cuBLASLt has none.
   AttentionByProducts(Engine& engine, const AttentionCall& call);
   explicit operator bool() const { return possible_; }
-  int64_t workspace_bytes() const { return scores_bytes_ + product_bytes_; }
-  std::function<void()> bind(const Workspace& workspace) const;
+  /// Of the products; the scores lie in attention_workspace_bytes() elsewhere.
+  int64_t workspace_bytes() const { return product_bytes_; }
+  std::function<void()> bind(DevicePtr scores, const Workspace& workspace) const;
 
  private:
   void each_product(const AttentionCall& call, const std::function<void(const MatmulCall&)>& visit) const;
@@ -27,7 +28,7 @@ class AttentionByProducts {
   Engine& engine_;
   AttentionCall call_;
   std::map<std::string, std::shared_ptr<const LinearPlan>> plans_;  // by the shape's text
-  int64_t scores_bytes_ = 0, product_bytes_ = 0;
+  int64_t product_bytes_ = 0;
   bool possible_ = true;
 };
 

@@ -56,6 +56,7 @@ class Engine final : public sinter::Engine {
   KernelTarget& kernel_target() { return kernel_stream_; }
   GrowingMemory& arena() { return arena_; }
   GrowingMemory& workspace() { return workspace_; }
+  DevicePtr group_stats_counters();  ///< for all calls, which follow each other on the stream
 
   std::string target_text() const override;
   std::string_view compiler_version() const override;
@@ -63,12 +64,19 @@ class Engine final : public sinter::Engine {
   void generate(Program& program) const override;
   std::unique_ptr<LoadedCode> load(Program& program) const override;
   int64_t alignment() const override;
+  bool in_host_memory() const override { return false; }
+  /// The workspace, and the code of kernels and libraries.
+  int64_t shared_bytes() const override;
   int64_t scratch_bytes(const Unit& unit, const Step& step, const Bindings& bindings) override;
   std::unique_ptr<sinter::BoundWeights> bind_weights(const CompiledGraph& compiled) override;
   std::unique_ptr<sinter::Plan> plan(const CompiledGraph& compiled, const Layout& layout,
                                      const sinter::BoundWeights& weights) override;
 
   void release_buffers() override;
+
+  /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
+  void note_memory();
+  int64_t taken_bytes() const { return taken_; }
 
  private:
   std::string compile_cached(std::string_view ptx, std::string_view name);
@@ -81,6 +89,8 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
+  DeviceMemory counters_;
+  int64_t free_at_start_ = 0, taken_ = 0;
 };
 
 }  // namespace sinter::cuda

@@ -31,8 +31,23 @@ GroupStatsCall group_stats_call(const GroupStatsStep& step, const Bindings& bind
   GroupStatsCall call;
   call.n = step.n.value(bindings), call.pixels = step.pixels.value(bindings);
   call.channels = step.channels, call.groups = step.groups;
-  call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
+  call.addend_type = step.addend_type, call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
   return call;
+}
+
+/// cuDNN's kernel for wider heads takes 7.4 ms where two products and a softmax take 2 (one head of 512, 16384 tokens), and for f32
+/// it has none that keeps all digits.
+bool keeps_scores(const AttentionStep& step, const Bindings& bindings) {
+  constexpr int64_t kWidestFlash = 256;
+  int64_t d = step.d.value(bindings);
+  return d > kWidestFlash || d % 8 != 0 || step.in == DType::f32;
+}
+
+int64_t scores_bytes(const AttentionStep& step, const Bindings& bindings) {
+  AttentionCall call;
+  call.heads = step.heads.value(bindings), call.queries = step.queries.value(bindings), call.keys = step.keys.value(bindings);
+  call.type = step.in;
+  return attention_workspace_bytes(call, true);
 }
 
 /// Batches of an f8e4m3 product that do not lie together are products of their own, and cuBLASLt wants the factors of each at
@@ -50,6 +65,8 @@ MovedScales moved_scales(const LinearStep& step, const Bindings& bindings) {
 }  // namespace
 
 int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bindings) {
+  if (const auto* attention = std::get_if<AttentionStep>(&step))
+    return keeps_scores(*attention, bindings) ? scores_bytes(*attention, bindings) : 0;
   if (const auto* stats = std::get_if<GroupStatsStep>(&step))
     return group_stats_workspace_bytes(group_stats_call(*stats, bindings), context_.device().multiprocessors);
   if (const auto* linear = std::get_if<LinearStep>(&step)) return moved_scales(*linear, bindings).bytes();
@@ -66,6 +83,7 @@ void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr b
 }
 
 void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants) {
+  workspace_bytes_ = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);  // as planned, so that it never grows
   Workspace workspace{engine_.workspace().at_least(workspace_bytes_), workspace_bytes_};
   for (auto& [at, bind] : unbound_) launches_[at].run = bind(workspace);
   engine_.vendor().prepare(engine_.stream());
@@ -349,9 +367,9 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
     bias_key_stride = in(step.bias_key_stride);
   }
   Planned<AttentionPlan> plan;
-  // cuDNN's kernel for wider heads takes 7.4 ms where two products and a softmax take 2 (one head of 512, 16384 tokens).
-  constexpr int64_t kWidestFlash = 256;
-  if (step.in == step.out_type && bias_key_stride == 1 && shape.d <= kWidestFlash) {
+  const bool keeps = keeps_scores(step, in.bindings);
+  const bool tf32 = step.in == DType::f32 && engine_.options().allow_tf32;
+  if (step.in == step.out_type && bias_key_stride == 1 && (!keeps || tf32)) {
     if (engine_.options().tune) {
       TuneOn<AttentionBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
       plan = plan_attention(engine_.vendor(), shape, &tune);
@@ -372,10 +390,11 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   own.q_strides = shape.q, own.k_strides = shape.k, own.v_strides = shape.v, own.out_strides = shape.out;
   if (shape.bias) own.bias = buffers.bias, own.bias_strides = shape.bias->strides, own.bias_key_stride = bias_key_stride;
   for (const char* module : {"attention", "gemm"}) engine_.kernels().load(module);
-  if (attention_keeps_scores(own)) {
+  if (keeps) {
+    own.workspace = in.scratch();
     auto products = std::make_shared<AttentionByProducts>(engine_, own);
     if (*products) {
-      auto bind = [products](const Workspace& workspace) { return products->bind(workspace); };
+      auto bind = [products, scores = own.workspace](const Workspace& workspace) { return products->bind(scores, workspace); };
       return call("attention", shape.text() + " by products", products->workspace_bytes(), bind);
     }
   }
@@ -391,7 +410,9 @@ void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
   GroupStatsCall call = group_stats_call(step, in.bindings);
   call.x = address(in, step.x, step.type);
   call.gamma = address(in, step.gamma, DType::f32), call.beta = address(in, step.beta, DType::f32);
+  if (step.adds) call.addend = address(in, step.addend, step.addend_type), call.addend_stride = in(step.addend_stride);
   call.out = address(in, step.out, DType::f32), call.workspace = in.scratch();
+  call.counters = engine_.group_stats_counters();
   engine_.kernels().load("group_stats");
   std::string detail = fmt::format("{} x {} x {}, {} groups", call.n, call.pixels, call.channels, call.groups);
   launch("group_stats", std::move(detail), [=, e = &engine_] { group_stats(e->kernel_target(), call); });

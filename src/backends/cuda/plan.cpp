@@ -8,24 +8,21 @@
 #include "graph/ops.h"
 
 namespace sinter::cuda {
-namespace {
-
-int64_t aligned(int64_t bytes) { return (bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment; }
-
-}  // namespace
 
 Plan::Plan(Engine& engine, const CompiledGraph& compiled, const Layout& layout, const BoundWeights& weights)
     : engine_(engine), compiled_(compiled), layout_(layout), weights_(weights) {
   engine_.context().make_current();
-  int64_t bytes = 0;
-  auto transfer = [&](Value v) {
-    Transfer t{v, bytes, element_count(v.shape()).value(layout_.bindings()) * byte_size(v.dtype())};
-    bytes += aligned(t.bytes);
-    return t;
+  auto transfer = [&](Value v, int64_t offset) {
+    return Transfer{v, offset, element_count(v.shape()).value(layout_.bindings()) * byte_size(v.dtype())};
   };
-  for (Value input : compiled.root().graph.inputs()) inputs_.push_back(transfer(input));
-  for (const Output& output : compiled.root().graph.outputs()) outputs_.push_back(transfer(output.value));
-  pinned_ = PinnedMemory(engine_.context(), std::max<int64_t>(bytes, 1));
+  const Graph& graph = compiled.root().graph;
+  for (size_t i = 0; i < graph.inputs().size(); ++i)
+    inputs_.push_back(transfer(graph.inputs()[i], layout_.input_offset(i) + (layout_.is_kept(i) ? layout_.root_offset() : 0)));
+  for (size_t i = 0; i < graph.outputs().size(); ++i)
+    outputs_.push_back(transfer(graph.outputs()[i].value, layout_.output_offset(i)));
+  kept_.resize(inputs_.size());
+  if (layout_.kept_bytes() > 0) kept_memory_ = DeviceMemory(engine_.context(), layout_.kept_bytes(), "kept inputs");
+  pinned_ = PinnedMemory(engine_.context(), std::max<int64_t>(layout_.root_offset() + layout_.kept_bytes(), 1));
 }
 
 Plan::~Plan() = default;
@@ -39,12 +36,14 @@ void Plan::build() {
   runs_ = 0;
   LaunchBuilder builder(engine_, layout_, weights_);
   std::vector<DevicePtr> inputs, outputs;
-  for (size_t i = 0; i < inputs_.size(); ++i) inputs.push_back(arena + DevicePtr(layout_.input_offset(i)));
+  for (size_t i = 0; i < inputs_.size(); ++i)
+    inputs.push_back((layout_.is_kept(i) ? kept_memory_.address() : arena) + DevicePtr(layout_.input_offset(i)));
   for (size_t i = 0; i < outputs_.size(); ++i) outputs.push_back(arena + DevicePtr(layout_.output_offset(i)));
   builder.add(compiled_.root(), "", arena + DevicePtr(layout_.root_offset()), inputs, outputs);
   builder.finish(launches_, constants_);
   arena_version_ = engine_.arena().version();
   workspace_version_ = engine_.workspace().version();
+  engine_.note_memory();
 }
 
 std::vector<Launch>& Plan::launches() {
@@ -98,12 +97,8 @@ void Plan::submit() {
   ++runs_;
 }
 
-std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
-  engine_.context().make_current();
-  engine_.check_cancelled();
-  build();
+void Plan::copy_inputs(const std::map<std::string, Tensor>& inputs) {
   const Stream& stream = engine_.stream();
-  DevicePtr arena = engine_.arena().address();
   for (size_t i = 0; i < inputs_.size(); ++i) {
     const Transfer& t = inputs_[i];
     const std::string& name = t.value->attrs.as<NameAttrs>().name;
@@ -113,13 +108,27 @@ std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
       fail(Code::InvalidArgument, "the input '{}' should have the shape {}, not {}", name, shape_text(expected),
            shape_text(at->second.shape()));
     if (t.bytes == 0) continue;
+    bool kept = layout_.is_kept(i);
+    if (kept && at->second.data() == kept_[i].data() && at->second.dtype() == kept_[i].dtype()) continue;
     convert(at->second.data(), at->second.dtype(), pinned_.data() + t.offset, t.value.dtype(), at->second.count());
-    copy_to_device(arena + DevicePtr(layout_.input_offset(i)), pinned_.data() + t.offset, t.bytes, stream);
+    if (!kept) continue;
+    copy_to_device(kept_memory_.address() + DevicePtr(layout_.input_offset(i)), pinned_.data() + t.offset, t.bytes, stream);
+    kept_[i] = at->second;
   }
+  if (layout_.input_bytes() > 0) copy_to_device(engine_.arena().address(), pinned_.data(), layout_.input_bytes(), stream);
+}
+
+std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
+  engine_.context().make_current();
+  engine_.check_cancelled();
+  build();
+  copy_inputs(inputs);
   submit();
-  for (size_t i = 0; i < outputs_.size(); ++i)
-    if (outputs_[i].bytes > 0)
-      copy_to_host(pinned_.data() + outputs_[i].offset, arena + DevicePtr(layout_.output_offset(i)), outputs_[i].bytes, stream);
+  const Stream& stream = engine_.stream();
+  int64_t outputs = layout_.input_bytes();
+  if (layout_.root_offset() > outputs)
+    copy_to_host(pinned_.data() + outputs, engine_.arena().address() + DevicePtr(outputs), layout_.root_offset() - outputs,
+                 stream);
   stream.synchronize();
   std::vector<Tensor> results;
   for (const Transfer& t : outputs_) {

@@ -9,8 +9,8 @@
 
 namespace sinter::cuda {
 
-/// A launch list in device memory. Nothing in a run allocates or waits but the last copy; from the second run on the whole list is
-/// one device graph. When the arena has been replaced for a larger plan, the list is made again.
+/// A launch list in device memory. Nothing in a run allocates or waits but the last copy; from the second run on the whole list
+/// is one device graph. When the arena has been replaced for a larger plan, the list is made again.
 class Plan final : public sinter::Plan {
  public:
   Plan(Engine& engine, const CompiledGraph& compiled, const Layout& layout, const BoundWeights& weights);
@@ -28,8 +28,9 @@ class Plan final : public sinter::Plan {
  private:
   struct Transfer {
     Value value;
-    int64_t offset = 0, bytes = 0;  // in pinned_
+    int64_t offset = 0, bytes = 0;  // in pinned_, which lies like the arena's beginning, with the kept inputs behind
   };
+  void copy_inputs(const std::map<std::string, Tensor>& inputs);
   void build();
   void launch_one_by_one();
   void time_one_by_one();
@@ -46,6 +47,8 @@ class Plan final : public sinter::Plan {
   int runs_ = 0;
   PinnedMemory pinned_;
   std::vector<Transfer> inputs_, outputs_;
+  std::vector<Tensor> kept_;  // what the inputs were in the last run, of those that are kept
+  DeviceMemory kept_memory_;
   bool measuring_ = false;
 };
 

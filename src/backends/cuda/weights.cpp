@@ -101,6 +101,7 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
   uploader.finish();
+  engine_.note_memory();
 }
 
 void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <unordered_map>
 
 #include "compiler/lowering/lower.h"
 #include "compiler/lowering/lowered_ops.h"
@@ -20,16 +21,49 @@ bool has_lowering(const Node& n) {
   return n.op == &linear_op || n.op == &conv2d_op || n.op == &attention_op || n.op == &group_scale_shift_op;
 }
 
-/// x * scale + shift, which fuses with its neighbours; only the statistics need a call.
-Value expand_group_norm(const Node& n, std::span<const Value> in, Graph& to) {
+/// A sum as one value and another that is the same for all pixels, [batch, channels].
+struct PixelSum {
+  Value x, addend;
+};
+std::optional<PixelSum> as_pixel_sum(Value sum) {
+  if (sum->op->name != "add") return {};
+  for (size_t i : {0, 1}) {
+    Value addend = sum->inputs[i];
+    if (addend->op == &broadcast_op) addend = addend->inputs[0];
+    bool fits = addend.rank() == sum.rank() && addend.dim(0) == sum.dim(0) && addend.dim(-1) == sum.dim(-1);
+    for (int d = 1; fits && d + 1 < sum.rank(); ++d) fits = addend.dim(d) == Dim(1);
+    const Node* source = addend.node();
+    while (source->op == &reshape_op) source = source->inputs[0].node();
+    if (fits && source->op != &weight_op) return PixelSum{sum->inputs[1 - i], reshape(addend, {sum.dim(0), sum.dim(-1)})};
+  }
+  return {};
+}
+
+/// x * scale + shift, which fuses with its neighbours; only the statistics need a call. With `folds` a sum that nobody else reads
+/// is not made: (x + addend) * scale + shift = x * scale + (addend * scale + shift).
+Value expand_group_norm(const Node& n, std::span<const Value> in, Graph& to, bool folds) {
   Value x = in[0];
   Value gamma = cast(in[1], DType::f32), beta = cast(in[2], DType::f32);
-  Value affine = to.add(group_scale_shift_op, {x, gamma, beta}, n.attrs);
+  std::vector<Value> inputs{x, gamma, beta};
+  if (auto sum = folds ? as_pixel_sum(x) : std::nullopt) {
+    inputs = {sum->x, gamma, beta, sum->addend};
+    x = sum->x;
+  }
+  Value affine = to.add(group_scale_shift_op, std::move(inputs), n.attrs);
   Shape row(size_t(x.rank()), Dim(1));
   row.front() = x.dim(0);
   row.back() = x.dim(-1);
   Value scale = reshape(slice(affine, 1, 0, 1), row), shift = reshape(slice(affine, 1, 1, 1), row);
   return cast(cast(x, DType::f32) * scale + shift, x.dtype());
+}
+
+/// How often each value is read, by nodes and as an output.
+std::unordered_map<const Node*, int> count_readers(const Graph& graph) {
+  std::unordered_map<const Node*, int> readers;
+  for (Value v : topological_order(graph))
+    for (Value input : v->inputs) ++readers[input.node()];
+  for (const Output& output : graph.outputs()) ++readers[output.value.node()];
+  return readers;
 }
 
 bool reduces_last_axis(const Node& n) {
@@ -68,9 +102,13 @@ void legalise(const Graph& from, Graph& to, const LowerOptions& options) {
   for (bool again = true; again;) {
     again = false;
     auto next = std::make_unique<Graph>();
+    const auto readers = count_readers(*current);
     auto rewrite = [&](const Node& n, std::span<const Value> in, Graph& graph) -> Value {
       if (has_lowering(n)) return {};
-      if (n.op == &group_norm_op) return again = true, expand_group_norm(n, in, graph);
+      if (n.op == &group_norm_op) {
+        bool folds = options.vendor && options.fuse && readers.at(n.inputs[0].node()) == 1;
+        return again = true, expand_group_norm(n, in, graph, folds);
+      }
       if (n.op->expand) {
         again = true;  // what comes out may be composite again
         Value composite = graph.add(*n.op, {in.begin(), in.end()}, n.attrs);

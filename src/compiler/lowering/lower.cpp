@@ -893,6 +893,11 @@ class Lowering {
       places[i] = place(*home(at));
     }
     step.gamma = places[0], step.beta = places[1], step.out = place(homes_.at(n));
+    if (n->inputs.size() > 3) {
+      auto [addend, addend_stride] = rows_of(n->inputs[3]);
+      step.adds = true;
+      step.addend = place(addend), step.addend_stride = addend_stride, step.addend_type = addend.dtype;
+    }
     program_.steps.push_back(std::move(step));
   }
   void throw_unless_resident(const Node* n) {

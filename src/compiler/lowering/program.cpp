@@ -189,7 +189,8 @@ void fields(auto& a, AttentionStep& v) {
   a(v.bias_key_stride);
 }
 void fields(auto& a, GroupStatsStep& v) {
-  a(v.n, v.pixels, v.channels, v.groups, v.epsilon, v.type, v.x, v.gamma, v.beta, v.out, v.pixel_stride);
+  a(v.n, v.pixels, v.channels, v.groups, v.epsilon, v.type, v.x, v.gamma, v.beta, v.out, v.pixel_stride, v.adds, v.addend_type,
+    v.addend, v.addend_stride);
 }
 void fields(auto& a, EmbeddingStep& v) { a(v.count, v.rows, v.width, v.table_type, v.out_type, v.table, v.indices, v.out); }
 void fields(auto& a, QuantiseStep& v) { a(v.batch, v.m, v.k, v.type, v.x, v.out, v.scales, v.x_stride, v.x_batch_stride); }

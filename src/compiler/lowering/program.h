@@ -108,6 +108,7 @@ struct AttentionStep {
   Dim bias_key_stride = 0;
 };
 
+/// Scale and shift of group_norm(x), or of group_norm(x + addend) with the addend in the shift.
 struct GroupStatsStep {
   Dim n, pixels;
   int64_t channels = 0, groups = 1;
@@ -115,6 +116,10 @@ struct GroupStatsStep {
   DType type = DType::f32;
   Place x, gamma, beta, out;  ///< gamma and beta: f32, [channels]
   Dim pixel_stride = 0;
+  bool adds = false;  ///< only where LowerOptions::vendor
+  DType addend_type = DType::f32;
+  Place addend;  ///< [n, channels]
+  Dim addend_stride = 0;
 };
 
 struct EmbeddingStep {

@@ -35,6 +35,7 @@ struct BufferVisitor {
   }
   void operator()(const GroupStatsStep& s) const {
     for (const Place* p : {&s.x, &s.gamma, &s.beta, &s.out}) visit(p->buffer);
+    if (s.adds) visit(s.addend.buffer);
   }
   void operator()(const EmbeddingStep& s) const { visit(s.table.buffer), visit(s.indices.buffer), visit(s.out.buffer); }
   void operator()(const QuantiseStep& s) const { visit(s.x.buffer), visit(s.out.buffer), visit(s.scales.buffer); }
@@ -230,7 +231,7 @@ class Validator {
     expect_writable(s.out.at.buffer);
   }
   void check(const GroupStatsStep& s) {
-    expect_types({s.type});
+    expect_types({s.type, s.addend_type});
     expect_writable(s.out.buffer);
     expect_sizes({s.channels, s.groups});
     expect(s.channels % s.groups == 0, "channels do not make groups");

@@ -15,11 +15,16 @@ constexpr double kToleranceTF32 = 1e-3;  // 10 fraction bits
 constexpr double kToleranceF16 = 1e-2;   // sums in f16
 constexpr double kToleranceFP8 = 5e-3;   // the units keep about 13 bits of a sum
 
+/// Where no kernel does the epilogue in one go, as with rows that are not 16 bytes apart or with a residual in place, the library
+/// rounds the sum to the result's type before it adds: bf16 has 8 digits.
+constexpr double kToleranceRoundedTwice = 0x1p-9;
+
 double tolerance(const LinearShape& s) {
   if (s.is_fp8()) return kToleranceFP8;
   if (s.compute == LinearCompute::TF32) return kToleranceTF32;
   if (s.compute == LinearCompute::F16Accumulate) return kToleranceF16;
   if (s.epilogue == LinearEpilogue::BiasGelu) return kToleranceGelu;
+  if (s.out == DType::bf16 && s.epilogue == LinearEpilogue::Bias && (s.n % 8 != 0 || s.k % 8 != 0)) return kToleranceRoundedTwice;
   return s.a == DType::f32 ? kToleranceF32 : kTolerance16;
 }
 
@@ -201,7 +206,7 @@ TEST_CASE("a residual may be the output itself") {
   auto plan = plan_linear(v->vendor, s);
   REQUIRE(plan);
   v->run(*plan->bind(buffers, v->workspace));
-  CHECK(c.worst_error() < kTolerance16);
+  CHECK(c.worst_error() < kToleranceRoundedTwice);
 }
 
 TEST_CASE("products of two computed tensors are right in batches, shared or not, with either order of b") {

@@ -24,9 +24,16 @@ enum DescriptorAttribute {
   kScaleModeB = 32
 };
 enum LayoutAttribute { kBatchCount = 5, kBatchStride = 6 };
-enum PreferenceAttribute { kMaxWorkspace = 1, kReductions = 3, kAlignmentA = 5, kAlignmentB = 6, kAlignmentC = 7, kAlignmentD = 8 };
-/// Parts of a sum may be joined in place or in f32, not in the type of the result, whose digits are too few.
-constexpr uint32_t kReductionsInFull = 1 | 2;
+enum PreferenceAttribute {
+  kMaxWorkspace = 1,
+  kReductions = 3,
+  kAlignmentA = 5,
+  kAlignmentB = 6,
+  kAlignmentC = 7,
+  kAlignmentD = 8
+};
+/// Parts of a sum may be joined in f32 (2), not in the type of the result (in place: 1, elsewhere: 4), whose digits are too few.
+constexpr uint32_t kReductionsInFull = 2;
 constexpr int kTransposed = 1;
 constexpr int kOuterVector = 3;
 constexpr int kCandidates = 8;

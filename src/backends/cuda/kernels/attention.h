@@ -30,6 +30,7 @@ bool attention_keeps_scores(const AttentionCall& call);
 int64_t attention_workspace_bytes(const AttentionCall& call, bool keep_scores);
 void attention(KernelTarget& target, const AttentionCall& call);
 /// The form that keeps scores, with someone else's products.
-void attention_by_products(KernelTarget& target, const AttentionCall& call, const std::function<void(const MatmulCall&)>& product);
+void attention_by_products(KernelTarget& target, const AttentionCall& call,
+                           const std::function<void(const MatmulCall&)>& product);
 
 }  // namespace sinter::cuda

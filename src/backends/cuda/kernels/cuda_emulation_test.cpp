@@ -237,6 +237,8 @@ int block_y() { return int(block().at().y); }
 int block_z() { return int(block().at().z); }
 int blocks_x() { return int(block().shape().grid.x); }
 void barrier() { block().meet_all(); }
+uint32_t arrive(uint32_t* counter) { return (*counter)++; }
+void prefetch(const void*) {}
 char* shared_memory() { return block().shared(); }
 
 namespace {
@@ -252,6 +254,20 @@ T exchange(T value, int lanes) {
 }  // namespace
 float shuffle_xor(float value, int lanes) { return exchange(value, lanes); }
 double shuffle_xor(double value, int lanes) { return exchange(value, lanes); }
+uint32_t shuffle_xor(uint32_t value, int lanes) { return exchange(value, lanes); }
+
+void warp_barrier() { block().meet_warp("warp_barrier"); }
+void warp_add_words(int32_t* values, int count) {
+  Block& b = block();
+  b.shown().address = values;
+  b.meet_warp("warp_add");
+  std::vector<int32_t> sums(size_t(count), 0);
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int i = 0; i < count; ++i)
+      sums[size_t(i)] = int32_t(uint32_t(sums[size_t(i)]) + uint32_t(static_cast<const int32_t*>(b.shown(lane).address)[i]));
+  b.meet_warp("warp_add");
+  std::copy(sums.begin(), sums.end(), values);
+}
 
 float exp2_fast(float x) { return std::exp2(x); }
 float log2_fast(float x) { return std::log2(x); }

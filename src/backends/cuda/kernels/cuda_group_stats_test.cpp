@@ -16,6 +16,7 @@ struct Case {
   bool affine = true, addend = false;
   float mean = 0.3f, spread = 1;
   int64_t misplaced = 0;  // elements that x lies behind an aligned address
+  DType addend_type = DType::f32;
 };
 
 /// In f64, from the values as they are in memory.
@@ -55,17 +56,21 @@ void check_case(TestTarget& t, const Case& c) {
   const int64_t stride = c.channels + c.extra_stride;
   const auto x = rounded(random_values(size_t(c.n * c.pixels * stride + c.misplaced), 7, c.spread, c.mean), c.type);
   const auto gamma = random_values(size_t(c.channels), 8, 1, 1), beta = random_values(size_t(c.channels), 9);
-  const auto addend = random_values(size_t(c.n * c.channels), 10, 2);
+  const auto addend = rounded(random_values(size_t(c.n * c.channels), 10, 2), c.addend_type);
   GroupStatsCall call{.n = c.n, .pixels = c.pixels, .channels = c.channels, .groups = c.groups, .type = c.type};
   call.x = t.upload(encode(x, c.type)) + DevicePtr(c.misplaced * byte_size(c.type));
   call.pixel_stride = c.extra_stride ? stride : 0;
   if (c.affine) call.gamma = t.upload(gamma), call.beta = t.upload(beta);
-  if (c.addend) call.addend = t.upload(addend), call.addend_stride = c.channels;
+  if (c.addend) call.addend = t.upload(encode(addend, c.addend_type)), call.addend_stride = c.channels;
+  call.addend_type = c.addend_type;
   call.epsilon = 1e-6;
   call.out = t.untouched(c.n * 2 * c.channels * 4);
   call.workspace = t.untouched(group_stats_workspace_bytes(call, t.multiprocessors()));
+  call.counters = t.upload(std::vector<uint32_t>(size_t(kGroupStatsCounters)));
   group_stats(t, call);
   const auto seen = t.download<float>(call.out, size_t(c.n * 2 * c.channels));
+  group_stats(t, call);
+  CHECK(t.download<float>(call.out, seen.size()) == seen);  // the counters are ready again, and every sum has one order
   const std::vector<float> values(x.begin() + c.misplaced, x.end());
   const auto expected = reference(c, values, stride, gamma, beta, addend, call.epsilon);
   double worst = 0;
@@ -94,8 +99,31 @@ TEST_CASE("group statistics agree with f64 for every type, alignment and width o
   });
 }
 
+TEST_CASE("group statistics that blocks share agree with f64 for every type, alignment and width of groups") {
+  on_each_target([](TestTarget& t) {
+    for (DType type : {DType::bf16, DType::f16, DType::f32}) {
+      check_case(t, {1, 2111, 64, 32, type, 0, true, true, 0.3f, 1, 0, type});
+      check_case(t, {2, 1100, 160, 16, type, 8, true, true, 0.3f, 1, 0, DType::f32});
+      check_case(t, {1, 4400, 36, 4, type});
+      check_case(t, {1, 1300, 96, 1, type, 5, false});
+      check_case(t, {1, 2100, 68, 17, type, 0, true, false, 0.3f, 1, 2});
+    }
+    check_case(t, {1, 500, 2560, 10, DType::bf16, 0, true, true});  // several slabs
+  });
+}
+
+TEST_CASE("a group's chunks are joined in parts where they do not fit into shared memory together") {
+  struct ManyMultiprocessors : EmulatedTarget {
+    int multiprocessors() const override { return 200; }
+  } t;
+  check_case(t, {1, 320 * 110, 64, 64, DType::bf16});
+}
+
 TEST_CASE("group statistics keep their digits when the mean is a thousand times the spread") {
-  on_each_target([](TestTarget& t) { check_case(t, {1, 600, 64, 8, DType::f32, 0, false, false, 30, 0.03f}); });
+  on_each_target([](TestTarget& t) {
+    check_case(t, {1, 600, 64, 8, DType::f32, 0, false, false, 30, 0.03f});
+    check_case(t, {1, 3000, 64, 8, DType::f32, 0, false, false, 30, 0.03f});
+  });
 }
 
 TEST_CASE("group statistics of pictures as large as models have") {
@@ -103,7 +131,9 @@ TEST_CASE("group statistics of pictures as large as models have") {
   if (!device) return;
   DeviceTarget t(*device);
   check_case(t, {2, 128 * 128, 320, 32, DType::bf16, 0, true, true});
-  check_case(t, {2, 32 * 32, 1280, 32});
+  for (int64_t side : {8, 16, 32})
+    for (int64_t channels : {640, 1280, 1920, 2560}) check_case(t, {2, side * side, channels, 32});
+  for (int64_t channels : {320, 640, 960}) check_case(t, {2, 64 * 64, channels, 32, DType::bf16, 0, true, true});
   check_case(t, {2, 64 * 64, 1920, 32, DType::f16});
   check_case(t, {1, 512 * 512, 128, 32});
   check_case(t, {1, 256 * 256, 512, 32, DType::f32});

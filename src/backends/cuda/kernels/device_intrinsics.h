@@ -6,6 +6,7 @@
 
 #define SINTER_DEVICE_KERNEL(name, ...) extern "C" __attribute__((nvptx_kernel)) void name(__VA_ARGS__)
 #define SINTER_DEVICE_INLINE __attribute__((always_inline)) inline
+#define SINTER_INLINE_LAMBDA __attribute__((always_inline))  // after its parameters
 #define SINTER_UNROLL _Pragma("unroll")  // the loop that follows
 #define SINTER_NO_UNROLL _Pragma("nounroll")
 
@@ -23,6 +24,19 @@ SINTER_DEVICE_INLINE int blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 /// Waits for all threads of the block; what they wrote to memory before is seen after.
 SINTER_DEVICE_INLINE void barrier() { __syncthreads(); }
 
+/// Adds one to a counter in memory and gives what it was. Who sees all others' counts also sees what their blocks wrote before a
+/// barrier before this.
+SINTER_DEVICE_INLINE uint32_t arrive(uint32_t* counter) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
+
+/// Brings the line of an address closer.
+SINTER_DEVICE_INLINE void prefetch(const void* at) {
+  asm volatile("{ .reg .u64 global; cvta.to.global.u64 global, %0; prefetch.global.L2 [global]; }" ::"l"(at));
+}
+
 /// The dynamic shared memory of the block, aligned to 16 bytes.
 SINTER_DEVICE_INLINE char* shared_memory() { return (char*)sinter_dynamic_shared; }
 
@@ -35,6 +49,18 @@ SINTER_DEVICE_INLINE double shuffle_xor(double value, int lanes) {
   const auto low = uint32_t(__nvvm_shfl_sync_bfly_i32(0xffffffffu, int(uint32_t(bits)), lanes, 0x1f));
   const auto high = uint32_t(__nvvm_shfl_sync_bfly_i32(0xffffffffu, int(uint32_t(bits >> 32)), lanes, 0x1f));
   return __builtin_bit_cast(double, uint64_t(high) << 32 | low);
+}
+
+/// The lanes of a warp wait for each other; what they wrote to memory before is seen after.
+SINTER_DEVICE_INLINE void warp_barrier() { __nvvm_bar_warp_sync(0xffffffffu); }
+SINTER_DEVICE_INLINE uint32_t shuffle_xor(uint32_t value, int lanes) {
+  return uint32_t(__nvvm_shfl_sync_bfly_i32(0xffffffffu, int(value), lanes, 0x1f));
+}
+/// Each value becomes its sum over the 32 lanes.
+template <int N>
+SINTER_DEVICE_INLINE void warp_add(int32_t (&values)[N]) {
+  SINTER_UNROLL
+  for (int i = 0; i < N; ++i) asm volatile("redux.sync.add.s32 %0, %0, 0xffffffff;" : "+r"(values[i]));
 }
 
 SINTER_DEVICE_INLINE float exp2_fast(float x) { return __nvvm_ex2_approx_ftz_f(x); }

@@ -16,6 +16,7 @@
   static const ::sinter::device::EmulatedKernel registered_##name(#name, &name); \
   void name(__VA_ARGS__)
 #define SINTER_DEVICE_INLINE inline
+#define SINTER_INLINE_LAMBDA
 #define SINTER_UNROLL
 #define SINTER_NO_UNROLL
 
@@ -49,9 +50,18 @@ int block_y();
 int block_z();
 int blocks_x();
 void barrier();
+uint32_t arrive(uint32_t* counter);
+void prefetch(const void* at);
 char* shared_memory();
 float shuffle_xor(float value, int lanes);
 double shuffle_xor(double value, int lanes);
+uint32_t shuffle_xor(uint32_t value, int lanes);
+void warp_barrier();
+void warp_add_words(int32_t* values, int count);
+template <int N>
+void warp_add(int32_t (&values)[N]) {
+  warp_add_words(values, N);
+}
 
 float exp2_fast(float x);
 float log2_fast(float x);

@@ -1,0 +1,101 @@
+#include "compiler/lowering/lower.h"
+
+#include <doctest/doctest.h>
+
+#include "graph/ops.h"
+
+using namespace sinter;
+
+namespace {
+
+/// The middle of a residual block: an embedding of [batch, channels] is added to every pixel, then all is normalised.
+struct Block {
+  Graph graph;
+  Value embedding, sum, normal;
+  Block() {
+    constexpr DType type = DType::bf16;
+    Dim batch = Dim::symbol("lower_batch"), side = Dim::symbol("lower_side");
+    Value h = graph.input("h", {type, {batch, side, side, 64}});
+    Value time = graph.input("time", {type, {batch, 128}});
+    embedding = reshape(linear(time, weight("emb.weight", {64, 128})) + weight("emb.bias", {64}), {batch, 1, 1, 64});
+    sum = h + embedding;
+    normal = silu(group_norm(sum, weight("gamma", {64}), weight("beta", {64}), 32, 1e-5));
+  }
+  Value weight(const char* name, Shape shape) { return cast(graph.weight(name, {DType::f16, std::move(shape)}), DType::bf16); }
+  Program lowered(const LowerOptions& options = {.vendor = true}) const {
+    Graph legal;
+    legalise(graph, legal, options);
+    Program program = lower(legal, options);
+    validate(program, legal);
+    return program;
+  }
+};
+
+template <class T>
+std::vector<T> steps_of(const Program& program) {
+  std::vector<T> steps;
+  for (const Step& step : program.steps)
+    if (const T* found = std::get_if<T>(&step)) steps.push_back(*found);
+  return steps;
+}
+bool reads(const RowStep& step, BufferRef buffer) {
+  for (size_t i = 0; i + 1 < step.use.operands.size(); ++i)
+    if (step.use.operands[i].buffer == buffer) return true;
+  return false;
+}
+
+constexpr BufferRef kH{BufferRef::parameter, 0};
+
+}  // namespace
+
+TEST_CASE("what is added to all pixels alike before a group norm becomes part of its shift") {
+  Block b;
+  b.graph.output("y", b.normal);
+  Program program = b.lowered();
+  auto stats = steps_of<GroupStatsStep>(program);
+  auto rows = steps_of<RowStep>(program);
+  auto linears = steps_of<LinearStep>(program);
+  REQUIRE(stats.size() == 1);
+  REQUIRE(linears.size() == 1);
+  CHECK(stats[0].x.buffer == kH);
+  CHECK(stats[0].adds);
+  CHECK(linears[0].tail->bias >= 0);
+  CHECK(stats[0].addend.buffer == linears[0].out.buffer);
+  CHECK(stats[0].addend_stride == Dim(64));
+  CHECK(stats[0].addend_type == DType::bf16);
+  // The one kernel left scales and shifts h itself: what the shift contains is not added again.
+  REQUIRE(rows.size() == 1);
+  CHECK(reads(rows[0], kH));
+  CHECK_FALSE(reads(rows[0], linears[0].out.buffer));
+}
+
+TEST_CASE("a sum before a group norm is made where something else reads it, too") {
+  Block b;
+  b.graph.output("y", b.normal);
+  b.graph.output("sum", b.sum);
+  Program program = b.lowered();
+  auto stats = steps_of<GroupStatsStep>(program);
+  REQUIRE(stats.size() == 1);
+  CHECK_FALSE(stats[0].adds);
+  CHECK(stats[0].x.buffer == BufferRef{BufferRef::result, 1});
+}
+
+TEST_CASE("a sum before a group norm is made where engines cannot fold it") {
+  Block b;
+  b.graph.output("y", b.normal);
+  for (LowerOptions options : {LowerOptions{}, LowerOptions{.fuse = false, .vendor = true}})
+    for (const GroupStatsStep& step : steps_of<GroupStatsStep>(b.lowered(options))) CHECK_FALSE(step.adds);
+}
+
+TEST_CASE("a sum of two pictures before a group norm is none of an addend") {
+  Graph graph;
+  Type type{DType::bf16, {Dim::symbol("lower_batch"), 8, 8, 64}};
+  Value sum = graph.input("a", type) + graph.input("b", type);
+  Value gamma = graph.weight("gamma", {DType::bf16, {64}}), beta = graph.weight("beta", {DType::bf16, {64}});
+  graph.output("y", group_norm(sum, gamma, beta, 32, 1e-5));
+  Graph legal;
+  legalise(graph, legal, {.vendor = true});
+  auto stats = steps_of<GroupStatsStep>(lower(legal, {.vendor = true}));
+  REQUIRE(stats.size() == 1);
+  CHECK_FALSE(stats[0].adds);
+}

@@ -1,0 +1,109 @@
+#include "shapes/climb_share.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <thread>
+
+namespace sinter::shapes {
+
+void ClimbShare::Lock::lock() {
+  constexpr int kPatience = 1000;  // pauses; then the holder may have been descheduled
+  while (held_.exchange(true, std::memory_order_acquire))
+    for (int i = 0; held_.load(std::memory_order_relaxed);) {
+      if (++i < kPatience)
+        _mm_pause();
+      else
+        std::this_thread::yield();
+    }
+}
+
+ClimbShare::ClimbShare(const std::vector<Climber*>& climbers, int tries, int threads)
+    : courses_(climbers.size()),
+      versions_(climbers.size()),
+      tries_(tries),
+      threads_(threads),
+      left_(int64_t(climbers.size()) * tries),
+      open_(climbers.size()) {
+  for (size_t i = 0; i < climbers.size(); ++i) courses_[i].climber = climbers[i];
+}
+
+bool ClimbShare::take(Part& part) {
+  // Who has nobody comes first, then the one with the most to do.
+  size_t best = courses_.size();
+  int most = 0;
+  for (size_t i = 0; i < courses_.size(); ++i) {
+    const Course& c = courses_[i];
+    const bool alone = c.handed_out == c.done;
+    const int left = tries_ - c.handed_out + (alone ? tries_ : 0);
+    if (c.handed_out < tries_ && left > most) most = left, best = i;
+  }
+  if (best == courses_.size()) return false;
+  Course& c = courses_[best];
+  part.of = best;
+  // Large parts first, to be handed out seldom; small ones at the end, so that all come to it together.
+  constexpr int64_t kShares = 4, kLeast = 8;
+  const int64_t size = std::max(left_ / (threads_ * kShares), kLeast);
+  part.begin = c.handed_out, part.end = int(std::min<int64_t>(tries_, c.handed_out + size));
+  left_ -= part.end - part.begin;
+  part.version = versions_[best].load(std::memory_order_relaxed);
+  part.climber = *c.climber;
+  part.climber.step += uint32_t(part.begin - c.done);
+  c.handed_out = part.end;
+  return true;
+}
+
+void ClimbShare::settle(Course& course, const Part& part) {
+  course.done = part.end;
+  *course.climber = part.climber;
+  if (!part.helped) return;
+  versions_[part.of].fetch_add(1, std::memory_order_relaxed);
+  left_ += course.handed_out - course.done;
+  course.handed_out = course.done;
+  course.ahead.clear();
+}
+
+void ClimbShare::finish(const Part& part) {
+  Course& c = courses_[part.of];
+  if (part.version != versions_[part.of].load(std::memory_order_relaxed)) return;
+  if (part.begin != c.done) {
+    c.ahead.push_back(part);
+    return;
+  }
+  settle(c, part);
+  for (bool more = true; more;) {
+    auto next = std::find_if(c.ahead.begin(), c.ahead.end(), [&](const Part& p) { return p.begin == c.done; });
+    more = next != c.ahead.end();
+    if (!more) break;
+    const Part counted = *next;
+    c.ahead.erase(next);
+    settle(c, counted);
+  }
+  if (c.done == tries_) --open_;
+  changes_.fetch_add(1, std::memory_order_release);
+}
+
+void ClimbShare::work(const Climb& climb) {
+  constexpr int kPatience = 4000;  // pauses, about 50 microseconds
+  Part part;
+  std::unique_lock<Lock> lock(mutex_);
+  while (open_ > 0) {
+    if (take(part)) {
+      lock.unlock();
+      const int64_t before = part.climber.change;
+      climb(part.climber, part.end - part.begin, versions_[part.of], part.version);
+      part.helped = part.climber.change != before;
+      lock.lock();
+      finish(part);
+      continue;
+    }
+    // All is handed out; some of it may have to be done again.
+    const uint32_t seen = changes_.load(std::memory_order_acquire);
+    lock.unlock();
+    for (int i = 0; i < kPatience && changes_.load(std::memory_order_acquire) == seen; ++i) _mm_pause();
+    if (changes_.load(std::memory_order_acquire) == seen) return;
+    lock.lock();
+  }
+}
+
+}  // namespace sinter::shapes
