@@ -2,16 +2,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <random>
 
 #include "backends/cpu/host.h"
 #include "backends/cpu/object_code.h"
+#include "backends/cuda/schedules.h"
+#include "base/file.h"
 #include "compiler/lowering/lower.h"
 #include "gpu_rehearsal.h"
 #include "graph/ops.h"
 #include "models/flux.h"
+#include "temporary_folder.h"
 
 using namespace sinter;
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -178,6 +184,39 @@ TEST_CASE("rows that a kernel quantises are its result to within half a step of 
       // Half of the last of three fraction bits, or of the smallest step there is.
       CHECK(std::fabs(seen - expected) <= std::max(std::fabs(expected) * 0x1.01p-4f, scale * 0x1.01p-10f));
     }
+  }
+}
+
+TEST_CASE("modulated rows of FLUX's width are quantised in registers, in whole lines, on every card with fp8 units") {
+  fs::path ptxas = "/usr/local/cuda/bin/ptxas";
+  if (!fs::exists(ptxas)) MESSAGE("skipped: " << ptxas << " not found (spills are not looked for)");
+  TokenNetwork net;
+  Value x = net.tokens(3072), scale = net.graph.input("scale", {DType::bf16, {x.dim(0), 1, 3072}}),
+        shift = net.graph.input("shift", {DType::bf16, {x.dim(0), 1, 3072}});
+  net.graph.output("y", net.layer((scale + 1.0) * layer_norm(x, 1e-6) + shift, "w", 9216));
+  Lowered l(net.graph, kFp8Width);
+  REQUIRE(l.all<RowStep>().size() == 1);
+  CHECK(l.all<QuantiseStep>().empty());
+  cuda::schedule_kernels(l.program);
+  REQUIRE(l.program.variants.size() == 1);
+  const KernelVariant& variant = l.program.variants[0];
+  CAPTURE(variant.schedule.text());
+  CHECK(variant.schedule.holds_row());
+  std::vector<NamedGpuKernel> kernels{{"kernel", l.program.kernels[size_t(variant.kernel)], variant.schedule}};
+  for (int capability : {89, 90}) {
+    CAPTURE(capability);
+    std::string ptx = code_generator().gpu_row_kernels(kernels, gpu_target(capability));
+    CHECK(ptx.find("st.global.v2") != ptx.npos);  // eight elements of a byte
+    CHECK(ptx.find("st.global.u8") == ptx.npos);
+    CHECK(ptx.find(".local") == ptx.npos);
+    if (!fs::exists(ptxas)) continue;
+    TemporaryFolder folder;
+    write_atomically(folder / "k.ptx", ptx);
+    std::string command = fmt::format("'{}' -v -arch=sm_{} '{}' -o '{}' > '{}' 2>&1", ptxas.string(), capability,
+                                      (folder / "k.ptx").string(), (folder / "k.cubin").string(), (folder / "log").string());
+    CHECK(std::system(command.c_str()) == 0);
+    std::string log = read_file(folder / "log");
+    CHECK_MESSAGE(log.find("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") != log.npos, log);
   }
 }
 
