@@ -36,7 +36,7 @@ struct Settings {
   std::vector<std::string> loras;
   std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto",
               weight_dtype = "auto";
-  bool dynamic = true, json = false, no_cache = false, force_tiles = false;
+  bool dynamic = true, json = false, no_cache = false;
   int64_t tile = 0;
   int quality = 90;
   bool tf32 = false, f16_accumulate = false, lossless = false;

@@ -159,25 +159,16 @@ class Plan::Builder {
     const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
     TileKernel bound;
     bound.function = kernel_of(in.unit, use.kernel);
-    bound.params.resize(size_t(kernel.param_count()), 0);
-    bound.params[0] = in.sizes(use.columns);
-    for (size_t d = 0; d < use.outer.size(); ++d) bound.params[1 + d] = in.sizes(use.outer[d]);
+    bound.params = kernel_params(use, kernel, in.sizes.bindings);
     std::vector<std::pair<int64_t, int>> tiles;
     for (size_t i = 0; i < use.operands.size(); ++i) {
       const OperandUse& o = use.operands[i];
-      auto at = size_t(kernel.operand_params(int(i)));
       if (o.tile) {
         bound.operands.push_back(nullptr);
         tiles.emplace_back(in.sizes(o.offset), int(i));
         continue;
       }
       bound.operands.push_back(address(in, {o.buffer, o.offset}, kernel.operands[i].dtype));
-      for (size_t d = 0; d < o.strides.size(); ++d) bound.params[at + d] = in.sizes(o.strides[d]);
-      bound.params[at + o.strides.size()] = in.sizes(o.column_stride);
-      for (size_t d = 0; d < o.scales.size(); ++d) {
-        bound.params[at + o.strides.size() + 1 + 2 * d] = in.sizes(o.scales[d].numerator);
-        bound.params[at + o.strides.size() + 2 + 2 * d] = in.sizes(o.scales[d].denominator);
-      }
     }
     std::sort(tiles.begin(), tiles.end());
     for (auto [offset, operand] : tiles) {

@@ -16,8 +16,7 @@ LinearShape shape_of(const MatmulCall& c, bool allow_tf32) {
   s.out_stride = c.epilogue.out_stride;
   s.a_batch = c.a_batch_stride, s.weights_batch = c.w_batch_stride, s.out_batch = c.out_batch_stride;
   if (s.a == DType::f32 && allow_tf32) s.compute = LinearCompute::TF32;
-  for (DevicePtr p : {c.a, c.w, c.epilogue.out})
-    while (p % DevicePtr(s.alignment) != 0) s.alignment /= 2;
+  s.lower_alignment({c.a, c.w, c.epilogue.out});
   return s;
 }
 

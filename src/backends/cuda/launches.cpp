@@ -31,12 +31,13 @@ GroupStatsCall group_stats_call(const GroupStatsStep& step, const Bindings& bind
   GroupStatsCall call;
   call.n = step.n.value(bindings), call.pixels = step.pixels.value(bindings);
   call.channels = step.channels, call.groups = step.groups;
-  call.addend_type = step.addend_type, call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings), call.epsilon = step.epsilon;
+  call.addend_type = step.addend_type, call.type = step.type, call.pixel_stride = step.pixel_stride.value(bindings),
+  call.epsilon = step.epsilon;
   return call;
 }
 
-/// cuDNN's kernel for wider heads takes 7.4 ms where two products and a softmax take 2 (one head of 512, 16384 tokens), and for f32
-/// it has none that keeps all digits.
+/// cuDNN's kernel for wider heads takes 7.4 ms where two products and a softmax take 2 (one head of 512, 16384 tokens), and for
+/// f32 it has none that keeps all digits.
 bool keeps_scores(const AttentionStep& step, const Bindings& bindings) {
   constexpr int64_t kWidestFlash = 256;
   int64_t d = step.d.value(bindings);
@@ -107,6 +108,23 @@ Workspace LaunchBuilder::tuning_workspace() {
   return {engine_.workspace().at_least(bytes), bytes};
 }
 
+template <class Shape, class Buffers, class Plan>
+std::string LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
+                                           Planner<Shape, Buffers, Plan> planner, bool tune) {
+  Planned<Plan> plan;
+  if (tune) {
+    TuneOn<Buffers> on{engine_.stream(), buffers, tuning_workspace()};
+    plan = planner(engine_.vendor(), shape, &on);
+  } else {
+    plan = planner(engine_.vendor(), shape, nullptr);
+  }
+  if (!plan) return plan.why_none;
+  call(kind, shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+    return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
+  });
+  return {};
+}
+
 DevicePtr LaunchBuilder::constant(const Unit& unit, int32_t index) {
   auto [at, fresh] = constants_.try_emplace({&unit, index});
   if (fresh) {
@@ -142,21 +160,10 @@ void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
   const KernelUse& use = step.use;
   const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
   const GpuSchedule& schedule = in.unit.program.variants[size_t(use.variant)].schedule;
-  std::vector<int64_t> params(size_t(kernel.param_count()), 0);
+  const std::vector<int64_t> params = kernel_params(use, kernel, in.bindings);
   std::vector<uint64_t> addresses;
-  params[0] = in(use.columns);
-  for (size_t d = 0; d < use.outer.size(); ++d) params[1 + d] = in(use.outer[d]);
-  for (size_t i = 0; i < use.operands.size(); ++i) {
-    const OperandUse& o = use.operands[i];
-    auto at = size_t(kernel.operand_params(int(i)));
-    addresses.push_back(address(in, {o.buffer, o.offset}, kernel.operands[i].dtype));
-    for (size_t d = 0; d < o.strides.size(); ++d) params[at + d] = in(o.strides[d]);
-    params[at + o.strides.size()] = in(o.column_stride);
-    for (size_t d = 0; d < o.scales.size(); ++d) {
-      params[at + o.strides.size() + 1 + 2 * d] = in(o.scales[d].numerator);
-      params[at + o.strides.size() + 2 + 2 * d] = in(o.scales[d].denominator);
-    }
-  }
+  for (size_t i = 0; i < use.operands.size(); ++i)
+    addresses.push_back(address(in, {use.operands[i].buffer, use.operands[i].offset}, kernel.operands[i].dtype));
   GpuLaunch bound = launch_of(kernel, schedule, params);
   if (bound.blocks == 0) return;
   set_addresses(bound, kernel, schedule, addresses);
@@ -192,12 +199,11 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   if (tail.bias >= 0)
     buffers.bias = weights_.get(in.unit, in.prefix, tail.bias) + DevicePtr(step.weight_row * byte_size(tail.out_type));
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
-  for (DevicePtr p : {buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual})
-    while (p % DevicePtr(shape.alignment) != 0) shape.alignment /= 2;
+  shape.lower_alignment({buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual});
 
   if (step.a_type == DType::f8e4m3) return add_fp8_linear(in, step, shape, buffers);
   bool vendor_can = !tail.gelu || tail.bias >= 0;
-  if (vendor_can && add_vendor_linear(shape, buffers).empty()) return;
+  if (vendor_can && add_vendor_call("linear", shape, buffers, plan_linear, engine_.options().tune).empty()) return;
   MatmulCall own;
   own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
   own.a = buffers.a, own.w = buffers.weights, own.a_stride = shape.a_stride, own.a_batch_stride = shape.a_batch;
@@ -215,21 +221,6 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   launch("linear (own)", shape.text(), [=, e = &engine_] { matmul(e->kernel_target(), own); });
 }
 
-std::string LaunchBuilder::add_vendor_linear(const LinearShape& shape, const LinearBuffers& buffers) {
-  Planned<LinearPlan> plan;
-  if (engine_.options().tune) {
-    TuneOn<LinearBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
-    plan = plan_linear(engine_.vendor(), shape, &tune);
-  } else {
-    plan = plan_linear(engine_.vendor(), shape);
-  }
-  if (!plan) return plan.why_none;
-  call("linear", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
-    return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
-  });
-  return {};
-}
-
 void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers) {
   const VendorTail& tail = *step.tail;
   shape.compute = LinearCompute::FP8Vector;
@@ -237,8 +228,9 @@ void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, L
   buffers.weights_scale =
       weights_.row_scales(in.unit, in.prefix, step.weight) + DevicePtr(step.weight_row * int64_t(sizeof(float)));
   auto add = [&](const LinearBuffers& at) {
-    if (std::string why = tail.gelu && tail.bias < 0 ? "GELU comes with a bias only" : add_vendor_linear(shape, at); !why.empty())
-      fail(Code::Unsupported, "no f8e4m3 product {}: {}; --dtype bf16 works without", shape.text(), why);
+    std::string why = tail.gelu && tail.bias < 0 ? "GELU comes with a bias only"
+                                                 : add_vendor_call("linear", shape, at, plan_linear, engine_.options().tune);
+    if (!why.empty()) fail(Code::Unsupported, "no f8e4m3 product {}: {}; --dtype bf16 works without", shape.text(), why);
   };
   if (shape.batch == 1) return add(buffers);
   // How the library steps through the factors of several products is nowhere said: each product is a call.
@@ -258,8 +250,7 @@ void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, L
       launch("quantise", fmt::format("{} factors apart", m), [=, e = &engine_] { cast(e->kernel_target(), copy); });
       one.a_scale = copy.to;
     }
-    for (DevicePtr p : {one.a, one.out, one.residual})
-      while (p % DevicePtr(shape.alignment) != 0) shape.alignment /= 2;
+    shape.lower_alignment({one.a, one.out, one.residual});
     add(one);
   }
 }
@@ -291,16 +282,10 @@ void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {
   LinearBuffers buffers;
   buffers.a = address(in, step.a, step.a_type), buffers.weights = address(in, step.b, step.b_type);
   buffers.out = address(in, step.out, step.out_type);
-  for (DevicePtr p : {buffers.a, buffers.weights, buffers.out})
-    while (p % DevicePtr(shape.alignment) != 0) shape.alignment /= 2;
+  shape.lower_alignment({buffers.a, buffers.weights, buffers.out});
   if (step.a_type != step.b_type)
     fail(Code::Unsupported, "a product of {} by {} has no form on the GPU", name(step.a_type), name(step.b_type));
-  if (Planned<LinearPlan> plan = plan_linear(engine_.vendor(), shape)) {
-    call("linear", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
-      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
-    });
-    return;
-  }
+  if (add_vendor_call("linear", shape, buffers, plan_linear, false).empty()) return;
   MatmulCall own;
   own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
   own.a = buffers.a, own.w = buffers.weights;
@@ -324,21 +309,8 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   buffers.out = address(in, step.out, tail.out_type);
   if (shape.bias) buffers.bias = weights_.get(in.unit, in.prefix, tail.bias);
 
-  Planned<ConvPlan> plan;
-  if (tail.out_type == step.in_type) {
-    if (engine_.options().tune) {
-      TuneOn<ConvBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
-      plan = plan_conv(engine_.vendor(), shape, &tune);
-    } else {
-      plan = plan_conv(engine_.vendor(), shape);
-    }
-  }
-  if (plan) {
-    call("conv", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
-      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
-    });
-    return;
-  }
+  bool vendor_can = tail.out_type == step.in_type;
+  if (vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, engine_.options().tune).empty()) return;
   ConvCall own;
   own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
   own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
@@ -366,23 +338,10 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
     buffers.bias = address(in, step.bias.at, DType::f32);
     bias_key_stride = in(step.bias_key_stride);
   }
-  Planned<AttentionPlan> plan;
   const bool keeps = keeps_scores(step, in.bindings);
   const bool tf32 = step.in == DType::f32 && engine_.options().allow_tf32;
-  if (step.in == step.out_type && bias_key_stride == 1 && (!keeps || tf32)) {
-    if (engine_.options().tune) {
-      TuneOn<AttentionBuffers> tune{engine_.stream(), buffers, tuning_workspace()};
-      plan = plan_attention(engine_.vendor(), shape, &tune);
-    } else {
-      plan = plan_attention(engine_.vendor(), shape);
-    }
-  }
-  if (plan) {
-    call("attention", shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
-      return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
-    });
-    return;
-  }
+  bool vendor_can = step.in == step.out_type && bias_key_stride == 1 && (!keeps || tf32);
+  if (vendor_can && add_vendor_call("attention", shape, buffers, plan_attention, engine_.options().tune).empty()) return;
   AttentionCall own;
   own.b = shape.b, own.heads = shape.heads, own.queries = shape.queries, own.keys = shape.keys, own.d = shape.d;
   own.scale = buffers.scale, own.causal = shape.causal, own.type = shape.type;

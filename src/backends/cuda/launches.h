@@ -31,8 +31,8 @@ class LaunchBuilder {
 
  private:
   struct Instance;
-  template <class Buffers>
-  using Tune = std::unique_ptr<TuneOn<Buffers>>;
+  template <class Shape, class Buffers, class Plan>
+  using Planner = Planned<Plan> (*)(Vendor&, const Shape&, const TuneOn<Buffers>*);
   using Bind = std::function<std::function<void()>(const Workspace&)>;
 
   void add_step(const Instance& in, const RowStep& step);
@@ -45,8 +45,10 @@ class LaunchBuilder {
   void add_step(const Instance& in, const QuantiseStep& step);
   void add_step(const Instance& in, const CallStep& step);
 
-  /// Empty, or why the vendor has no such product.
-  std::string add_vendor_linear(const LinearShape& shape, const LinearBuffers& buffers);
+  /// Adds a vendor's call, its candidates timed if `tune`. Gives nothing, or why the vendor has no such call.
+  template <class Shape, class Buffers, class Plan>
+  std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
+                              bool tune);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
 
   DevicePtr address(const Instance& in, const BufferRef& buffer);

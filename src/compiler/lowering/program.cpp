@@ -207,6 +207,24 @@ void fields(auto& a, Program& v) { a(v.steps, v.weights, v.constants, v.temporar
 
 }  // namespace
 
+std::vector<int64_t> kernel_params(const KernelUse& use, const RowKernel& kernel, const Bindings& bindings) {
+  std::vector<int64_t> params(size_t(kernel.param_count()), 0);
+  params[0] = use.columns.value(bindings);
+  for (size_t d = 0; d < use.outer.size(); ++d) params[1 + d] = use.outer[d].value(bindings);
+  for (size_t i = 0; i < use.operands.size(); ++i) {
+    const OperandUse& o = use.operands[i];
+    if (o.tile) continue;
+    auto at = size_t(kernel.operand_params(int(i)));
+    for (const Dim& stride : o.strides) params[at++] = stride.value(bindings);
+    params[at++] = o.column_stride.value(bindings);
+    for (const View::Scale& scale : o.scales) {
+      params[at++] = scale.numerator.value(bindings);
+      params[at++] = scale.denominator.value(bindings);
+    }
+  }
+  return params;
+}
+
 std::vector<std::byte> to_bytes(const Program& program, const Graph& graph) {
   Writer writer(graph);
   writer.write(program);

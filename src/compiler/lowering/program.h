@@ -191,6 +191,9 @@ struct Program {
 
 std::string kernel_symbol(size_t kernel_or_variant);
 
+/// The params of a kernel in use, as row_kernel.h lists them, at one binding of sizes. Those of tiles are 0.
+std::vector<int64_t> kernel_params(const KernelUse& use, const RowKernel& kernel, const Bindings& bindings);
+
 /// Calls `visit` on every buffer that a step touches, tiles aside.
 void for_each_buffer(const Step& step, const std::function<void(BufferRef)>& visit);
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <initializer_list>
 
 #include "backends/cuda/calls/vendor.h"
 #include "tensor/dtype.h"
@@ -40,6 +41,11 @@ struct LinearShape {
   /// What every address is a multiple of, in bytes. Below 16 most kernels are lost.
   int alignment = 256;
 
+  /// To what divides these addresses too.
+  void lower_alignment(std::initializer_list<DevicePtr> addresses) {
+    for (DevicePtr address : addresses)
+      while (address % DevicePtr(alignment) != 0) alignment /= 2;
+  }
   DType bias() const;  ///< the type of the bias vector [n]: that of `out`, but bf16 with fp8 inputs
   bool is_fp8() const { return compute == LinearCompute::FP8Tensor || compute == LinearCompute::FP8Vector; }
   double flops() const { return 2.0 * double(batch) * double(m) * double(n) * double(k); }
