@@ -1,7 +1,9 @@
 // One step of U-Nets and FLUX, and one decoding, on a CUDA device at real size with random weights made there.
-//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--size N] [--tune] [--runs N] [--launches] [--cold] [--whole]
+//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--attention-dtype auto|fp8|both]
+//                    [--size N] [--tune] [--runs N] [--launches] [--cold] [--whole]
 // Prints how soon the first step was done, the best burst of ten, the mean of a sustained run, the sum of its kernels, and
 // memory.
+// --attention-dtype both: one after the other, and by how much the second's step differs from the first's.
 // --launches lists the slowest; --cold keeps nothing in the cache on disk; --whole times with a step what a
 // picture computes once.
 #include <fmt/format.h>
@@ -12,6 +14,7 @@
 
 #include "backends/cuda/plan.h"
 #include "bench_tools.h"
+#include "compiler/lowering/fp8_attention.h"
 #include "compiler/passes/hoist.h"
 #include "graph/ops.h"
 #include "models/flux.h"
@@ -29,6 +32,7 @@ struct Options {
   int runs = 30;
   bool tune = false, launches = false, cold = false, whole = false, tf32 = false;
   bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
+  bool fp8_attention = false, both_attentions = false;
 };
 
 struct Model {
@@ -119,7 +123,24 @@ void list_launches(const std::vector<cuda::Launch>& launches, double total) {
   }
 }
 
-void bench(const std::string& name, const Options& o) {
+/// What a denoiser's numbers are computed in.
+std::string arithmetic(const std::string& model, const Options& o) {
+  std::string text(o.fp8 && model != "vae" ? "fp8" : sinter::name(o.dtype));
+  return text + (o.fp8_attention && model != "vae" ? " with fp8 attention" : "");
+}
+
+double relative_error(const Tensor& got, const Tensor& expected) {
+  double off = 0, all = 0;
+  Tensor a = got.to(DType::f32), b = expected.to(DType::f32);
+  for (size_t i = 0; i < a.f32().size(); ++i) {
+    off += std::pow(double(a.f32()[i]) - double(b.f32()[i]), 2);
+    all += std::pow(double(b.f32()[i]), 2);
+  }
+  return std::sqrt(off / all);
+}
+
+/// Gives the first step's result.
+Tensor bench(const std::string& name, const Options& o) {
   double start = now();
   CacheOptions cache_options = o.cold ? CacheOptions{.memory_only = true} : CacheOptions::from_environment();
   Cache cache(cache_options);
@@ -130,7 +151,14 @@ void bench(const std::string& name, const Options& o) {
   if (name != "vae" && !o.whole) keep_step_only(model);
   double begin = now();
   CompileReport report;
-  CompiledGraph compiled(engine, *model.graph, {.fp8_width = o.fp8 && name != "vae" ? kFp8Width : 0, .label = name}, report);
+  bool fp8_attention = o.fp8_attention && name != "vae";
+  std::string why_not = fp8_attention ? engine.why_no_fp8_attention() : "";
+  if (fp8_attention && why_not.empty()) why_not = why_no_fp8_attention(*model.graph, kFp8Keys);
+  if (!why_not.empty()) fail(Code::Unsupported, "--attention-dtype fp8: {}", why_not);
+  CompileOptions compile{.label = name};
+  compile.fp8_width = o.fp8 && name != "vae" ? kFp8Width : 0;
+  compile.fp8_keys = fp8_attention ? kFp8Keys : 0;
+  CompiledGraph compiled(engine, *model.graph, compile, report);
   double compiling = now() - begin;
   begin = now();
   cuda::BoundWeights weights(engine, compiled);
@@ -147,7 +175,7 @@ void bench(const std::string& name, const Options& o) {
   bool finite = true;
   for (float x : out[0].to(DType::f32).f32()) finite = finite && std::isfinite(x);
 
-  fmt::print("\n{} {} on {}{}, {} launches, {} programs of which {} compiled{}\n", name, o.fp8 ? "fp8" : sinter::name(o.dtype),
+  fmt::print("\n{} {} on {}{}, {} launches, {} programs of which {} compiled{}\n", name, arithmetic(name, o),
              engine.context().device().name, o.tune ? ", tuned" : "", count, report.needed, report.compiled,
              finite ? "" : "  NOT FINITE");
   fmt::print("  first step done after {:.2f} s: context {:.2f}, compiling {:.2f}, random weights {:.2f}, plans {:.2f}\n", first,
@@ -176,6 +204,15 @@ void bench(const std::string& name, const Options& o) {
   fmt::print("  memory {:.0f} MB planned, {:.0f} MB taken\n", double(planned) / 1e6, double(used) / 1e6);
   if (o.launches) list_launches(plan.launches(), sum);
   std::fflush(stdout);
+  return out[0];
+}
+
+void bench_attentions(const std::string& name, Options o) {
+  if (!o.both_attentions) return void(bench(name, o));
+  Tensor expected = bench(name, o);
+  o.fp8_attention = true;
+  Tensor got = bench(name, o);
+  fmt::print("  {} is off by {:.2e} of the root of the mean square\n", arithmetic(name, o), relative_error(got, expected));
 }
 
 void set_dtype(Options& o, const std::string& text) {
@@ -183,6 +220,12 @@ void set_dtype(Options& o, const std::string& text) {
   auto dtype = parse_dtype(o.fp8 ? "bf16" : text);
   if (!dtype) fail(Code::InvalidArgument, "--dtype {}: there are bf16, f16, f32 and fp8", text);
   o.dtype = *dtype;
+}
+
+void set_attention(Options& o, const std::string& text) {
+  o.fp8_attention = text == "fp8", o.both_attentions = text == "both";
+  if (!o.fp8_attention && !o.both_attentions && text != "auto")
+    fail(Code::InvalidArgument, "--attention-dtype {}: there are auto, fp8 and both", text);
 }
 
 Options parse(int argc, char** argv) {
@@ -197,6 +240,8 @@ Options parse(int argc, char** argv) {
       o.models.insert(word);
     else if (word == "--dtype")
       set_dtype(o, value());
+    else if (word == "--attention-dtype")
+      set_attention(o, value());
     else if (word == "--size")
       o.width = o.height = std::atoi(value().c_str());
     else if (word == "--runs")
@@ -223,7 +268,7 @@ Options parse(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     Options options = parse(argc, argv);
-    for (const std::string& name : options.models) bench(name, options);
+    for (const std::string& name : options.models) bench_attentions(name, options);
     return 0;
   } catch (const std::exception& e) {
     fmt::print(stderr, "error: {}\n", e.what());

@@ -43,14 +43,13 @@ std::vector<Support> support(const cuda::DeviceInfo& d, const std::vector<Librar
   auto from = [&](bool has, const char* needed) {
     return has ? std::string() : fmt::format("{} is below {}", capability, needed);
   };
-  constexpr int kFp8Attention = 90;
   const bool has_cudnn = !found[1].version.empty();
   return {{"f32", why_unsupported(d)},
           {"f16", why_unsupported(d)},
           {"bf16", from(d.has_bf16(), "8.0")},
           {"fp8 arithmetic", from(d.has_fp8(), "8.9") + (d.has_fp8() ? "" : "; fp8 weights are widened to bf16")},
           {"fp8 attention",
-           d.capability() >= kFp8Attention && !has_cudnn ? "it needs cuDNN" : from(d.capability() >= kFp8Attention, "9.0")},
+           d.has_fp8_attention() && !has_cudnn ? "it needs cuDNN" : from(d.has_fp8_attention(), "9.0")},
           {"attention heads of any size (fast: multiples of 8 up to 256)", why_unsupported(d)}};
 }
 

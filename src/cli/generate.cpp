@@ -35,7 +35,7 @@ struct Settings {
   std::filesystem::path init_image;
   std::vector<std::string> loras;
   std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto",
-              weight_dtype = "auto";
+              attention_dtype = "auto", weight_dtype = "auto";
   bool dynamic = true, json = false, no_cache = false;
   int64_t tile = 0;
   int quality = 90;
@@ -88,6 +88,10 @@ void add_options(Options& o, Settings& s) {
                "type of the arithmetic: auto (f32 on the CPU, bf16 on a GPU), f32, bf16, f16 (GPU) or fp8 (GPU: bf16 with the "
                "denoiser's wide linear layers in 8 bits)")
       ->check(one_of({"auto", "f32", "bf16", "f16", "fp8"}));
+  o.add_option("--attention-dtype", s.attention_dtype,
+               "type in which attention multiplies: auto (that of the arithmetic) or fp8 (GPU of compute capability 9.0 with "
+               "cuDNN, with --dtype bf16 or fp8: the denoiser's self-attention, where queries and keys are normalised)")
+      ->check(one_of({"auto", "fp8"}));
   o.add_flag("--tf32", s.tf32, "f32 products on a GPU may round their factors to 10 fraction bits");
   o.add_flag("--fp16-accumulation", s.f16_accumulate, "f16 products on a GPU may be summed in f16");
   o.add_option("--weight-dtype", s.weight_dtype, "type in which weights are kept: auto (as in the file), f32, f16 or bf16")
@@ -245,6 +249,16 @@ class Generation {
       fail(Code::Unsupported, "--dtype fp8 is for the native backend, not for {}", name(session_.options().backend));
   }
 
+  /// What keeps this device and these types from attention in fp8; the model may have reasons of its own.
+  std::string why_no_fp8_attention(DType compute) {
+    const auto* gpu = dynamic_cast<const cuda::Engine*>(&session_.engine());
+    if (!gpu) return "it needs a GPU of compute capability 9.0 and cuDNN";
+    if (session_.options().backend != Backend::Native)
+      return fmt::format("it is for the native backend, not for {}", name(session_.options().backend));
+    if (compute != DType::bf16) return fmt::format("it is for --dtype bf16 or fp8, not for {}", sinter::name(compute));
+    return gpu->why_no_fp8_attention();
+  }
+
   void prepare() {
     auto start = Clock::now();
     ModelOptions options;
@@ -254,8 +268,17 @@ class Generation {
     if (options.fp8) check_fp8();
     options.compute = s_.dtype == "auto" || options.fp8 ? (gpu ? DType::bf16 : DType::f32) : *parse_dtype(s_.dtype);
     if (s_.weight_dtype != "auto") options.weights = parse_dtype(s_.weight_dtype);
+    std::string why_no_fp8_attention;
+    if (s_.attention_dtype == "fp8") {
+      why_no_fp8_attention = this->why_no_fp8_attention(options.compute);
+      options.fp8_attention = why_no_fp8_attention.empty();
+    }
     model_ = std::make_unique<ImageModel>(session_, s_.files, options);
     load_seconds_ += seconds_since(start);
+    if (options.fp8_attention) why_no_fp8_attention = model_->why_no_fp8_attention();
+    if (!why_no_fp8_attention.empty())
+      note(fmt::format("note: --attention-dtype fp8 has no effect: {}; attention is in {}", why_no_fp8_attention,
+                       sinter::name(options.compute)));
 
     const SamplingDefaults& d = model_->family().defaults;
     if (!s_.init_image.empty()) init_ = read_image(s_.init_image).pixels;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "compiler/lowering/fp8_attention.h"
 #include "models/clip.h"
 #include "models/flux.h"
 #include "models/unet.h"
@@ -74,10 +75,13 @@ std::unique_ptr<Network> ImageModel::make_network(Component component, const std
     if (!rows) return {};
     return ScaledRows{std::move(rows->rows), std::move(rows->scales)};
   };
-  int64_t fp8_width = options_.fp8 && component == Component::Denoiser ? kFp8Width : 0;
+  bool denoiser = component == Component::Denoiser;
+  int64_t fp8_width = options_.fp8 && denoiser ? kFp8Width : 0, fp8_keys = options_.fp8_attention && denoiser ? kFp8Keys : 0;
   auto done = [&weights](const std::string& name) { weights.drop(name); };
-  return std::make_unique<Network>(session_, label, std::move(graph), WeightReader(read, scaled), done, fp8_width);
+  return std::make_unique<Network>(session_, label, std::move(graph), WeightReader(read, scaled), done, fp8_width, fp8_keys);
 }
+
+std::string ImageModel::why_no_fp8_attention() const { return sinter::why_no_fp8_attention(denoiser_->graph(), kFp8Keys); }
 
 /// Models that see a picture or a mask beside the latent are of a family by their names, and a pipeline for them is lacking.
 void ImageModel::refuse_other_inputs(int64_t channels) const {

@@ -28,6 +28,7 @@ struct ModelFiles {
 struct ModelOptions {
   DType compute = DType::f32;
   bool fp8 = false;  ///< with bf16 on a GPU: the denoiser's wide linear layers multiply in f8e4m3
+  bool fp8_attention = false;  ///< with bf16 on a GPU that can: the denoiser's normalised self-attention does
   /// The type in which weights are kept; none: as in the file.
   std::optional<DType> weights;
   std::optional<Prediction> prediction;  ///< none: as the checkpoint says
@@ -76,6 +77,8 @@ class ImageModel {
 
   const Family& family() const { return *parts_.family; }
   const ModelSampling& sampling() const { return sampling_; }
+  /// Why no attention of the denoiser would multiply in f8e4m3 with ModelOptions::fp8_attention; empty where one would.
+  std::string why_no_fp8_attention() const;
   /// Pixels along one side of a latent's element.
   int64_t scale() const { return scale_; }
   /// Reads LoRA files and changes weights by them from now on; compiles nothing. Gives the keys that nobody knows.

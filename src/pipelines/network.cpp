@@ -81,17 +81,21 @@ struct Network::Compiled {
 };
 
 Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-                 std::function<void(const std::string&)> done_with_weight, int64_t fp8_width)
+                 std::function<void(const std::string&)> done_with_weight, int64_t fp8_width,
+                 int64_t fp8_keys)
     : session_(session),
       label_(std::move(label)),
       graph_(std::move(graph)),
       weights_(std::move(weights)),
       done_(std::move(done_with_weight)),
-      fp8_width_(fp8_width) {}
+      fp8_width_(fp8_width),
+      fp8_keys_(fp8_keys) {}
 
 Network::~Network() = default;
 
-CompileOptions Network::compile_options() const { return {session_.options().backend == Backend::Native, fp8_width_, label_}; }
+CompileOptions Network::compile_options() const {
+  return {session_.options().backend == Backend::Native, fp8_width_, fp8_keys_, label_};
+}
 
 void Network::foresee(const Bindings& bindings, CompileReport& report) {
   if (session_.options().backend == Backend::Reference) return;

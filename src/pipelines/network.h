@@ -50,11 +50,12 @@ class Session {
 };
 
 /// A graph on the session's backend: compiled at first use, weights loaded once, one plan for each set of sizes (the last few are
-/// kept). `fp8_width` as in LowerOptions.
+/// kept). `fp8_width` and `fp8_keys` as in LowerOptions.
 class Network {
  public:
   Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-          std::function<void(const std::string&)> done_with_weight = {}, int64_t fp8_width = 0);
+          std::function<void(const std::string&)> done_with_weight = {}, int64_t fp8_width = 0,
+          int64_t fp8_keys = 0);
   ~Network();
   Network(Network&&) = delete;
 
@@ -98,7 +99,7 @@ class Network {
   WeightReader weights_;
   std::function<void(const std::string&)> done_;
   std::vector<std::unique_ptr<Compiled>> compiled_;  // one if dynamic, else one for each set of sizes
-  int64_t fp8_width_ = 0;
+  int64_t fp8_width_ = 0, fp8_keys_ = 0;
   std::set<std::string> kept_inputs_;
   bool measuring_ = false;
 };

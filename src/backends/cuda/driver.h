@@ -36,6 +36,7 @@ struct DeviceInfo {
   int capability() const { return capability_major * 10 + capability_minor; }  ///< 90
   bool has_bf16() const { return capability() >= 80; }
   bool has_fp8() const { return capability() >= 89; }
+  bool has_fp8_attention() const { return capability() >= 90; }  ///< with cuDNN
 };
 
 /// The CUDA devices, without making a context on any. None: the reason in words in `why_none`, if given.

@@ -12,7 +12,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-2";
+constexpr std::string_view kCompilerVersion = "cuda-3";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -104,6 +104,26 @@ DevicePtr Engine::group_stats_counters() {
     fill_words(counters_.address(), 0, kGroupStatsCounters, stream_);
   }
   return counters_.address();
+}
+
+DevicePtr Engine::fp8_attention_numbers() {
+  if (!fp8_attention_numbers_.address()) {
+    // Probabilities are stored as at most 256, a power of two, which shifts their digits and loses none.
+    const float numbers[5] = {1, 256, 1.f / 256, 0, 0};
+    fp8_attention_numbers_ = DeviceMemory(context_, sizeof numbers, "numbers of fp8 attention");
+    copy_to_device(fp8_attention_numbers_.address(), numbers, sizeof numbers, stream_);
+    stream_.synchronize();
+  }
+  return fp8_attention_numbers_.address();
+}
+
+std::string Engine::why_no_fp8_attention() const {
+  const DeviceInfo& device = context_.device();
+  if (!device.has_fp8_attention())
+    return fmt::format("it needs compute capability 9.0, and {} has {}.{}", device.name, device.capability_major,
+                       device.capability_minor);
+  if (!vendor_.cudnn()) return "it needs cuDNN: " + vendor_.why_no_cudnn();
+  return {};
 }
 
 void Engine::release_buffers() {

@@ -57,6 +57,11 @@ class Engine final : public sinter::Engine {
   GrowingMemory& arena() { return arena_; }
   GrowingMemory& workspace() { return workspace_; }
   DevicePtr group_stats_counters();  ///< for all calls, which follow each other on the stream
+  /// f32, for all attention of f8e4m3: 1, then what probabilities are stored times, then its inverse, then two that are written.
+  DevicePtr fp8_attention_numbers();
+
+  /// Why attention cannot multiply in f8e4m3 here; empty where it can.
+  std::string why_no_fp8_attention() const;
 
   std::string target_text() const override;
   std::string_view compiler_version() const override;
@@ -89,7 +94,7 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
-  DeviceMemory counters_;
+  DeviceMemory counters_, fp8_attention_numbers_;
   int64_t free_at_start_ = 0, taken_ = 0;
 };
 

@@ -328,6 +328,7 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   shape.d = in(step.d), shape.type = step.in, shape.causal = step.causal, shape.allow_tf32 = engine_.options().allow_tf32;
   shape.q = strides(step.q), shape.k = strides(step.k), shape.v = strides(step.v), shape.out = strides(step.out);
   if (shape.b * shape.heads * shape.queries == 0) return;
+  if (step.in == DType::f8e4m3) return add_fp8_attention(in, step, shape);
   AttentionBuffers buffers;
   buffers.q = address(in, step.q.at, step.in), buffers.k = address(in, step.k.at, step.in);
   buffers.v = address(in, step.v.at, step.in), buffers.out = address(in, step.out.at, step.out_type);
@@ -363,6 +364,22 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
     bound.workspace = workspace.address;
     return [=] { attention(e->kernel_target(), bound); };
   });
+}
+
+void LaunchBuilder::add_fp8_attention(const Instance& in, const AttentionStep& step, const AttentionShape& shape) {
+  const DevicePtr numbers = engine_.fp8_attention_numbers(), one = numbers;
+  auto number = [&](int i) { return numbers + DevicePtr(i) * sizeof(float); };
+  Fp8AttentionBuffers buffers;
+  buffers.q = address(in, step.q.at, step.in), buffers.k = address(in, step.k.at, step.in);
+  buffers.v = address(in, step.v.at, step.in), buffers.out = address(in, step.out.at, step.out_type);
+  buffers.descale_q = buffers.descale_k = address(in, step.unit, DType::f32);
+  buffers.descale_v = buffers.scale_out = one;  // the result stays in the units of v
+  buffers.scale_s = number(1), buffers.descale_s = number(2);
+  buffers.largest_s = number(3), buffers.largest_out = number(4);
+  buffers.scale = float(step.scale);
+  std::string why = add_vendor_call("attention", shape, buffers, plan_fp8_attention, engine_.options().tune);
+  if (!why.empty())
+    fail(Code::Unsupported, "no f8e4m3 attention {}: {}; --attention-dtype auto works without", shape.text(), why);
 }
 
 void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {

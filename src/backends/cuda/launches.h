@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
@@ -50,6 +51,7 @@ class LaunchBuilder {
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               bool tune);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
+  void add_fp8_attention(const Instance& in, const AttentionStep& step, const AttentionShape& shape);
 
   DevicePtr address(const Instance& in, const BufferRef& buffer);
   DevicePtr address(const Instance& in, const Place& place, DType type);

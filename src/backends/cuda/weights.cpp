@@ -138,7 +138,7 @@ void BoundWeights::fill_random(uint64_t seed) {
   engine_.kernels().load("elements");
   for (auto& [key, entry] : entries_)
     for (Piece& piece : entry.pieces) {
-      bool scales = piece.type.shape.size() < 2 && piece.name.ends_with("weight");
+      bool scales = piece.type.shape.size() < 2 && (piece.name.ends_with("weight") || piece.name.ends_with("scale"));
       bool e4m3 = entry.slot.form == WeightSlot::e4m3_rows;
       constexpr float kSpread = 100;  // of numbers in e4m3: few go beyond its end at 448
       KernelTarget& target = engine_.kernel_target();
