@@ -86,7 +86,7 @@ std::string why_not(const Node& n, int64_t least_keys, std::vector<Value>& weigh
 
 Value largest(Value a, Value b) { return elementwise("maximum", {a, b}); }
 
-/// What 1 in f8e4m3 stands for, f32 [1], where the largest magnitude, f32 [1] too, becomes `top`.
+/// What 1 in f8e4m3 stands for where a magnitude becomes `top`, one f32 number like it.
 Value unit_of(Value magnitude, double top) {
   return largest(magnitude * (1 / top), scalar(*magnitude->graph, kAboveZero, DType::f32));
 }
@@ -104,11 +104,13 @@ Value unit_of_normalised(const std::vector<Value>& weights, int64_t size) {
   return unit_of(magnitude, kLargestE4m3 / (kRoom * std::sqrt(double(size))));
 }
 
+/// The same for any values: the largest of each row, then of all.
 Value unit_of_all(Value v) {
   while (v->op == &reshape_op) v = v->inputs[0];  // long rows
-  Value rows = reduce_max(elementwise("absolute", {cast(v, DType::f32)}), {-1});
-  Value all = reduce_max(reshape(rows, {Dim(1), element_count(rows.shape())}), {-1});
-  return unit_of(reshape(all, {1}), kLargestE4m3);
+  // In the type that it has: a conversion that two kernels read would be made first, and kept.
+  Value rows = reduce_max(elementwise("absolute", {v}), {-1});
+  Value all = reduce_max(cast(reshape(rows, {Dim(1), element_count(rows.shape())}), DType::f32), {-1});
+  return reshape(unit_of(all, kLargestE4m3), {1});
 }
 
 /// v / unit as f8e4m3, below whatever only moves it: parts of a concat are computed in their places.

@@ -77,7 +77,7 @@ TEST_CASE("normalised self-attention multiplies in f8e4m3, and what makes q, k a
   CHECK(step.out_type == DType::f8e4m3);
   CHECK(step.scale == 0.2);
   CHECK(step.unit.buffer.space == BufferRef::temporary);
-  // The units of q and k in one kernel; q, k; v's unit in two, v; the result as bf16.
+  // The unit of q and k; q, k; that of v in two kernels, v; the result as bf16.
   CHECK(l.all<RowStep>().size() == 1 + 2 + 3 + 1);
   for (const HeadPlace* p : {&step.q, &step.k, &step.v}) {
     int writers = 0;
