@@ -27,7 +27,7 @@ struct ModelFiles {
 
 struct ModelOptions {
   DType compute = DType::f32;
-  bool fp8 = false;  ///< with bf16 on a GPU: the denoiser's wide linear layers multiply in f8e4m3
+  bool fp8 = false;            ///< with bf16 on a GPU: the denoiser's wide linear layers multiply in f8e4m3
   bool fp8_attention = false;  ///< with bf16 on a GPU that can: the denoiser's normalised self-attention does
   /// The type in which weights are kept; none: as in the file.
   std::optional<DType> weights;

@@ -81,8 +81,7 @@ struct Network::Compiled {
 };
 
 Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-                 std::function<void(const std::string&)> done_with_weight, int64_t fp8_width,
-                 int64_t fp8_keys)
+                 std::function<void(const std::string&)> done_with_weight, int64_t fp8_width, int64_t fp8_keys)
     : session_(session),
       label_(std::move(label)),
       graph_(std::move(graph)),

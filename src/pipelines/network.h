@@ -54,8 +54,7 @@ class Session {
 class Network {
  public:
   Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-          std::function<void(const std::string&)> done_with_weight = {}, int64_t fp8_width = 0,
-          int64_t fp8_keys = 0);
+          std::function<void(const std::string&)> done_with_weight = {}, int64_t fp8_width = 0, int64_t fp8_keys = 0);
   ~Network();
   Network(Network&&) = delete;
 

@@ -13,7 +13,9 @@ namespace sinter {
 const OpDef fp8_attention_op = {
     .name = "fp8_attention",
     .summary = "Attention of f8e4m3: q and k in units of `unit`, the result in those of v.",
-    .infer = [](const Node& n) -> Type { return {DType::f8e4m3, n.inputs[0].shape()}; },
+    .infer = [](const Node& n) -> Type {
+      return {DType::f8e4m3, n.inputs[0].shape()};
+    },
 };
 
 namespace {
@@ -166,8 +168,7 @@ class Rewriting {
 
 void use_fp8_attention(const Graph& from, Graph& to, int64_t least_keys) {
   Rewriting rewriting(least_keys);
-  copy_graph(from, to, {},
-             [&](const Node& n, std::span<const Value> in, Graph& graph) { return rewriting(n, in, graph); });
+  copy_graph(from, to, {}, [&](const Node& n, std::span<const Value> in, Graph& graph) { return rewriting(n, in, graph); });
 }
 
 std::string why_no_fp8_attention(const Graph& graph, int64_t least_keys) {

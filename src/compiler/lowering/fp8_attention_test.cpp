@@ -146,7 +146,8 @@ TEST_CASE("values of one product that q, k and v are parts of are looked through
     if (reads_v(row)) CHECK(row->use.columns == Dim(64));
 }
 
-TEST_CASE("FLUX blocks with f8e4m3 attention: one unit for each block, parts in their places, results quantised where they are read") {
+TEST_CASE(
+    "FLUX blocks with f8e4m3 attention: one unit for each block, parts in their places, results quantised where they are read") {
   Graph whole;
   build_small_flux(whole);
   CHECK(why_no_fp8_attention(whole, 16) == "");
