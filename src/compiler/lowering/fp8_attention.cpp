@@ -82,7 +82,7 @@ std::string why_not(const Node& n, int64_t least_keys, std::vector<Value>& weigh
   if (k.dim(1).is_constant() && k.dim(1).constant() < least_keys)
     return fmt::format("{} tokens are fewer than the {} from which it gains", k.dim(1).text(), least_keys);
   if (!is_normalised(q, weights) || !is_normalised(k, weights))
-    return "queries and keys are not normalised, and looking for their range costs what it gains";
+    return "queries and keys are not normalised, so that their range is not known";
   return {};
 }
 
