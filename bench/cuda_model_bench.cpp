@@ -1,9 +1,10 @@
 // One step of U-Nets and FLUX, and one decoding, on a CUDA device at real size with random weights made there.
-//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--size N] [--tune] [--runs N] [--launches] [--cold] [--whole]
+//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--size N] [--tune] [--runs N] [--launches] [--cold]
+//   [--whole] [--budget GB]
 // Prints how soon the first step was done, the best burst of ten, the mean of a sustained run, the sum of its kernels, and
 // memory.
 // --launches lists the slowest; --cold keeps nothing in the cache on disk; --whole times with a step what a
-// picture computes once.
+// picture computes once; --budget streams blocks' weights from the host's memory until all weights fit into it (0: all blocks).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "models/flux.h"
 #include "models/unet.h"
 #include "models/vae_image.h"
+#include "planner/residency.h"
 
 using namespace sinter;
 
@@ -28,7 +30,8 @@ struct Options {
   int64_t width = 0, height = 0;
   int runs = 30;
   bool tune = false, launches = false, cold = false, whole = false, tf32 = false;
-  bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
+  double budget = -1;  // GB for weights
+  bool fp8 = false;    // with bf16: wide linear layers of denoisers multiply in f8e4m3
 };
 
 struct Model {
@@ -134,6 +137,10 @@ void bench(const std::string& name, const Options& o) {
   double compiling = now() - begin;
   begin = now();
   cuda::BoundWeights weights(engine, compiled);
+  if (o.budget >= 0) {
+    const WeightSizes sizes = weights.sizes();
+    weights.stream(choose_streamed(sizes, int64_t(o.budget * 1e9)).value_or(least_resident(sizes)));
+  }
   weights.fill_random(1);
   double filling = now() - begin;
   Layout layout(compiled, model.sizes);
@@ -174,6 +181,9 @@ void bench(const std::string& name, const Options& o) {
   for (const auto& [kind, seconds] : kinds)
     fmt::print("    {:<18} {:>9.3f} ms {:>5.1f} %\n", kind, seconds * 1e3, seconds / sum * 100);
   fmt::print("  memory {:.0f} MB planned, {:.0f} MB taken\n", double(planned) / 1e6, double(used) / 1e6);
+  if (cuda::WeightStream* stream = weights.stream())
+    fmt::print("  {} blocks streamed, {:.2f} GB a step, {:.1f} GB/s{}\n", stream->count(), double(stream->bytes()) / 1e9,
+               double(stream->bytes()) / 1e6 / sustained, stream->why_slow());
   if (o.launches) list_launches(plan.launches(), sum);
   std::fflush(stdout);
 }
@@ -205,6 +215,8 @@ Options parse(int argc, char** argv) {
       o.tune = true;
     else if (word == "--tf32")
       o.tf32 = true;
+    else if (word == "--budget")
+      o.budget = std::atof(value().c_str());
     else if (word == "--launches")
       o.launches = true;
     else if (word == "--cold")

@@ -32,6 +32,7 @@ class Plan final : public sinter::Plan {
   };
   void copy_inputs(const std::map<std::string, Tensor>& inputs);
   void build();
+  void queue();
   void launch_one_by_one();
   void time_one_by_one();
   std::vector<int64_t> sizes_of(const Shape& shape) const;
