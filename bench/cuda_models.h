@@ -67,15 +67,22 @@ inline BenchModel make_bench_model(const std::string& name, DType dtype, int64_t
 
 inline std::string input_name(Value input) { return input->attrs.as<NameAttrs>().name; }
 
-/// The sizes of a graph whose one picture-like input has another size in pixels.
+/// The latent: "x" of a denoiser, all that a decoder has.
+inline Value latent_input(const Graph& graph) {
+  for (Value input : graph.inputs())
+    if (input_name(input) == "x") return input;
+  return graph.inputs().at(0);
+}
+
+/// The sizes for a latent of another size in pixels.
 inline Bindings at_size(const Graph& graph, Bindings sizes, int64_t width, int64_t height) {
   auto rebind = [&](const Dim& dim, int64_t value) {
     std::vector<SymbolId> symbols;
     dim.collect_symbols(symbols);
     sizes.at(symbols.at(0)) = value;
   };
-  for (Value input : graph.inputs())
-    if (input.shape().size() == 4) rebind(input.shape()[2], height / 8), rebind(input.shape()[3], width / 8);
+  Value latent = latent_input(graph);
+  rebind(latent.shape().at(2), height / 8), rebind(latent.shape().at(3), width / 8);
   return sizes;
 }
 
