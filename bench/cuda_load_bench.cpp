@@ -205,7 +205,7 @@ int main(int argc, char** argv) {
   }
   if (model.empty() || file.empty()) {
     fmt::print(stderr, "usage: cuda_load_bench sd15|sdxl|flux --file FILE [--json FILE]\n");
-    return 2;
+    return argc == 1 ? 0 : 2;  // `./dev bench` runs every benchmark without arguments
   }
   try {
     bench(model, file, json);
