@@ -286,7 +286,7 @@ void bench(const std::string& name, const Options& o) {
   }
   if (const cuda::WeightStream* stream = network.weights.stream()) {
     line["streamed_blocks"] = stream->count(), line["streamed_bytes"] = stream->bytes();
-    line["streams_slowly"] = stream->why_slow();
+    line["streams_slowly"] = network.weights.why_streams_slowly();
   }
   line["step_bytes"] = free_before - engine.context().free_bytes();
   line["planned_bytes"] = network.weights.bytes() + layout.bytes() + layout.kept_bytes() + engine.shared_bytes();

@@ -1,7 +1,5 @@
 #include "backends/cuda/weight_stream.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 namespace sinter::cuda {
@@ -23,33 +21,6 @@ void WeightStream::add(std::vector<StreamedBytes> parts) {
   }
   blocks_.push_back(std::move(block));
   ready_ = false;
-}
-
-/// Pages may be locked once only, and tensors of a file share pages with their neighbours: whole runs of pages are locked.
-void WeightStream::lock_pages() {
-  const auto page = uintptr_t(sysconf(_SC_PAGESIZE));
-  std::vector<std::pair<uintptr_t, uintptr_t>> runs;
-  for (const Block& block : blocks_)
-    for (const StreamedBytes& part : block.parts) {
-      auto begin = reinterpret_cast<uintptr_t>(part.from);
-      runs.emplace_back(begin / page * page, (begin + uintptr_t(part.bytes) + page - 1) / page * page);
-    }
-  std::sort(runs.begin(), runs.end());
-  locked_.clear();
-  why_slow_.clear();
-  // A machine whose memory is mostly locked pages cannot breathe.
-  uintptr_t most = uintptr_t(sysconf(_SC_PHYS_PAGES)) / 2 * page;
-  for (size_t i = 0; i < runs.size();) {
-    auto [begin, end] = runs[i++];
-    while (i < runs.size() && runs[i].first <= end) end = std::max(end, runs[i++].second);
-    if (end - begin > most) {
-      why_slow_ = "it would take more than half of the memory";
-      continue;
-    }
-    most -= end - begin;
-    locked_.emplace_back(engine_.context(), reinterpret_cast<const void*>(begin), int64_t(end - begin));
-    if (!locked_.back().active()) why_slow_ = locked_.back().why_not();
-  }
 }
 
 int64_t WeightStream::bytes() const {

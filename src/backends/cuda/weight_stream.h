@@ -21,13 +21,9 @@ class WeightStream {
  public:
   WeightStream(Engine& engine, std::vector<DevicePtr> slots) : engine_(engine), slots_(std::move(slots)) {}
 
-  /// The next block; `parts` must stay where they are. Large ones come at the bus's speed only from page-locked memory.
+  /// The next block; `parts` must stay where they are. They come at the bus's speed only from page-locked memory.
   void add(std::vector<StreamedBytes> parts);
-  /// Page-locks all of it, where the driver allows.
-  void lock_pages();
-  /// Why a part of the memory is not page-locked; empty where all is.
-  const std::string& why_slow() const { return why_slow_; }
-  int64_t bytes() const;
+  int64_t bytes() const;  ///< of a run
   int count() const { return int(blocks_.size()); }
 
   /// Brings the first block, if it does not lie ready. Not within a capture. Until the run has ended well it does not count as
@@ -51,10 +47,8 @@ class WeightStream {
   Engine& engine_;
   std::vector<DevicePtr> slots_;
   std::vector<Block> blocks_;
-  std::vector<HostRegistration> locked_;
   std::unique_ptr<Stream> copies_;
   std::unique_ptr<Event> opened_;
-  std::string why_slow_;
   bool ready_ = false;
 };
 

@@ -1,5 +1,8 @@
 #include "backends/cuda/weights.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
 
 #include "backends/cuda/kernels/elements.h"
@@ -27,6 +30,12 @@ float spread_of(const Type& type) {
   return 1 / std::sqrt(float(std::max<int64_t>(1, inputs)));
 }
 
+/// Memory that shares no page with anything else, so that it can be page-locked.
+Tensor new_image(int64_t bytes) {
+  constexpr int64_t kOwnPages = int64_t(2) << 20;
+  return Tensor(DType::u8, {std::max(bytes, kOwnPages)});
+}
+
 }  // namespace
 
 BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engine_(engine) {
@@ -45,13 +54,13 @@ BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engi
 /// What stays comes first, then the slots.
 void BoundWeights::place() {
   resident_ = slot_bytes_ = 0;
-  std::vector<int64_t> ends(streamed_.size());
+  ends_.assign(streamed_.size(), 0);
   for (auto& [key, entry] : entries_) {
     int s = streamed(entry.block);
-    int64_t& end = s < 0 ? resident_ : ends[size_t(s)];
+    int64_t& end = s < 0 ? resident_ : ends_[size_t(s)];
     end = place(entry, end);
   }
-  for (int64_t end : ends) slot_bytes_ = std::max(slot_bytes_, end);
+  for (int64_t end : ends_) slot_bytes_ = std::max(slot_bytes_, end);
   bytes_ = resident_ + (streamed_.empty() ? 0 : kStreamSlots * slot_bytes_);
 }
 
@@ -126,6 +135,7 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
                         const std::function<void(double)>& progress) {
   take_memory();
   Uploader uploader(engine_);
+  std::vector<const std::string*> read;
   size_t at = 0;
   for (auto& [name, uses] : by_name_) {
     engine_.check_cancelled();
@@ -146,22 +156,21 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
       put(uploader, *entry, piece, tensor);
       piece.ready = true;
     }
-    bool read_on = std::any_of(uses.begin(), uses.end(), [](auto& use) { return !use.first->pieces[use.second].host.empty(); });
-    if (done && (scaled || !tensor.empty()) && !read_on) done(name);
+    if (scaled || !tensor.empty()) read.push_back(&name);
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
   uploader.finish();
+  // Not one by one: unmapping what lies around each costs more than copying it.
+  if (done)
+    for (const std::string* name : read) done(*name);
   if (!streamed_.empty() && !stream_) make_stream();
   engine_.note_memory();
 }
 
-void BoundWeights::put(Uploader& uploader, const Entry& entry, Piece& piece, const Tensor& tensor) {
+void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor) {
   const bool as_it_is = entry.slot.form == WeightSlot::plain || entry.slot.form == WeightSlot::rows;
-  if (streamed(entry.block) >= 0) {
-    stream_.reset();
-    piece.host = as_it_is && tensor.dtype() == entry.dtype ? tensor : Tensor();
-    if (!piece.host.empty()) return;
-  }
+  if (int s = streamed(entry.block); s >= 0 && as_it_is && tensor.dtype() == entry.dtype)
+    return copy_bytes(engine_.pool(), image_of(s).data() + piece.offset, tensor.data(), tensor.bytes());
   DevicePtr to = base(entry) + DevicePtr(piece.offset);
   if (entry.slot.form == WeightSlot::filters) {
     const Shape& s = piece.type.shape;
@@ -175,7 +184,7 @@ void BoundWeights::put(Uploader& uploader, const Entry& entry, Piece& piece, con
 }
 
 /// Without the way through wider numbers; false for forms that lie in another order, or need other numbers.
-bool BoundWeights::put(Uploader& uploader, const Entry& entry, Piece& piece, const ScaledRows& rows) {
+bool BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows) {
   if (rows.values.count() != count_of(piece.type)) return false;  // read whole, it is reported
   DevicePtr to = base(entry) + DevicePtr(piece.offset);
   if (entry.slot.form == WeightSlot::e4m3_rows && rows.values.dtype() == DType::f8e4m3)
@@ -184,19 +193,23 @@ bool BoundWeights::put(Uploader& uploader, const Entry& entry, Piece& piece, con
     uploader.rows(rows, to, entry.dtype);
   else
     return false;
-  piece.host = {};
   keep_image(entry, piece);
   return true;
+}
+
+Tensor& BoundWeights::image_of(int streamed) {
+  stream_.reset();  // the image changes
+  images_.resize(streamed_.size());
+  Tensor& image = images_[size_t(streamed)].bytes;
+  if (image.empty()) image = new_image(ends_[size_t(streamed)]);
+  return image;
 }
 
 /// Takes what a streamed block's slot now holds of a piece into the host's memory.
 void BoundWeights::keep_image(const Entry& entry, const Piece& piece) {
   const int s = streamed(entry.block);
   if (s < 0) return;
-  stream_.reset();
-  images_.resize(streamed_.size());
-  Tensor& image = images_[size_t(s)];
-  if (image.empty()) image = Tensor(DType::u8, {slot_bytes_});
+  Tensor& image = image_of(s);
   auto take = [&](int64_t offset, int64_t bytes) {
     copy_to_host(image.data() + offset, base(entry) + DevicePtr(offset), bytes, engine_.stream());
   };
@@ -209,10 +222,9 @@ void BoundWeights::make_stream() {
   for (auto& [key, entry] : entries_) {
     const int s = streamed(entry.block);
     if (s < 0) continue;
+    const std::byte* image = images_[size_t(s)].bytes.data();
     for (const Piece& piece : entry.pieces) {
-      const std::byte* image = piece.host.empty() ? images_[size_t(s)].data() : nullptr;
-      const std::byte* from = image ? image + piece.offset : piece.host.data();
-      parts[size_t(s)].push_back({from, count_of(piece.type) * byte_size(entry.dtype), piece.offset});
+      parts[size_t(s)].push_back({image + piece.offset, count_of(piece.type) * byte_size(entry.dtype), piece.offset});
       if (entry.slot.form == WeightSlot::e4m3_rows)
         parts[size_t(s)].push_back({image + piece.scales, rows_of(piece.type) * int64_t(sizeof(float)), piece.scales});
     }
@@ -221,7 +233,22 @@ void BoundWeights::make_stream() {
   for (int i = 0; i < kStreamSlots; ++i) slots.push_back(memory_.address() + DevicePtr(resident_ + i * slot_bytes_));
   stream_ = std::make_unique<WeightStream>(engine_, std::move(slots));
   for (auto& block : parts) stream_->add(std::move(block));
-  stream_->lock_pages();
+  lock_images();
+}
+
+/// Once they are filled: pages that many threads have touched are locked several times sooner.
+void BoundWeights::lock_images() {
+  // A machine whose memory is mostly locked pages cannot breathe.
+  int64_t most = int64_t(sysconf(_SC_PHYS_PAGES)) / 2 * int64_t(sysconf(_SC_PAGESIZE));
+  std::set<const std::byte*> locked;
+  why_slow_.clear();
+  for (Image& image : images_) {
+    if (image.bytes.empty() || !locked.insert(image.bytes.data()).second) continue;
+    most -= image.bytes.bytes();
+    if (image.lock.active()) continue;
+    if (most >= 0) image.lock = HostRegistration(engine_.context(), image.bytes.data(), image.bytes.bytes());
+    if (!image.lock.active()) why_slow_ = most < 0 ? "half of the host's memory is page-locked already" : image.lock.why_not();
+  }
 }
 
 void BoundWeights::take_memory() {
@@ -234,11 +261,10 @@ void BoundWeights::fill_random(uint64_t seed) {
   engine_.kernels().load("elements");
   images_.resize(streamed_.size());
   std::map<int64_t, std::vector<Tensor>> shared;
-  const std::vector<int64_t> bytes = sizes().blocks;
   for (size_t s = 0; s < streamed_.size(); ++s) {
-    auto& same = shared[bytes[size_t(streamed_[s])]];
-    images_[s] = same.size() < kImages ? Tensor(DType::u8, {slot_bytes_}) : same[s % kImages];
-    same.push_back(images_[s]);
+    auto& same = shared[ends_[s]];
+    images_[s].bytes = same.size() < kImages ? new_image(ends_[s]) : same[s % kImages];
+    same.push_back(images_[s].bytes);
   }
   for (auto& [key, entry] : entries_)
     for (Piece& piece : entry.pieces) {
@@ -268,20 +294,13 @@ void BoundWeights::forget(const std::set<std::string>& names) {
       for (auto [entry, index] : at->second) entry->pieces[index].ready = false;
 }
 
-void BoundWeights::unload(const std::function<void(const std::string&)>& done) {
+void BoundWeights::unload(const std::function<void(const std::string&)>&) {
   engine_.stream().synchronize();
   stream_.reset();
   images_.clear();
-  for (auto& [name, uses] : by_name_) {
-    bool read_on = false;
-    for (auto [entry, index] : uses) {
-      Piece& piece = entry->pieces[index];
-      read_on = read_on || !piece.host.empty();
-      piece.ready = false;
-      piece.host = {};
-    }
-    if (done && read_on) done(name);
-  }
+  why_slow_.clear();
+  for (auto& [key, entry] : entries_)
+    for (Piece& piece : entry.pieces) piece.ready = false;
   memory_ = {};
 }
 

@@ -20,7 +20,7 @@ class BoundWeights final : public sinter::BoundWeights {
   WeightSizes sizes() const override;
   void stream(const std::vector<int>& blocks) override;
   std::vector<int> streamed_blocks() const override { return streamed_; }
-  std::string why_streams_slowly() const override { return stream_ ? stream_->why_slow() : ""; }
+  std::string why_streams_slowly() const override { return why_slow_; }
   /// What is read passes through page-locked buffers; device memory is taken at once.
   int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>&) const override { return bytes_; }
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
@@ -49,7 +49,6 @@ class BoundWeights final : public sinter::BoundWeights {
     int64_t offset = 0;  ///< in memory_; of streamed blocks, in their slot
     int64_t scales = 0;  ///< of e4m3_rows: the same of its rows' factors
     bool ready = false;
-    Tensor host;  ///< of streamed blocks: what the stream copies, where the file has it in this form
   };
   struct Entry {
     WeightSlot slot;  ///< without ordinals
@@ -64,8 +63,14 @@ class BoundWeights final : public sinter::BoundWeights {
   static int64_t place(Entry& entry, int64_t at);
   DevicePtr base(const Entry& entry) const;
   void take_memory();
-  void put(Uploader& uploader, const Entry& entry, Piece& piece, const Tensor& tensor);
-  bool put(Uploader& uploader, const Entry& entry, Piece& piece, const ScaledRows& rows);
+  void put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor);
+  bool put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows);
+  struct Image {
+    Tensor bytes;
+    HostRegistration lock;
+  };
+  Tensor& image_of(int streamed);
+  void lock_images();
   void keep_image(const Entry& entry, const Piece& piece);
   void fill_random(const Entry& entry, const Piece& piece, uint64_t seed);
   void make_stream();
@@ -76,9 +81,11 @@ class BoundWeights final : public sinter::BoundWeights {
   std::map<std::string, std::vector<std::pair<Entry*, size_t>>> by_name_;  // entry and piece
   int blocks_ = 0;                                                         // that the graph calls
   std::vector<int> streamed_;                                              // of these, ascending
+  std::vector<int64_t> ends_;                                              // of what these take in their slots
   int64_t bytes_ = 0, resident_ = 0, slot_bytes_ = 0;
   DeviceMemory memory_;
-  std::vector<Tensor> images_;  // of the streamed blocks' slots, for what the file has in another form; empty where it has all
+  std::vector<Image> images_;  // of the streamed blocks
+  std::string why_slow_;
   std::unique_ptr<WeightStream> stream_;
 };
 
