@@ -146,10 +146,8 @@ int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<
 std::optional<DecodeTiles> ImageModel::choose_tiles(const RunShape& run, int64_t budget) {
   int64_t whole = planned_peak_bytes(run, {});
   if (whole <= budget) return {};
-  for (int64_t tile : {64, 48, 32}) {
-    DecodeTiles tiles{tile, tile / 4 - tile % 4};
-    if (planned_peak_bytes(run, tiles) <= budget) return tiles;
-  }
+  for (int64_t tile : kTiles)
+    if (planned_peak_bytes(run, overlapping(tile)) <= budget) return overlapping(tile);
   return {};
 }
 

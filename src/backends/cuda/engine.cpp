@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/cuda/cached_module.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
@@ -51,8 +52,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
       vendor_(context_, &cache),
-      kernels_(context_,
-               [this](const Context&, std::string_view ptx, std::string_view name) { return compile_cached(ptx, name); }),
+      kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return load_fixed(ptx, name); }),
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),
       workspace_(context_, "the workspace of cuBLASLt and cuDNN"),
@@ -90,12 +90,12 @@ std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
 }
 
 /// The fixed kernels' machine code is kept like a program's.
-std::string Engine::compile_cached(std::string_view ptx, std::string_view name) {
+Module Engine::load_fixed(std::string_view ptx, std::string_view name) {
   Digest key = Hasher().add("fixed kernels").add(ptx).add(target_text()).digest();
   CompileFacts facts{
       fmt::format("cuda/{} kernels", name), {{"target", target_text()}, {"compiler", std::string(kCompilerVersion)}}, 0};
-  auto make = [&] { return blob_of(compile_ptx(context_, ptx, name)); };
-  return std::string(text_of(cache().find_or_compile(key, facts, make)));
+  return cached_module(
+      context_, cache(), key, facts, [&] { return compile_ptx(context_, ptx, name); }, name);
 }
 
 DevicePtr Engine::group_stats_counters() {
@@ -110,6 +110,16 @@ void Engine::release_buffers() {
   context_.make_current();
   arena_.release();
   workspace_.release();
+}
+
+void Engine::give_back_memory(const Error& why) {
+  const int64_t before = context_.free_bytes();
+  release_buffers();
+  for (MemoryHolder* holder : holders_) holder->give_back_memory();
+  note("memory",
+       fmt::format("device memory became short; {:.1f} MiB of buffers and recorded steps were given back and are made again "
+                   "when they are needed ({})",
+                   double(context_.free_bytes() - before) / (1 << 20), why.message().substr(0, why.message().find('\n'))));
 }
 
 std::unique_ptr<sinter::BoundWeights> Engine::bind_weights(const CompiledGraph& compiled) {

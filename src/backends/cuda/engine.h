@@ -42,6 +42,14 @@ class GrowingMemory {
   int64_t version_ = 0;
 };
 
+/// Holds device memory that it can take again when it needs it, and knows how.
+class MemoryHolder {
+ public:
+  virtual ~MemoryHolder() = default;
+  /// Nothing runs meanwhile.
+  virtual void give_back_memory() = 0;
+};
+
 /// An NVIDIA GPU. Everything is queued on one stream; vendor calls share one workspace.
 class Engine final : public sinter::Engine {
  public:
@@ -74,12 +82,28 @@ class Engine final : public sinter::Engine {
 
   void release_buffers() override;
 
+  /// Runs `body`, which takes device memory. Where there is not enough, because others have taken some since the run was planned,
+  /// gives back everything that can be taken again, says so once, and runs it once more.
+  template <class Body>
+  auto with_enough_memory(Body&& body) {
+    try {
+      return body();
+    } catch (const Error& e) {
+      if (e.code() != Code::OutOfMemory) throw;
+      give_back_memory(e);
+    }
+    return body();
+  }
+  void add(MemoryHolder& holder) { holders_.insert(&holder); }
+  void remove(MemoryHolder& holder) { holders_.erase(&holder); }
+
   /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
   void note_memory();
   int64_t taken_bytes() const { return taken_; }
 
  private:
-  std::string compile_cached(std::string_view ptx, std::string_view name);
+  void give_back_memory(const Error& why);
+  Module load_fixed(std::string_view ptx, std::string_view name);
 
   EngineOptions options_;
   Context context_;
@@ -89,6 +113,7 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
+  std::set<MemoryHolder*> holders_;
   DeviceMemory counters_;
   int64_t free_at_start_ = 0, taken_ = 0;
 };

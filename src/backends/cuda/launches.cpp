@@ -78,6 +78,7 @@ void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr b
                         std::vector<DevicePtr> results) {
   Instance instance{unit, prefix, base, parameters, results, layout_.of(unit), layout_.bindings()};
   for (size_t i = 0; i < unit.program.steps.size(); ++i) {
+    engine_.check_cancelled();  // the vendors' libraries think about each step, or time it
     instance.step = i;
     std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
   }

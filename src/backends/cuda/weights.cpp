@@ -130,7 +130,8 @@ bool BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piec
 }
 
 void BoundWeights::take_block() {
-  if (bytes_ > 0 && !block_.address()) block_ = DeviceMemory(engine_.context(), bytes_, "the weights");
+  if (bytes_ == 0 || block_.address()) return;
+  engine_.with_enough_memory([&] { block_ = DeviceMemory(engine_.context(), bytes_, "the weights"); });
 }
 
 void BoundWeights::fill_random(uint64_t seed) {
