@@ -1,6 +1,7 @@
 // A libcuda.so.1 for tests without a GPU: two devices, memory on the host, kernels that do nothing. The environment tells it how
 // to fail:
-//   FAKE_CUDA_FAIL="cuMemAlloc_v2=2,cuLaunchKernel=700@5"  these calls return these results, the latter from the fifth call on;
+//   FAKE_CUDA_FAIL="cuMemAlloc_v2=2,cuLaunchKernel=700@5"  these calls return these results, the latter from the fifth call on
+//                                                          (@5-6: only the fifth and sixth call);
 //                                                          after a result that loses the device every call returns that
 //   FAKE_CUDA_MEMORY=BYTES                                 of each device; what is taken counts
 //   FAKE_CUDA_OTHERS=BYTES@CALL                            others take so much, from the CALL-th call of cuMemAlloc_v2 on
@@ -47,7 +48,10 @@ Result told(const char* symbol) {
   if (at == text.npos) return 0;
   char* end = nullptr;
   const int result = int(std::strtol(text.c_str() + at + entry.size(), &end, 10));
-  if (*end == '@' && call < std::atoi(end + 1)) return 0;
+  if (*end == '@') {
+    if (call < std::strtol(end + 1, &end, 10)) return 0;
+    if (*end == '-' && call > std::atoi(end + 1)) return 0;
+  }
   if (loses_the_device(result)) lost = result;
   return result;
 }

@@ -31,10 +31,15 @@ const Function& function_of(const Unit& unit, int32_t variant) {
   return static_cast<const KernelCode&>(*unit.code).functions[size_t(variant)];
 }
 
-DevicePtr GrowingMemory::at_least(int64_t bytes) {
-  if (bytes > memory_.bytes()) {
-    release();
-    memory_ = DeviceMemory(context_, bytes, what_);
+DevicePtr GrowingMemory::at_least(int64_t bytes, int64_t least) {
+  if (memory_.bytes() >= (short_ ? least : bytes)) return memory_.address();
+  release();
+  try {
+    memory_ = DeviceMemory(context_, short_ ? least : bytes, what_);
+  } catch (const Error& e) {
+    if (e.code() != Code::OutOfMemory || short_ || least == bytes) throw;
+    short_ = true;
+    memory_ = DeviceMemory(context_, least, what_);
   }
   return memory_.address();
 }
@@ -116,10 +121,14 @@ void Engine::give_back_memory(const Error& why) {
   const int64_t before = context_.free_bytes();
   release_buffers();
   for (MemoryHolder* holder : holders_) holder->give_back_memory();
-  note("memory",
-       fmt::format("device memory became short; {:.1f} MiB of buffers and recorded steps were given back and are made again "
-                   "when they are needed ({})",
-                   double(context_.free_bytes() - before) / (1 << 20), why.message().substr(0, why.message().find('\n'))));
+  constexpr double kMiB = 1 << 20;
+  const double given = double(context_.free_bytes() - before) / kMiB;
+  if (given < 1) return;
+  note(
+      "memory",
+      fmt::format("device memory became short: {:.0f} MiB of buffers and recorded steps were given back, and are made again when "
+                  "they are needed ({})",
+                  given, why.message().substr(0, why.message().find('\n'))));
 }
 
 std::unique_ptr<sinter::BoundWeights> Engine::bind_weights(const CompiledGraph& compiled) {

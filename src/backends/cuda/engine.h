@@ -28,8 +28,9 @@ const Function& function_of(const Unit& unit, int32_t variant);
 class GrowingMemory {
  public:
   GrowingMemory(const Context& context, const char* what) : context_(context), what_(what) {}
-  /// At least so many bytes; `version` counts replacements.
-  DevicePtr at_least(int64_t bytes);
+  /// So many bytes or more; `version` counts replacements. Where they are not to be had, and from then on: at least `least`.
+  DevicePtr at_least(int64_t bytes, int64_t least);
+  DevicePtr at_least(int64_t bytes) { return at_least(bytes, bytes); }
   void release();
   DevicePtr address() const { return memory_.address(); }
   int64_t bytes() const { return memory_.bytes(); }
@@ -39,6 +40,7 @@ class GrowingMemory {
   const Context& context_;
   const char* what_;
   DeviceMemory memory_;
+  bool short_ = false;
   int64_t version_ = 0;
 };
 
