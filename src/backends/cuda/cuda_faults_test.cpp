@@ -71,7 +71,7 @@ TEST_CASE("with device memory taken by others a run fails clearly, a smaller one
   for (int i = 0; i < 3; ++i) check_sums(network.run(large));
 }
 
-TEST_CASE("a failed kernel, in a process of its own" * doctest::skip()) {
+TEST_CASE("for a process of its own: a failed kernel" * doctest::skip()) {
   Cache cache{{.memory_only = true}};
   Engine engine(cache, 4, 0);
   GrowingNetwork network(engine);
@@ -91,7 +91,8 @@ TEST_CASE("after a kernel that failed every call says so, and the process ends i
   TemporaryFolder folder;
   const std::string out = (folder / "out.txt").string();
   const int status = std::system(
-      fmt::format("timeout 60 /proc/{}/exe --no-skip -tc='a failed kernel, in a process*' > {} 2>&1", ::getpid(), out).c_str());
+      fmt::format("timeout 60 /proc/{}/exe --no-skip -tc='for a process of its own: a failed kernel' > {} 2>&1", ::getpid(), out)
+          .c_str());
   const std::string text = read_file(out);
   CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), text);
   size_t messages = 0, told = 0;
