@@ -56,7 +56,7 @@ TEST_CASE("device memory that others take in mid-run is done without, or told wi
   int drawn = 0, refused = 0;
   for (const char* others : {"985000000", "915000000"})
     for (int allocation = 2; allocation <= 40; allocation += 6) {
-      CAPTURE(others);
+      INFO(std::string(others));
       CAPTURE(allocation);
       Environment taken{{"FAKE_CUDA_MEMORY", "1000000000"}, {"FAKE_CUDA_OTHERS", fmt::format("{}@{}", others, allocation)}};
       CliResult result = gpu.run(taken, {"--width", "256", "--height", "256", "--out", "bad.png"});
@@ -145,7 +145,7 @@ TEST_CASE("pictures that were written before the device failed stay whole") {
 TEST_CASE("stored programs that the device refuses are compiled again, with the reason, and the picture is the same") {
   GpuModel gpu;
   for (const char* refusal : {"209", "200"}) {
-    CAPTURE(refusal);
+    INFO(std::string(refusal));
     TemporaryFolder other;
     fs::copy(gpu.tiny.folder / "cache", other / "cache", fs::copy_options::recursive);
     Cli sinter(gpu.tiny.folder, other / "cache");

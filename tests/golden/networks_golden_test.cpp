@@ -22,7 +22,7 @@ void forward_on_every_backend(const std::string& file, Check check) {
     check(directory, report, Forward{.run = run});
   });
   for (const char* type : {"bf16", "f16"}) {
-    CAPTURE(type);
+    INFO(std::string(type));
     Session session({.backend = Backend::Native}, {.memory_only = true});
     expect_golden(file, [&](const std::string& directory, GoldenReport& report) {
       check(directory, report, Forward{.run = session_runner(session), .arithmetic = Arithmetic(type)});
