@@ -99,6 +99,13 @@ void Plan::time_one_by_one() {
 
 void Plan::submit() {
   build();
+  if (weights_.stream()) weights_.stream()->begin_run();
+  queue();
+  if (weights_.stream()) weights_.stream()->end_run();
+  ++runs_;
+}
+
+void Plan::queue() {
   if (measuring_) {
     time_one_by_one();
   } else if (!engine_.options().replay || runs_ == 0) {
@@ -111,7 +118,6 @@ void Plan::submit() {
     }
     graph_.launch(engine_.stream());
   }
-  ++runs_;
 }
 
 void Plan::copy_inputs(const std::map<std::string, Tensor>& inputs) {

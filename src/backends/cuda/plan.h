@@ -34,6 +34,7 @@ class Plan final : public sinter::Plan, private MemoryHolder {
   void run_on_device(const std::map<std::string, Tensor>& inputs);
   void copy_inputs(const std::map<std::string, Tensor>& inputs);
   void build();
+  void queue();
   void launch_one_by_one();
   void time_one_by_one();
   std::vector<int64_t> sizes_of(const Shape& shape) const;
