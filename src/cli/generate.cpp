@@ -210,19 +210,41 @@ class Generation {
     catch_interrupts();
     // Long steps look at the engine's flag; the signal handler may only set its own.
     std::jthread watch([this](std::stop_token stop) {
-      while (!stop.stop_requested()) {
+      constexpr int kTellAfter = 25;  // half a second
+      for (int seen = 0; !stop.stop_requested(); seen += interrupted() ? 1 : 0) {
         if (interrupted()) session_.engine().cancelled() = true;
+        if (seen == kTellAfter) note("ending with the step that is under way; once more ends at once");
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
       }
     });
     prepare();
     announce();
-    for (int i = 0; i < s_.count; ++i) one_run(i);
+    try {
+      for (int i = 0; i < s_.count; ++i) one_run(i);
+    } catch (const Error& e) {
+      if (e.code() != Code::OutOfMemory) throw;
+      throw Error(e.code(), e.message() + memory_advice());
+    }
     report();
     return kSuccess;
   }
 
  private:
+  /// For a run that was planned to fit, and does not.
+  std::string memory_advice() {
+    const bool gpu = session_.options().device.kind == DeviceChoice::Kind::Cuda;
+    std::string text = fmt::format("\n  The run was planned to take {} of the {} that were free; now {} are free",
+                                   human_bytes(uint64_t(plan_.peak_bytes)), human_bytes(uint64_t(budget_)),
+                                   human_bytes(uint64_t(session_.available_bytes())));
+    if (!images_.empty()) text += fmt::format(". {} pictures were written before", images_.size());
+    return text +
+           fmt::format(
+               ".\n  Other programs take {} memory too: close them, make the picture or the batch smaller{}. Another try is "
+               "planned with what is free then{}",
+               gpu ? "the device's" : "this machine's", gpu && s_.dtype != "fp8" ? ", or give --dtype fp8" : "",
+               gpu ? "; --vram-budget makes it take less" : "");
+  }
+
   static SessionOptions session_options(const Settings& s) {
     SessionOptions options{parse_backend(s.backend), s.dynamic, s.threads, {}, {}};
     if (options.backend != Backend::Reference) options.device = choose_device(s.device);
@@ -308,7 +330,7 @@ class Generation {
     compile_seconds_ = seconds_since(start);
     for (const std::string& reason : session_.compiled().reasons) note("  compiled " + reason);
 
-    const int64_t budget = memory_budget();
+    const int64_t budget = budget_ = memory_budget();
     std::optional<DecodeTiles> tiles;
     if (s_.tile) tiles = DecodeTiles{s_.tile / model_->scale(), s_.tile / model_->scale() / 4};
     plan_ = model_->plan_memory(shape, budget, tiles);
@@ -454,7 +476,7 @@ class Generation {
   bool guided_ = true;
   uint64_t seed_ = 0;
   MemoryPlan plan_;
-  int64_t program_ = 0;
+  int64_t budget_ = 0, program_ = 0;
   std::vector<std::string> images_;
   std::vector<double> step_milliseconds_;
   double load_seconds_ = 0, text_seconds_ = 0, decode_seconds_ = 0, compile_seconds_ = 0, first_step_seconds_ = -1;

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -136,6 +137,10 @@ class Engine {
     if (cancelled_.load(std::memory_order_relaxed)) fail(Code::Cancelled, "cancelled");
   }
 
+  /// Tells once about each thing (`about`) that makes work slower than it should be: to `on_note`, else to standard error.
+  void note(const std::string& about, const std::string& text);
+  std::function<void(const std::string& text)> on_note;
+
   /// What programs are compiled for, and by which version of the compiler: both are part of every signature.
   virtual std::string target_text() const = 0;
   virtual std::string_view compiler_version() const = 0;
@@ -164,6 +169,8 @@ class Engine {
   Cache& cache_;
   ThreadPool pool_;
   std::atomic<bool> cancelled_{false};
+  std::mutex note_mutex_;
+  std::set<std::string> noted_;
 };
 
 }  // namespace sinter

@@ -101,7 +101,8 @@ class ImageModel {
   Tensor sample(const SamplingJob& job);
   /// pixels f32[batch, height, width, 3] in 0..1 -> latents; sizes are cropped to multiples of scale() about the middle.
   Tensor encode_image(const Tensor& pixels);
-  /// Latents -> pixels f32[batch, height, width, 3] in 0..1; in tiles if `tiles` says so.
+  /// Latents -> pixels f32[batch, height, width, 3] in 0..1; in tiles if `tiles` says so. Where memory turns out to be too short,
+  /// the other networks' weights are given back, and smaller tiles are tried; the engine's notes tell.
   Tensor decode(const Tensor& latent, const std::optional<DecodeTiles>& tiles = {});
 
   std::vector<int64_t> latent_shape(int64_t batch, int64_t width, int64_t height) const;
@@ -141,6 +142,8 @@ class ImageModel {
   struct Stage;
   std::vector<Stage> stages(const RunShape& run);
   int64_t loading_peak_bytes(const Stage& stage);
+  Tensor decode_once(const Tensor& latent, const std::optional<DecodeTiles>& tiles);
+  Tensor decode_with_less(const Tensor& latent, const std::optional<DecodeTiles>& tiles, const Error& why);
   int64_t decoding_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles, int64_t buffers);
   struct Walk;
   Walk walk(const RunShape& run, const std::optional<DecodeTiles>& tiles, std::optional<int64_t> budget);

@@ -181,7 +181,7 @@ MemoryPlan ImageModel::plan_memory(const RunShape& run, int64_t budget, const st
   if (session_.options().backend == Backend::Reference) return {0, tiles};
   std::vector<std::optional<DecodeTiles>> ways{tiles};
   if (!tiles)
-    for (int64_t tile : {64, 48, 32}) ways.push_back(DecodeTiles{tile, tile / 4 - tile % 4});
+    for (int64_t tile : kTiles) ways.emplace_back(overlapping(tile));
   std::optional<Walk> least;
   MemoryPlan plan;
   for (bool stream : {false, true})

@@ -162,7 +162,7 @@ int64_t Network::kept_bytes(const Bindings& bindings) {
 
 void Network::load_weights(const std::function<void(double)>& progress) {
   for (auto& c : compiled_) {
-    c->weights->load(weights_, done_, progress);
+    in_context("loading the weights of " + label_, [&] { c->weights->load(weights_, done_, progress); });
     c->loaded = true;
   }
 }

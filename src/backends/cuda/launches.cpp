@@ -80,6 +80,7 @@ void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr b
   WeightStream* stream = depth_++ == 0 ? weights_.stream() : nullptr;
   if (stream) launch("weights", "", [=] { stream->open(); });
   for (size_t i = 0; i < unit.program.steps.size(); ++i) {
+    engine_.check_cancelled();  // the vendors' libraries think about each step, or time it
     instance.step = i;
     std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
   }
@@ -88,8 +89,10 @@ void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr b
 }
 
 void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants) {
-  workspace_bytes_ = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);  // as planned, so that it never grows
-  Workspace workspace{engine_.workspace().at_least(workspace_bytes_), workspace_bytes_};
+  // As planned, so that it never grows; where memory is short, what these calls need.
+  const int64_t planned = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);
+  const DevicePtr address = engine_.workspace().at_least(planned, workspace_bytes_);
+  Workspace workspace{address, engine_.workspace().bytes()};
   for (auto& [at, bind] : unbound_) launches_[at].run = bind(workspace);
   engine_.vendor().prepare(engine_.stream());
   engine_.stream().synchronize();  // constants are there

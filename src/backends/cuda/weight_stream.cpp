@@ -4,6 +4,13 @@
 
 namespace sinter::cuda {
 
+WeightStream::~WeightStream() {
+  try {
+    if (copies_) copies_->synchronize();  // a run that was cut off may still copy from what goes away now
+  } catch (const Error&) {                // the device is lost, which the run has said
+  }
+}
+
 void WeightStream::add(std::vector<StreamedBytes> parts) {
   if (!copies_) {
     copies_ = std::make_unique<Stream>(engine_.context());
@@ -36,7 +43,10 @@ void WeightStream::bring(int i, const Stream& stream) {
 }
 
 void WeightStream::begin_run() {
-  if (!ready_) bring(0, engine_.stream());
+  if (!ready_) {
+    copies_->synchronize();  // what a run that was cut off still brings must not land in the slots later
+    bring(0, engine_.stream());
+  }
   ready_ = false;
 }
 

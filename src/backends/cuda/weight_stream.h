@@ -20,6 +20,9 @@ struct StreamedBytes {
 class WeightStream {
  public:
   WeightStream(Engine& engine, std::vector<DevicePtr> slots) : engine_(engine), slots_(std::move(slots)) {}
+  ~WeightStream();
+  WeightStream(const WeightStream&) = delete;
+  WeightStream& operator=(const WeightStream&) = delete;
 
   /// The next block; `parts` must stay where they are. They come at the bus's speed only from page-locked memory.
   void add(std::vector<StreamedBytes> parts);

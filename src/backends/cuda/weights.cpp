@@ -252,7 +252,8 @@ void BoundWeights::lock_images() {
 }
 
 void BoundWeights::take_memory() {
-  if (bytes_ > 0 && !memory_.address()) memory_ = DeviceMemory(engine_.context(), bytes_, "the weights");
+  if (bytes_ == 0 || memory_.address()) return;
+  engine_.with_enough_memory([&] { memory_ = DeviceMemory(engine_.context(), bytes_, "the weights"); });
 }
 
 void BoundWeights::fill_random(uint64_t seed) {
