@@ -3,6 +3,7 @@
 # Compiles freestanding C++ for NVIDIA GPUs to PTX text and embeds it in the target: kernels/NAME.device.cpp gives
 #   extern const std::string_view NAME_ptx;   // in namespace sinter::cuda, for sm_80 and newer
 # and, with DEVICE_VARIANTS sm_89 for example, NAME_ptx_sm_89 too. Inside the device code SINTER_DEVICE_ARCH is 80 (or 89 ...).
+# OPTIONS are for the compiler.
 # No toolkit of the vendor is needed: clang knows the target, and nothing of CUDA is included.
 #
 # Functions and inline assembly count as convergent: what lanes do together must not be moved behind a branch.
@@ -15,7 +16,7 @@ set(SINTER_PTX_OF_sm_89 ptx81)  # CUDA 12.1
 set(SINTER_PTX_OF_sm_90 ptx78)  # CUDA 11.8
 
 function(sinter_device_code target)
-  cmake_parse_arguments(ARG "" "" "DEVICE_VARIANTS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "DEVICE_VARIANTS;OPTIONS" ${ARGN})
   if(NOT SINTER_DEVICE_CLANG)
     message(FATAL_ERROR "clang++-19 was not found; it compiles the GPU kernels. Install the package clang-19 (./dev build does).")
   endif()
@@ -36,7 +37,7 @@ function(sinter_device_code target)
         COMMAND ${SINTER_DEVICE_CLANG} --target=nvptx64-nvidia-cuda -march=${architecture}
                 --cuda-feature=+${SINTER_PTX_OF_${architecture}} -std=c++20 -x c++ -ffreestanding -nostdinc++ -nogpulib -O3
                 -fno-exceptions -fno-rtti -fconvergent-functions -ffp-contract=fast -Wall -Wextra -Werror -I${CMAKE_SOURCE_DIR}/src
-                -DSINTER_DEVICE_ARCH=${number} -MD -MF ${ptx}.d -MT ${ptx} -S -o ${ptx} ${input}
+                -DSINTER_DEVICE_ARCH=${number} ${ARG_OPTIONS} -MD -MF ${ptx}.d -MT ${ptx} -S -o ${ptx} ${input}
         DEPENDS ${input}
         DEPFILE ${ptx}.d
         COMMENT "Compiling ${name} for ${architecture}"

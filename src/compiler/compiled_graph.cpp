@@ -84,8 +84,10 @@ struct Job {
     Blob bytes = engine.cache().find_or_compile(key, facts, make, &lookup, [&] { return engine.cancelled().load(); });
     try {
       use(bytes);
-    } catch (const Error&) {
-      if (!lookup.hit) throw;
+    } catch (const Error& e) {
+      if (!lookup.hit || !making_anew_may_help(e)) throw;
+      lookup.hit = false;
+      lookup.reason = "what was stored cannot be used: " + e.message().substr(0, e.message().find('\n'));
       bytes = make();
       engine.cache().put(key, bytes, facts);
       use(bytes);
@@ -95,6 +97,10 @@ struct Job {
 };
 
 }  // namespace
+
+bool making_anew_may_help(const Error& error) {
+  return error.code() != Code::OutOfMemory && error.code() != Code::Io && error.code() != Code::Cancelled;
+}
 
 bool CompileReport::count(const Digest& key) {
   if (!counted.insert(key).second) return false;

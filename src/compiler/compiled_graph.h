@@ -29,6 +29,10 @@ struct Unit {
   std::vector<WeightUse> weights;  ///< own ones, names relative to the call
 };
 
+/// Whether stored code that failed to load so is worth compiling again: not where memory or the device is gone, or somebody asked
+/// to stop.
+bool making_anew_may_help(const Error& error);
+
 /// A graph with the programs of all its blocks, ready to be bound to sizes and weights.
 class CompiledGraph {
  public:

@@ -130,8 +130,23 @@ void Network::compile(const Bindings& bindings) {
   compiled_for(bindings);
 }
 
-int64_t Network::weight_bytes(const Bindings& bindings) {
-  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->bytes();
+WeightSizes Network::weight_sizes(const Bindings& bindings) {
+  return session_.options().backend == Backend::Reference ? WeightSizes{} : compiled_for(bindings).weights->sizes();
+}
+
+void Network::stream_weights(const Bindings& bindings, const std::vector<int>& blocks) {
+  if (session_.options().backend == Backend::Reference) return;
+  Compiled& c = compiled_for(bindings);
+  if (c.weights->streamed_blocks() == blocks) return;
+  for (auto& b : c.bound) b.plan.reset();
+  c.weights->stream(blocks);
+  c.loaded = false;
+}
+
+std::string Network::why_streams_slowly() const {
+  for (const auto& c : compiled_)
+    if (std::string why = c->weights->why_streams_slowly(); !why.empty()) return why;
+  return {};
 }
 
 int64_t Network::loading_peak_bytes(const Bindings& bindings, const std::function<int64_t(const std::string&)>& reading) {
@@ -150,7 +165,7 @@ int64_t Network::kept_bytes(const Bindings& bindings) {
 
 void Network::load_weights(const std::function<void(double)>& progress) {
   for (auto& c : compiled_) {
-    c->weights->load(weights_, done_, progress);
+    in_context("loading the weights of " + label_, [&] { c->weights->load(weights_, done_, progress); });
     c->loaded = true;
   }
 }

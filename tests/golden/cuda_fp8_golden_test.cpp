@@ -149,12 +149,7 @@ GraphRunner player(Session& session, Played played) {
   };
 }
 GraphRunner gpu_runner(Session& session, Played played) {
-  return [&session, played](const Graph& graph, const auto& inputs, const auto& weights) {
-    auto copy = std::make_unique<Graph>();
-    copy_graph(graph, *copy);
-    return Network(session, "a golden case", std::move(copy), weights, {}, played.linears ? kWidth : 0, played.attention ? 1 : 0)
-        .run(inputs);
-  };
+  return session_runner(session, played.linears ? kWidth : 0, played.attention ? 1 : 0);
 }
 SessionOptions gpu_session() { return {.backend = Backend::Native, .device = {.kind = DeviceChoice::Kind::Cuda}}; }
 

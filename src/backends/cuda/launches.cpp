@@ -77,15 +77,22 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
 void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
                         std::vector<DevicePtr> results) {
   Instance instance{unit, prefix, base, parameters, results, layout_.of(unit), layout_.bindings()};
+  WeightStream* stream = depth_++ == 0 ? weights_.stream() : nullptr;
+  if (stream) launch("weights", "", [=] { stream->open(); });
   for (size_t i = 0; i < unit.program.steps.size(); ++i) {
+    engine_.check_cancelled();  // the vendors' libraries think about each step, or time it
     instance.step = i;
     std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
   }
+  if (stream) launch("weights", "", [=] { stream->close(); });
+  --depth_;
 }
 
 void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants) {
-  workspace_bytes_ = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);  // as planned, so that it never grows
-  Workspace workspace{engine_.workspace().at_least(workspace_bytes_), workspace_bytes_};
+  // As planned, so that it never grows; where memory is short, what these calls need.
+  const int64_t planned = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);
+  const DevicePtr address = engine_.workspace().at_least(planned, workspace_bytes_);
+  Workspace workspace{address, engine_.workspace().bytes()};
   for (auto& [at, bind] : unbound_) launches_[at].run = bind(workspace);
   engine_.vendor().prepare(engine_.stream());
   engine_.stream().synchronize();  // constants are there
@@ -412,7 +419,11 @@ void LaunchBuilder::add_step(const Instance& in, const CallStep& step) {
   std::vector<DevicePtr> arguments, results;
   for (BufferRef b : step.arguments) arguments.push_back(address(in, b));
   for (BufferRef b : step.results) results.push_back(address(in, b));
+  WeightStream* stream = weights_.stream();
+  const int streamed = depth_ == 1 && stream ? weights_.streamed(blocks_++) : -1;
+  if (streamed >= 0) launch("weights", callee.prefix, [=] { stream->before(streamed); });
   add(*callee.unit, in.prefix + callee.prefix, in.scratch(), std::move(arguments), std::move(results));
+  if (streamed >= 0) launch("weights", callee.prefix, [=] { stream->after(streamed); });
 }
 
 }  // namespace sinter::cuda

@@ -24,7 +24,7 @@ class LaunchBuilder {
   LaunchBuilder(Engine& engine, const Layout& layout, const BoundWeights& weights)
       : engine_(engine), layout_(layout), weights_(weights) {}
 
-  /// The launches of a unit whose temporaries begin at `base`, with its weights named by `prefix`.
+  /// The launches of a unit whose temporaries begin at `base`, with its weights named by `prefix`. The first is the graph itself.
   void add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
            std::vector<DevicePtr> results);
   /// Takes the workspace that the vendors' calls turned out to need, and gives all launches and the memory of constants.
@@ -69,6 +69,7 @@ class LaunchBuilder {
   std::vector<std::pair<size_t, Bind>> unbound_;
   int64_t workspace_bytes_ = 0;
   std::map<std::pair<const Unit*, int32_t>, DeviceMemory> constants_;
+  int depth_ = 0, blocks_ = 0;  // of calls; of those by the graph itself, so far
 };
 
 }  // namespace sinter::cuda

@@ -35,7 +35,11 @@ constexpr int64_t kSharedBytesWithoutAsking = 48 * 1024;
 
 }  // namespace
 
-Kernels::Kernels(const Context& context, Compile compile) : context_(context), compile_(std::move(compile)) {}
+Kernels::Kernels(const Context& context, Load load) : context_(context), load_(std::move(load)) {}
+
+Module Kernels::compile_and_load(const Context& context, std::string_view ptx, std::string_view name) {
+  return Module(context, compile_ptx(context, ptx, name), name);
+}
 
 std::span<const std::string_view> Kernels::modules() {
   static const auto names = [] {
@@ -64,8 +68,7 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
 
 void Kernels::load(std::string_view module) {
   if (loaded_.find(module) != loaded_.end()) return;
-  std::string cubin = compile_(context_, ptx(module, context_.device()), module);
-  loaded_.emplace(module, Module(context_, cubin, module));
+  loaded_.emplace(module, load_(context_, ptx(module, context_.device()), module));
 }
 
 const Function& Kernels::function(std::string_view kernel) {
