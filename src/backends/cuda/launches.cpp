@@ -74,6 +74,28 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
   return 0;
 }
 
+/// In two walks: cuDNN takes tens of milliseconds for a plan, and as many are made at once as there are threads.
+void LaunchBuilder::add(const Unit& root, DevicePtr base, const std::vector<DevicePtr>& inputs,
+                        const std::vector<DevicePtr>& outputs) {
+  if (!engine_.options().tune) {
+    collecting_ = true;
+    add(root, "", base, inputs, outputs);
+    collecting_ = false;
+    plan_ahead();
+  }
+  depth_ = blocks_ = 0;
+  add(root, "", base, inputs, outputs);
+}
+
+void LaunchBuilder::plan_ahead() {
+  std::vector<Ahead*> missing;
+  for (auto& [key, ahead] : ahead_) missing.push_back(&ahead);
+  engine_.pool().parallel_for(int64_t(missing.size()), 1, [&](int64_t begin, int64_t end, int) {
+    engine_.context().make_current();
+    for (int64_t i = begin; i < end; ++i) missing[size_t(i)]->planned = missing[size_t(i)]->make();
+  });
+}
+
 void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
                         std::vector<DevicePtr> results) {
   Instance instance{unit, prefix, base, parameters, results, layout_.of(unit), layout_.bindings()};
@@ -101,10 +123,12 @@ void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemo
 }
 
 void LaunchBuilder::launch(const char* kind, std::string detail, std::function<void()> run) {
+  if (collecting_) return;
   launches_.push_back({kind, std::move(detail), std::move(run)});
 }
 
 void LaunchBuilder::call(const char* kind, std::string detail, int64_t bytes, Bind bind) {
+  if (collecting_) return;
   workspace_bytes_ = std::max(workspace_bytes_, bytes);
   unbound_.emplace_back(launches_.size(), std::move(bind));
   launches_.push_back({kind, std::move(detail), {}});
@@ -118,8 +142,18 @@ Workspace LaunchBuilder::tuning_workspace() {
 template <class Shape, class Buffers, class Plan>
 std::string LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
                                            Planner<Shape, Buffers, Plan> planner, bool tune) {
+  constexpr bool kSlow = !std::is_same_v<Plan, LinearPlan>;
   Planned<Plan> plan;
-  if (tune) {
+  if (kSlow && !engine_.options().tune) {
+    auto [at, fresh] = ahead_.try_emplace(fmt::format("{} {}", kind, shape.text()));
+    Ahead& ahead = at->second;
+    if (fresh) ahead.make = [this, shape, planner] { return std::any(planner(engine_.vendor(), shape, nullptr)); };
+    if (collecting_) return {};
+    if (!ahead.planned.has_value()) ahead.planned = ahead.make();
+    plan = std::any_cast<Planned<Plan>>(ahead.planned);
+  } else if (collecting_) {
+    return {};
+  } else if (tune) {
     TuneOn<Buffers> on{engine_.stream(), buffers, tuning_workspace()};
     plan = planner(engine_.vendor(), shape, &on);
   } else {

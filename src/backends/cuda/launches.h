@@ -1,5 +1,7 @@
 #pragma once
+#include <any>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -24,9 +26,8 @@ class LaunchBuilder {
   LaunchBuilder(Engine& engine, const Layout& layout, const BoundWeights& weights)
       : engine_(engine), layout_(layout), weights_(weights) {}
 
-  /// The launches of a unit whose temporaries begin at `base`, with its weights named by `prefix`. The first is the graph itself.
-  void add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
-           std::vector<DevicePtr> results);
+  /// The launches of a graph whose temporaries begin at `base`.
+  void add(const Unit& root, DevicePtr base, const std::vector<DevicePtr>& inputs, const std::vector<DevicePtr>& outputs);
   /// Takes the workspace that the vendors' calls turned out to need, and gives all launches and the memory of constants.
   void finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants);
 
@@ -36,6 +37,9 @@ class LaunchBuilder {
   using Planner = Planned<Plan> (*)(Vendor&, const Shape&, const TuneOn<Buffers>*);
   using Bind = std::function<std::function<void()>(const Workspace&)>;
 
+  /// The same of a unit, with its weights named by `prefix`.
+  void add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
+           std::vector<DevicePtr> results);
   void add_step(const Instance& in, const RowStep& step);
   void add_step(const Instance& in, const LinearStep& step);
   void add_step(const Instance& in, const ConvStep& step);
@@ -70,6 +74,14 @@ class LaunchBuilder {
   int64_t workspace_bytes_ = 0;
   std::map<std::pair<const Unit*, int32_t>, DeviceMemory> constants_;
   int depth_ = 0, blocks_ = 0;  // of calls; of those by the graph itself, so far
+  /// A vendor's plan that is made ahead, on any thread.
+  struct Ahead {
+    std::function<std::any()> make;
+    std::any planned;
+  };
+  void plan_ahead();
+  bool collecting_ = false;  // while a first walk looks for these
+  std::map<std::string, Ahead> ahead_;
 };
 
 }  // namespace sinter::cuda

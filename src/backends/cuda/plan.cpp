@@ -56,7 +56,7 @@ void Plan::build() {
   for (size_t i = 0; i < inputs_.size(); ++i)
     inputs.push_back((layout_.is_kept(i) ? kept_memory_.address() : arena) + DevicePtr(layout_.input_offset(i)));
   for (size_t i = 0; i < outputs_.size(); ++i) outputs.push_back(arena + DevicePtr(layout_.output_offset(i)));
-  builder.add(compiled_.root(), "", arena + DevicePtr(layout_.root_offset()), inputs, outputs);
+  builder.add(compiled_.root(), arena + DevicePtr(layout_.root_offset()), inputs, outputs);
   builder.finish(launches_, constants_);
   arena_version_ = engine_.arena().version();
   workspace_version_ = engine_.workspace().version();
