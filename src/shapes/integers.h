@@ -22,8 +22,10 @@ constexpr T clamped(T value, T low, T high) {
 #define SINTER_ALWAYS_INLINE __attribute__((always_inline)) inline
 #if defined(__NVPTX__)
 #define SINTER_UNROLL_LOOP _Pragma("unroll")
+#define SINTER_INLINE_ON_GPU __attribute__((always_inline))
 #else
 #define SINTER_UNROLL_LOOP
+#define SINTER_INLINE_ON_GPU
 #endif
 
 /// 1 / x and the root of x, to 2^-22 of it or so: devices differ. Who uses them looks at what is left.
@@ -61,11 +63,11 @@ constexpr T floor_div_of(T a, T b) {
 /// floor_div() where dividing 64 bits is a long subroutine, as on GPUs: most numbers are smaller, and doubles are quick.
 inline int64_t floor_div_by_size(int64_t a, int64_t b) {
   if (int32_t(a) == a && int32_t(b) == b) return floor_div_of(int32_t(a), int32_t(b));
-  auto quotient = int64_t(double(a) / double(b));
-  int64_t rest = a - quotient * b;
-  for (; rest < 0; rest += b) --quotient;
-  for (; rest >= b; rest -= b) ++quotient;
-  return quotient;
+  const double inverse = 1.0 / double(b);
+  auto quotient = int64_t(double(a) * inverse);  // off by 2^-51 of it
+  quotient += int64_t(double(a - quotient * b) * inverse);
+  const int64_t rest = a - quotient * b;  // off by one at most
+  return quotient + (rest >= b) - (rest < 0);
 }
 
 /// bounded_quotient() from an estimate, which is off by one at most: 2^16 is the largest bound.

@@ -148,7 +148,7 @@ constexpr int32_t kept_width(int32_t value, const Scene& scene) {
 }
 
 /// The shape with all points inside the neighbourhood of the picture and all sizes in their ranges.
-constexpr void keep_near(Shape& s, const Scene& scene) {
+SINTER_INLINE_ON_GPU constexpr void keep_near(Shape& s, const Scene& scene) {
   for_points(is_centred(s.kind) ? 1 : int(s.count), [&](int i) { s.points[i] = kept_near(s.points[i], scene); });
   if (is_centred(s.kind)) s.points[1] = {kept_half_axis(s.points[1].x, scene), kept_half_axis(s.points[1].y, scene)};
   if (s.kind == Kind::circle) s.points[1].y = s.points[1].x;
@@ -204,9 +204,9 @@ constexpr Shape random_shape(Random& random, const Scene& scene) {
       for (int i = 0; i < s.count; ++i) {
         uint32_t angle = start + uint32_t(i) * kTurn / s.count;
         int64_t radius = random.between(size / 4, size);
-        set_point(s, i,
-                  {centre.x + int32_t(radius * cosine(angle) >> kSineBits),
-                   centre.y + int32_t(radius * sine(angle) >> kSineBits)});
+        set_point(
+            s, i,
+            {centre.x + int32_t(radius * cosine(angle) >> kSineBits), centre.y + int32_t(radius * sine(angle) >> kSineBits)});
       }
       break;
     }
@@ -223,7 +223,7 @@ constexpr Shape random_shape(Random& random, const Scene& scene) {
 }
 
 /// One random change. Steps are of every size from the shape's own down to a pixel.
-constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
+SINTER_INLINE_ON_GPU constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
   using namespace detail;
   const int32_t size = extent(s);
   const int32_t way = larger(size >> random.below(5), kUnitsPerPixel);

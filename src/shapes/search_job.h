@@ -1,6 +1,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "shapes/coverage.h"
 #include "shapes/moves.h"
 #include "shapes/scoring.h"
 #include "shapes/shape.h"
@@ -33,6 +34,7 @@ struct SearchState {
   uint32_t attempt = 0;  ///< at it
   int64_t found = 0, wanted = 0;
   int64_t searches = 0;  ///< attempts, counted over all shapes
+  int64_t measured = 0;  ///< what the best shape at hand would change
   uint64_t error = 0;
   RecentSizes sizes;
   Ended ended = Ended::no;
@@ -71,25 +73,46 @@ struct SearchJob {
   uint32_t* cell_rows = nullptr;  ///< [row][column]: the error of a cell's part of a row
   uint32_t* map = nullptr;        ///< Scene::map
   Climber* climbers[2] = {};      ///< of even and odd rounds
-  int32_t draw_warps = 0;         ///< of the launches that measure and draw
-  int64_t* partial = nullptr;     ///< parts of a change of the error, one for each warp that draws
   SearchState* state = nullptr;
   FoundShape* found = nullptr;         ///< host memory
   SearchProgress* progress = nullptr;  ///< host memory, kProgressRing of them
 };
 
 constexpr int kMostCells = 1024;
-constexpr int kMapThreads = 256;
+constexpr int kMapThreads = kMostCells;
 constexpr int kMostWarps = 32;
+static_assert(kMapThreads == 32 * 32);
 /// Warps of a block that measures or draws.
 constexpr int kDrawWarps = 8;
 
-/// The shared memory of a block that climbs.
-struct ClimbShared {
-  int64_t changes[2][kMostWarps];
-  uint32_t steps[kMostWarps];
-  int32_t chosen;
-  Shape shape;
+/// What tells climbers apart.
+struct RankedClimber {
+  int64_t change;
+  uint32_t stream;
+  constexpr bool before(int64_t of_change, uint32_t of_stream) const {
+    return change != of_change ? change < of_change : stream < of_stream;
+  }
 };
+constexpr int kRankedAtOnce = 256;
+
+/// Which pixels of a row the pieces of a stroke cover (StrokePiece::row()); a part of a block's shared memory.
+struct alignas(16) StrokeRow {
+  int32_t pieces[kCurveSegments];
+};
+constexpr int kClimbingStrokeRows = 64;
+
+/// The shared memory of a block that climbs; behind it lie kClimbingStrokeRows of StrokeRow for each warp.
+struct alignas(16) ClimbShared {
+  Shape shape;              ///< the climber's
+  Shape tried[kMostWarps];  ///< by each warp
+  int64_t changes[2][kMostWarps];
+  RankedClimber ranked[kRankedAtOnce];
+  int32_t chosen;
+};
+constexpr int64_t climbing_shared_bytes(int warps) {
+  return int64_t(sizeof(ClimbShared)) + int64_t(warps) * kClimbingStrokeRows * int64_t(sizeof(StrokeRow));
+}
+constexpr uint32_t kDrawingSharedBytes = kDrawWarps * sizeof(StrokeRow);
+constexpr uint32_t kCountingSharedBytes = 32 * sizeof(uint32_t);
 
 }  // namespace sinter::shapes
