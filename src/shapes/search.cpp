@@ -1,6 +1,7 @@
 #include "shapes/search.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "shapes/climb_share.h"
 #include "shapes/coverage.h"
@@ -94,20 +95,25 @@ void Search::climb(Climber& climber, int tries, int worker, const std::atomic<ui
   }
 }
 
-void Search::climb_all(std::vector<Climber>& climbers, int tries) {
+void Search::climb_all(std::vector<Climber>& climbers, int candidates, int tries) {
   if (pool_.threads() == 1) {
-    for (Climber& climber : climbers) climb(climber, tries, 0);
+    for (Climber& climber : climbers) {
+      begin(climber, candidates, 0);
+      climb(climber, tries, 0);
+    }
     return;
   }
-  // The dearest first, so that no thread begins a long climb when the others are done.
   std::vector<Climber*> order;
   for (Climber& climber : climbers) order.push_back(&climber);
-  std::stable_sort(order.begin(), order.end(),
-                   [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
-  ClimbShare share(order, tries, pool_.threads());
+  // The dearest first, so that no thread begins a long climb when the others are done.
+  if (candidates == 0)
+    std::stable_sort(order.begin(), order.end(),
+                     [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
+  ClimbShare share(order, candidates, tries, pool_.threads());
   pool_.parallel_for(pool_.threads(), 1, [&](int64_t, int64_t, int worker) {
-    share.work([&](Climber& climber, int count, const std::atomic<uint32_t>& version, uint32_t wanted) {
-      climb(climber, count, worker, &version, wanted);
+    share.work([&](Climber& climber, const ClimbShare::Work& work) {
+      begin(climber, work.candidates, worker);
+      climb(climber, work.tries, worker, &work.version, work.wanted);
     });
   });
 }
@@ -118,13 +124,10 @@ std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typ
   scene_.typical = typical;
   std::vector<Climber> climbers(size_t(effort_.climbers));
   for (size_t i = 0; i < climbers.size(); ++i) climbers[i].stream = attempt << 16 | uint32_t(i);
-  const int candidates = candidates_of_climber(effort_);
-  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
-    for (int64_t i = first; i < last; ++i) begin(climbers[size_t(i)], candidates, worker);
-  });
+  int candidates = candidates_of_climber(effort_);
   for (const Round& round : rounds_) {
     climbers.resize(size_t(round.climbers));
-    climb_all(climbers, round.tries);
+    climb_all(climbers, std::exchange(candidates, 0), round.tries);
     std::sort(climbers.begin(), climbers.end(), before);
   }
   scored_ += scored_by_search(effort_);
@@ -148,8 +151,7 @@ std::optional<Step> CpuSearcher::next() {
   canvas_.describe(scene);
   for (uint32_t attempt = 0; attempt < kAttempts; ++attempt) {
     auto found = search_.find(number_, attempt, sizes_.typical(scene));
-    if (!found || canvas_.exact_change(*found) >= 0) continue;
-    canvas_.draw(*found, pool_);
+    if (!found || !canvas_.draw_if_better(*found, pool_)) continue;
     sizes_.add(*found);
     ++number_;
     return Step{*found, canvas_.error()};

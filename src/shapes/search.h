@@ -44,7 +44,8 @@ class Search {
   void begin(Climber& climber, int candidates, int worker);
   /// Gives up as soon as *version is another than wanted.
   void climb(Climber& climber, int tries, int worker, const std::atomic<uint32_t>* version = nullptr, uint32_t wanted = 0);
-  void climb_all(std::vector<Climber>& climbers, int tries);
+  /// Climbers that have not begun take so many candidates first; 0: all have.
+  void climb_all(std::vector<Climber>& climbers, int candidates, int tries);
 
   const Canvas& canvas_;
   Options options_;

@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/sha256.h"
@@ -95,6 +97,35 @@ TEST_CASE("the change of the error from running sums is that of going through th
   }
   CHECK(wrong == 0);
   CHECK(covered > 2500);
+}
+
+TEST_CASE("a shape that does not help leaves no trace, and one that helps is drawn as ever, with any number of threads") {
+  const Pixels target = test_pixels(150, 90);
+  for (int threads : {1, 4}) {
+    ThreadPool pool(threads);
+    Canvas canvas(target, {90, 120, 30}), plain = Canvas(target, {90, 120, 30});
+    int drawn = 0, refused = 0;
+    for (uint32_t i = 0; i < 400; ++i) {
+      Random random(12, 0, 0, i);
+      Shape s = wild_shape(random, Kind(i % kKinds), 150, 90);
+      s.alpha = uint8_t(random.between(1, 255));
+      for (auto& c : s.color) c = uint8_t(random.below(256));
+      Pixels with = canvas.pixels();
+      draw(with, s);
+      const bool helps = squared_error(with, target) < canvas.error();
+      CHECK(canvas.draw_if_better(s, pool) == helps);
+      if (helps) plain.draw(s, pool);
+      (helps ? drawn : refused) += 1;
+      CHECK(canvas.error() == plain.error());
+    }
+    CHECK(drawn > 20);
+    CHECK(refused > 20);
+    CHECK(canvas.pixels() == plain.pixels());
+    CHECK(std::memcmp(canvas.table(), plain.table(), sizeof(int32_t) * kSumLanes * 151 * 90) == 0);
+    Scene a, b;
+    canvas.describe(a), plain.describe(b);
+    CHECK(std::equal(a.map, a.map + a.cells, b.map, b.map + b.cells));
+  }
 }
 
 TEST_CASE("no other colour is better, and hardly any other alpha") {
