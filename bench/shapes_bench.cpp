@@ -205,6 +205,35 @@ void sizes(const Bench& bench) {
     }
 }
 
+/// Scores with and without annealing, after as many candidates.
+void annealing(const Bench& bench) {
+  constexpr int kSeeds = 3;
+  double logarithms = 0;
+  int runs = 0;
+  fmt::print("\n200 mixed shapes at 256 px, --anneal against none, {} seeds: score, CPU-s\n", kSeeds);
+  for (const char* name : {"raccoon", "astronaut", "coffee", "monalisa"}) {
+    auto image = bench.picture(fmt::format("{}256", name));
+    if (!image) continue;
+    double sums[2][2] = {};
+    for (int seed = 0; seed < kSeeds; ++seed) {
+      double scores[2];
+      for (int anneal : {0, 1}) {
+        Options options = bench.options("mixed", 200);
+        options.anneal = anneal != 0, options.seed = uint64_t(seed);
+        const Result result = run(*image, options);
+        scores[anneal] = score(result);
+        sums[anneal][0] += scores[anneal] / kSeeds, sums[anneal][1] += result.cpu_seconds / kSeeds;
+      }
+      logarithms += std::log(scores[1] / scores[0]);
+      ++runs;
+    }
+    fmt::print("{:<10} {:.4f} {:.2f} | annealed {:.4f} ({:+.1f}%) {:.2f}\n", name, sums[0][0], sums[0][1], sums[1][0],
+               per_cent_above(sums[1][0], sums[0][0]), sums[1][1]);
+    std::fflush(stdout);
+  }
+  if (runs > 0) fmt::print("mean of all: {:+.2f}%\n", 100 * (std::exp(logarithms / runs) - 1));
+}
+
 /// Wall times of several rounds, in which each number of threads has its turn, so that no slow minute hits one alone. The best of
 /// each is what the machine does when nothing else runs; CPU-s over threads times wall says how much of it there was.
 void threads(const Bench& bench) {
@@ -272,6 +301,15 @@ void on_gpu(Bench bench, const std::string& device) {
       fmt::print("{:<9}", kinds);
       against_cpu(bench, fmt::format("{}256", picture), bench.options(kinds, bench.quick ? 200 : 1000));
     }
+  fmt::print("mixed, --climbers 16 --candidates 192 --mutations 120, and --anneal:\n");
+  for (const char* picture : {"raccoon", "astronaut", "coffee", "monalisa"}) {
+    Options options = bench.options("mixed", bench.quick ? 200 : 1000);
+    options.climbers = 16, options.candidates = 192, options.mutations = 120;
+    against_cpu(bench, fmt::format("{}256", picture), options);
+    options = bench.options("mixed", bench.quick ? 200 : 1000);
+    options.anneal = true;
+    against_cpu(bench, fmt::format("{}256", picture), options);
+  }
   fmt::print("{:<9}", "mixed");
   Options large = bench.options("mixed", 1000);
   large.compute_size = 512;
@@ -318,6 +356,7 @@ int main(int argc, char** argv) try {
   against_primitive(bench);
   against_node(bench);
   sizes(bench);
+  annealing(bench);
   threads(bench);
   return 0;
 } catch (const Error& e) {

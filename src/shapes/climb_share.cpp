@@ -92,9 +92,10 @@ void ClimbShare::work(const Climb& climb) {
   while (open_ > 0) {
     if (take(part)) {
       lock.unlock();
-      const int64_t before = part.climber.change;
-      climb(part.climber, {std::max(-part.begin, 0), part.end - std::max(part.begin, 0), versions_[part.of], part.version});
-      part.helped = part.climber.change != before;
+      const uint32_t before = part.climber.taken;
+      const int first = std::max(part.begin, 0);
+      climb(part.climber, {std::max(-part.begin, 0), first, part.end - first, versions_[part.of], part.version});
+      part.helped = part.climber.taken != before;
       lock.lock();
       finish(part);
       continue;

@@ -17,7 +17,8 @@ class ClimbShare {
   /// What of a climber is to be done: where it has yet to begin, so many random shapes, then so many changes, of which those that
   /// help are kept. Once `version` is another than wanted, the result is of no use.
   struct Work {
-    int candidates = 0, tries = 0;
+    int candidates = 0;
+    int first = 0, tries = 0;  ///< the changes' number in the round, how many
     const std::atomic<uint32_t>& version;
     uint32_t wanted = 0;
   };

@@ -11,7 +11,7 @@ namespace {
 /// A climb whose outcome depends on every step before: what helps is a matter of the random numbers and of the change so far.
 void climb_one(Climber& c, int share_that_helps) {
   Random random(1, uint32_t(c.change), c.stream, c.step++);
-  if (random.below(1000) < uint32_t(share_that_helps)) c.change -= 1 + random.below(9);
+  if (random.below(1000) < uint32_t(share_that_helps)) c.change += random.between(-9, 9), ++c.taken;
 }
 
 std::vector<Climber> beginners(size_t count) {

@@ -95,6 +95,11 @@ TEST_CASE("emulated warps of any number find the same, and a result is resumed")
   options.shapes = 2;
   const Result part = run(picture, options);
   check_equal(emulated(4, picture, options, &part), whole);
+  options.anneal = true;
+  for (int climbers : {1, 6}) {
+    options.climbers = climbers;
+    check_equal(emulated(3, picture, options), run(picture, options));
+  }
 }
 
 TEST_CASE("an emulated search ends where nothing helps, and on pictures of a row, a column and a pixel") {
@@ -212,6 +217,8 @@ TEST_CASE("the GPU finds the shapes of the CPU, whatever is asked for") {
   }
   Options options;
   options.shapes = 100;
+  compare(test_image(256, 200), options);
+  options.anneal = true;
   compare(test_image(256, 200), options);
   options.kinds = kAllKinds;
   options.alpha = parse_style("crispy");

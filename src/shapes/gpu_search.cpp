@@ -73,7 +73,7 @@ void GpuSearcher::queue_search() {
   for (int i = 0; i <= last; ++i) {
     const Round& round = rounds_[size_t(i)];
     m("shape_search__round", {{uint32_t(round.climbers)}, {uint32_t(warps_) * kLanes}, uint32_t(climbing_shared_bytes(warps_))},
-      job_, i, count, round.tries);
+      job_, i, count, round.tries, int(round.anneal));
     count = round.climbers;
   }
   m("shape_search__measure", {{uint32_t(draw_blocks_)}, {kDrawWarps * kLanes}, kDrawingSharedBytes}, job_, last, count);

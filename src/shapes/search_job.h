@@ -19,7 +19,17 @@ struct Climber {
   uint32_t step = 0;  ///< random numbers used
   int64_t change = 0;
   Shape shape;
+  uint32_t taken = 0;  ///< changes of the shape
+  /// In a round that anneals: the best shape so far; `shape` may be worse.
+  int64_t best_change = 0;
+  Shape best;
 };
+
+/// Annealing: how much worse than what it changes a shape may be, and is taken nevertheless. Over the tries of a round this falls
+/// from 1/128 of what the climber's best shape brings to nothing.
+constexpr int64_t allowed_loss(int64_t best_change, int tries, int tried) {
+  return best_change >= 0 ? 0 : floor_div(-best_change >> 7, tries) * (tries - tried);
+}
 
 /// Better ones first; no two have one stream.
 constexpr bool before(const Climber& a, const Climber& b) {
@@ -104,6 +114,7 @@ constexpr int kClimbingStrokeRows = 64;
 /// The shared memory of a block that climbs; behind it lie kClimbingStrokeRows of StrokeRow for each warp.
 struct alignas(16) ClimbShared {
   Shape shape;              ///< the climber's
+  Shape best;               ///< where the round anneals, the climber's best
   Shape tried[kMostWarps];  ///< by each warp
   int64_t changes[2][kMostWarps];
   RankedClimber ranked[kRankedAtOnce];

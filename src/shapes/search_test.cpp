@@ -199,6 +199,33 @@ TEST_CASE("threads and vector instructions change nothing") {
     }
 }
 
+TEST_CASE("annealing finds other shapes, no worse ones, and the same with any number of threads") {
+  Image image = test_image();
+  Options options = quick();
+  const Result plain = run(image, options);
+  options.anneal = true;
+  const Result annealed = run(image, options);
+  CHECK(annealed.steps != plain.steps);
+  CHECK(annealed.candidates == plain.candidates);
+  CHECK(score(annealed) < 1.03 * score(plain));
+  for (int threads : {2, 4}) {
+    options.threads = threads;
+    CHECK(run(image, options).steps == annealed.steps);
+  }
+  options.climbers = 1, options.threads = 1;  // one round, which begins and anneals
+  const Result one = run(image, options);
+  options.threads = 3;
+  CHECK(run(image, options).steps == one.steps);
+}
+
+TEST_CASE("a change may be worse by 1/128 of what the best shape brings, by less from try to try, by nothing without one") {
+  CHECK(allowed_loss(-128 * 1000, 10, 0) == 1000);
+  CHECK(allowed_loss(-128 * 1000, 10, 9) == 100);
+  CHECK(allowed_loss(0, 10, 0) == 0);
+  CHECK(allowed_loss(500, 10, 0) == 0);
+  CHECK(allowed_loss(-(int64_t(1) << 56), 100'000, 0) > 0);  // the largest there is
+}
+
 TEST_CASE("the search finds what it has always found") {
   // A change of this digest changes everybody's pictures: say so where it is made.
   CHECK(digest(run(test_image(), quick())) == "bbd745ad8cb3ce4b6896c9aa5830469623a370782be19d1e2729da1a0bc36efb");

@@ -143,12 +143,12 @@ SINTER_DEVICE_INLINE int ranked_climber(const Climber* climbers, int count, Clim
   return shared.chosen;
 }
 
-/// Of a batch of random shapes the best, of a batch of changes the first that is better than `change`: the number of the warp
-/// that has it, or the number of warps.
-SINTER_DEVICE_INLINE int winner_of(const int64_t* changes, int batch, int64_t change, bool beginning) {
+/// Of a batch of random shapes the best, of a batch of changes the first that is better than `change`, or worse by less than this
+/// lane's `allowed`: the number of the warp that has it, or kMostWarps.
+SINTER_DEVICE_INLINE int winner_of(const int64_t* changes, int batch, int64_t change, int64_t allowed, bool beginning) {
   const int lane = lane_of_warp();
   const int64_t own = lane < batch ? changes[lane] : kWorst;
-  int64_t wanted = change;
+  int64_t wanted = change + allowed;
   if (beginning) {
     for (int i = 0; i < batch; ++i) wanted = least(wanted, changes[i]);
     if (wanted == change) return kMostWarps;
@@ -166,7 +166,7 @@ __attribute__((noinline)) Shape random_shape_of(uint64_t seed, uint32_t number, 
 /// A round: block i goes on with the climber of rank i among `count` of the round before, or begins one (count 0). One change
 /// after the other would leave the device idle, so each warp tries one of the next changes as if those before it had failed; the
 /// first that helps is taken, and the ones after it count as never tried.
-SINTER_DEVICE_KERNEL(shape_search__round, SearchJob job, int round, int count, int tries) {
+SINTER_DEVICE_KERNEL(shape_search__round, SearchJob job, int round, int count, int tries, int annealing) {
   if (job.state->ended != Ended::no) return;
   auto& shared = *reinterpret_cast<ClimbShared*>(shared_memory());
   const int warp = warp_of_block(), lane = lane_of_warp(), warps = threads_x() / kLanes;
@@ -181,9 +181,11 @@ SINTER_DEVICE_KERNEL(shape_search__round, SearchJob job, int round, int count, i
     const Climber& climber = job.climbers[(round + 1) & 1][ranked_climber(job.climbers[(round + 1) & 1], count, shared)];
     stream = climber.stream, step = climber.step, change = climber.change;
     random_left = 0;
-    if (thread_x() == 0) shared.shape = climber.shape;
+    if (thread_x() == 0) shared.shape = shared.best = climber.shape;
     barrier();
   }
+  int64_t best_change = change;
+  const int all_tries = tries;
   for (int turn = 0; random_left + tries > 0; turn ^= 1) {
     const bool beginning = random_left > 0;
     const int batch = least(warps, beginning ? random_left : tries);
@@ -202,21 +204,27 @@ SINTER_DEVICE_KERNEL(shape_search__round, SearchJob job, int round, int count, i
       if (lane == 0) shared.changes[turn][warp] = paint.change;
     }
     barrier();
-    const int winner = winner_of(shared.changes[turn], batch, change, beginning);
+    const int64_t allowed = annealing != 0 && !beginning ? allowed_loss(best_change, all_tries, all_tries - tries + lane) : 0;
+    const int winner = winner_of(shared.changes[turn], batch, change, allowed, beginning);
     int used = batch;
     if (winner < batch) {
       change = shared.changes[turn][winner];
       if (warp == winner && lane == 0) {
         shared.shape = shared.tried[warp];
         set_paint(shared.shape, paint);
+        if (change < best_change) shared.best = shared.shape;
       }
+      best_change = least(best_change, change);
       barrier();
       if (!beginning) used = winner + 1;
     }
     (beginning ? random_left : tries) -= used;
     step += uint32_t(used);
   }
-  if (thread_x() == 0) job.climbers[round & 1][block_x()] = {stream, step, change, shared.shape};
+  if (thread_x() == 0) {
+    Climber& climber = job.climbers[round & 1][block_x()];
+    climber.stream = stream, climber.step = step, climber.change = best_change, climber.shape = shared.best;
+  }
 }
 
 SINTER_DEVICE_INLINE const Climber& best_of(const Climber* climbers, int count) {
