@@ -96,7 +96,7 @@ class GpuMachine final : public SearchMachine {
     constexpr int kLanes = 32;
     int warps = 16;
     const auto& round = gpu_->function("shape_search__round");
-    while (warps > 1 && round.blocks_per_multiprocessor(warps * kLanes, sizeof(ClimbShared)) == 0) --warps;
+    while (warps > 1 && round.blocks_per_multiprocessor(warps * kLanes, climbing_shared_bytes(warps)) == 0) --warps;
     return warps;
   }
 
