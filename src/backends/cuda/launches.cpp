@@ -167,7 +167,7 @@ void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
   GpuLaunch bound = launch_of(kernel, schedule, params);
   if (bound.blocks == 0) return;
   set_addresses(bound, kernel, schedule, addresses);
-  LaunchShape shape{{uint32_t(bound.blocks)}, {uint32_t(bound.threads)}, 0};
+  LaunchShape shape{{uint32_t(bound.blocks)}, {uint32_t(bound.threads)}, 0, engine_.context().device().overlaps_launches()};
   std::string detail;
   for (size_t d = 0; d < use.outer.size(); ++d) detail += fmt::format("{} x ", params[1 + d]);
   detail += fmt::format("{}, {} operands", params[0], use.operands.size());
