@@ -16,7 +16,7 @@ constexpr int64_t kBlocksPerMultiprocessor = 3;  // what their registers allow a
 constexpr int64_t kLeastPixels = 8;              // of a thread where blocks share a group: two rounds of loads
 constexpr int64_t kMomentsBytes = 8, kSectorBytes = 32;
 constexpr int64_t kMostSharedBytes = 48 * 1024;
-constexpr int64_t kLeastSlabBytes = 128;         // of a pixel, where blocks share a group: a line of the cache
+constexpr int64_t kLeastSlabBytes = 128;  // of a pixel, where blocks share a group: a line of the cache
 /// What one block may read of a group by itself. Sharing a group between blocks costs 1.5 to 2 us for meeting at its end; a
 /// multiprocessor reads some 25 KB from L2 in a microsecond.
 constexpr int64_t kMostWholeBytes = 48 * 1024;
