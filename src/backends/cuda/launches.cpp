@@ -208,7 +208,7 @@ void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
   GpuLaunch bound = launch_of(kernel, schedule, params);
   if (bound.blocks == 0) return;
   set_addresses(bound, kernel, schedule, addresses);
-  LaunchShape shape{{uint32_t(bound.blocks)}, {uint32_t(bound.threads)}, 0};
+  LaunchShape shape{{uint32_t(bound.blocks)}, {uint32_t(bound.threads)}, 0, engine_.context().device().overlaps_launches()};
   std::string detail;
   for (size_t d = 0; d < use.outer.size(); ++d) detail += fmt::format("{} x ", params[1 + d]);
   detail += fmt::format("{}, {} operands", params[0], use.operands.size());
@@ -349,7 +349,10 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   buffers.weights = step.computed ? address(in, step.filter, step.filter_type) : weights_.get(in.unit, in.prefix, step.weight);
   buffers.out = address(in, step.out, tail.out_type);
   if (shape.bias) buffers.bias = weights_.get(in.unit, in.prefix, tail.bias);
-
+  if (step.doubled) {
+    shape.doubles = true;
+    for (ConvAxis& axis : shape.axes) axis.kernel = 4, axis.stride = 2;
+  }
   bool vendor_can = tail.out_type == step.in_type;
   if (vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, engine_.options().tune).empty()) return;
   ConvCall own;
@@ -359,7 +362,35 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   own.type = step.in_type, own.in = buffers.in, own.filters = buffers.weights;
   own.epilogue = {.out = buffers.out, .out_type = tail.out_type, .bias = buffers.bias, .bias_type = tail.out_type};
   engine_.kernels().load("gemm");
+  if (step.doubled) return add_places(own, shape.text());
   launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });
+}
+
+/// Even and odd rows and columns of the result are convolutions of their own, of 2 x 2 pixels.
+void LaunchBuilder::add_places(const ConvCall& whole, std::string detail) {
+  const int64_t element = byte_size(whole.type), filters = 4 * whole.out_c * whole.c * element;
+  const int64_t pixel = whole.out_c * byte_size(whole.epilogue.out_type);
+  engine_.kernels().load("elements");
+  call("conv (own)", std::move(detail), 4 * filters, [=, e = &engine_](const Workspace& workspace) {
+    return [=] {
+      filters_of_places(e->kernel_target(), {.from = whole.filters,
+                                             .to = workspace.address,
+                                             .from_type = whole.type,
+                                             .to_type = whole.type,
+                                             .k = whole.out_c,
+                                             .c = whole.c,
+                                             .taps = 16});
+      for (int place = 0; place < 4; ++place) {
+        const int odd_row = place / 2, odd_column = place % 2;
+        ConvCall one = whole;
+        one.kernel_h = one.kernel_w = 2, one.out_step = 2;
+        one.pad_top = 1 - odd_row, one.pad_bottom = odd_row, one.pad_left = 1 - odd_column, one.pad_right = odd_column;
+        one.filters = workspace.address + DevicePtr(place * filters);
+        one.epilogue.out += DevicePtr((odd_row * 2 * whole.w + odd_column) * pixel);
+        conv(e->kernel_target(), one);
+      }
+    };
+  });
 }
 
 void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {

@@ -7,6 +7,7 @@
 
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/linear.h"
+#include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
 
@@ -54,6 +55,7 @@ class LaunchBuilder {
   template <class Shape, class Buffers, class Plan>
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               bool tune);
+  void add_places(const ConvCall& whole, std::string detail);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
   void add_fp8_attention(const Instance& in, const AttentionStep& step, const AttentionShape& shape);
 

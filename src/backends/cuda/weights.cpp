@@ -21,6 +21,11 @@ DType type_of(const WeightSlot& slot) {
 int64_t aligned(int64_t bytes) { return (bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment; }
 
 int64_t count_of(const Type& type) { return element_count(type.shape).constant(); }
+/// Only `doubled_filters` has another number of elements than the file.
+int64_t stored_count(WeightSlot::Form form, const Type& type) {
+  constexpr int64_t kTaps = 9, kDoubledTaps = 16;
+  return form == WeightSlot::doubled_filters ? count_of(type) / kTaps * kDoubledTaps : count_of(type);
+}
 int64_t rows_of(const Type& type) { return type.shape[0].constant(); }
 
 /// How large a layer's weights are drawn: so that a sum over its inputs keeps their size.
@@ -64,11 +69,15 @@ void BoundWeights::place() {
   bytes_ = resident_ + (streamed_.empty() ? 0 : kStreamSlots * slot_bytes_);
 }
 
+int64_t BoundWeights::stored_bytes(const Entry& entry, const Piece& piece) {
+  return stored_count(entry.slot.form, piece.type) * byte_size(entry.dtype);
+}
+
 /// Joined weights follow each other without gaps, and the factors of rows all of these. Gives the end.
 int64_t BoundWeights::place(Entry& entry, int64_t at) {
   for (Piece& piece : entry.pieces) {
     piece.offset = at;
-    at += count_of(piece.type) * byte_size(entry.dtype);
+    at += stored_bytes(entry, piece);
   }
   if (entry.slot.form == WeightSlot::e4m3_rows) {
     at = aligned(at);
@@ -175,6 +184,8 @@ void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piec
   if (entry.slot.form == WeightSlot::filters) {
     const Shape& s = piece.type.shape;
     uploader.filters(tensor, to, entry.dtype, s[0].constant(), s[1].constant(), s[2].constant() * s[3].constant());
+  } else if (entry.slot.form == WeightSlot::doubled_filters) {
+    uploader.doubled_filters(tensor, to, entry.dtype, rows_of(piece.type), piece.type.shape[1].constant());
   } else if (entry.slot.form == WeightSlot::e4m3_rows) {
     uploader.e4m3_rows(tensor, to, base(entry) + DevicePtr(piece.scales), rows_of(piece.type));
   } else {
@@ -213,7 +224,7 @@ void BoundWeights::keep_image(const Entry& entry, const Piece& piece) {
   auto take = [&](int64_t offset, int64_t bytes) {
     copy_to_host(image.data() + offset, base(entry) + DevicePtr(offset), bytes, engine_.stream());
   };
-  take(piece.offset, count_of(piece.type) * byte_size(entry.dtype));
+  take(piece.offset, stored_bytes(entry, piece));
   if (entry.slot.form == WeightSlot::e4m3_rows) take(piece.scales, rows_of(piece.type) * int64_t(sizeof(float)));
 }
 
@@ -224,7 +235,7 @@ void BoundWeights::make_stream() {
     if (s < 0) continue;
     const std::byte* image = images_[size_t(s)].bytes.data();
     for (const Piece& piece : entry.pieces) {
-      parts[size_t(s)].push_back({image + piece.offset, count_of(piece.type) * byte_size(entry.dtype), piece.offset});
+      parts[size_t(s)].push_back({image + piece.offset, stored_bytes(entry, piece), piece.offset});
       if (entry.slot.form == WeightSlot::e4m3_rows)
         parts[size_t(s)].push_back({image + piece.scales, rows_of(piece.type) * int64_t(sizeof(float)), piece.scales});
     }
@@ -282,8 +293,8 @@ void BoundWeights::fill_random(const Entry& entry, const Piece& piece, uint64_t 
   const bool is_scale = piece.type.shape.size() < 2 && (piece.name.ends_with("weight") || piece.name.ends_with("scale"));
   const bool e4m3 = entry.slot.form == WeightSlot::e4m3_rows;
   KernelTarget& target = engine_.kernel_target();
-  fill_normal(target, base(entry) + DevicePtr(piece.offset), entry.dtype, count_of(piece.type), seed, is_scale ? 1.f : 0.f,
-              e4m3 ? kSpread : spread_of(piece.type));
+  fill_normal(target, base(entry) + DevicePtr(piece.offset), entry.dtype, stored_count(entry.slot.form, piece.type), seed,
+              is_scale ? 1.f : 0.f, e4m3 ? kSpread : spread_of(piece.type));
   if (e4m3)
     fill_normal(target, base(entry) + DevicePtr(piece.scales), DType::f32, rows_of(piece.type), 0,
                 spread_of(piece.type) / kSpread, 0);

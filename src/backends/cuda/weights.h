@@ -60,6 +60,7 @@ class BoundWeights final : public sinter::BoundWeights {
   void add(const Unit& unit, const std::string& prefix, int block);
   static Key key_of(const Unit& unit, const std::string& prefix, const WeightSlot& slot);
   void place();
+  static int64_t stored_bytes(const Entry& entry, const Piece& piece);
   static int64_t place(Entry& entry, int64_t at);
   DevicePtr base(const Entry& entry) const;
   void take_memory();

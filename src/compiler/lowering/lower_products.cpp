@@ -101,11 +101,25 @@ void Lowering::emit_linear(const Node* n, const Node* root) {
   program_.steps.push_back(std::move(step));
 }
 
+Value Lowering::doubled_input(const Node& conv) const {
+  const auto& a = conv.attrs.as<ConvAttrs>();
+  const Node& large = *conv.inputs[0];
+  const Shape& window = conv.inputs[1].shape();
+  if (!options_.vendor || !options_.fuse || large.op != &resize_nearest_op || resident_.contains(&large)) return {};
+  Value small = large.inputs[0];
+  bool twice = large.type.shape[1] == small.dim(1) * 2 && large.type.shape[2] == small.dim(2) * 2;
+  bool around =
+      a.stride == 1 && a.top == 1 && a.left == 1 && a.bottom == 1 && a.right == 1 && window[2] == Dim(3) && window[3] == Dim(3);
+  bool aligned = conv.type.shape.back().constant() * byte_size(conv.type.dtype) % 16 == 0;
+  return twice && around && aligned && weight_of(conv.inputs[1]) ? small : Value();
+}
+
 void Lowering::emit_conv(const Node* n, const Node* root) {
   const Node* weight = weight_of(n->inputs[1]);
   const auto& a = n->attrs.as<ConvAttrs>();
   Value x = n->inputs[0];
   ConvStep step;
+  if (Value small = doubled_input(*n)) step.doubled = true, x = small;
   step.n = x.dim(0), step.h = x.dim(1), step.w = x.dim(2), step.c = x.dim(3).constant();
   const Shape& window = n->inputs[1].shape();
   step.out_c = window[0].constant(), step.kernel_h = window[2].constant(), step.kernel_w = window[3].constant();
@@ -121,7 +135,7 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
     step.pixel_stride = stride;
   }
   if (weight && options_.vendor) {
-    step.weight = slot(weight, WeightSlot::filters, panel_type(step.in_type));
+    step.weight = slot(weight, step.doubled ? WeightSlot::doubled_filters : WeightSlot::filters, panel_type(step.in_type));
   } else if (weight) {
     step.weight = slot(weight, WeightSlot::convolution, panels_for(weight, step.in_type, step.c % 2 == 0));
   } else {

@@ -20,12 +20,13 @@ std::string find_ptxas() {
   return {};
 }
 
-TEST_CASE("every built-in module is PTX for sm_80 or sm_89 of the version that its oldest driver knows") {
+TEST_CASE("every built-in module is PTX for sm_80, 89 or 90 of the version that its oldest driver knows") {
   for (const auto& [name, text] : Kernels::all_ptx()) {
     CAPTURE(name);
-    const bool newer = name.ends_with("(sm_89)");
-    CHECK(text.find(newer ? ".version 8.1\n" : ".version 7.1\n") != text.npos);
-    CHECK(text.find(newer ? ".target sm_89\n" : ".target sm_80\n") != text.npos);
+    const auto device = name.substr(name.find('(') + 1, 5);
+    const char* version = device == "sm_80" ? "7.1" : device == "sm_89" ? "8.1" : "7.8";
+    CHECK(text.find(fmt::format(".version {}\n", version)) != text.npos);
+    CHECK(text.find(fmt::format(".target {}\n", device)) != text.npos);
     // What the device cannot inline it would have to call: nothing here may depend on a library.
     CHECK(text.find(".extern .func") == text.npos);
   }
@@ -41,7 +42,7 @@ TEST_CASE("every built-in module assembles for the devices that it may run on, w
   for (const auto& [name, text] : Kernels::all_ptx()) {
     write_atomically(folder / "in.ptx", text);
     for (const char* target : {"sm_80", "sm_86", "sm_89", "sm_90"}) {
-      if (name.ends_with("(sm_89)") && std::string_view(target) < "sm_89") continue;
+      if (std::string_view(target) < name.substr(name.find('(') + 1, 5)) continue;
       CAPTURE(name);
       CAPTURE(target);
       const std::string command = fmt::format("{} -arch {} -v {} -o {} > {} 2>&1", ptxas, target, (folder / "in.ptx").string(),
@@ -51,6 +52,22 @@ TEST_CASE("every built-in module assembles for the devices that it may run on, w
       CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), log);
       for (size_t at = log.find("bytes spill stores"); at != log.npos; at = log.find("bytes spill stores", at + 1))
         CHECK_MESSAGE(log.substr(at - 2, 2) == "0 ", log);
+    }
+  }
+}
+
+TEST_CASE("kernels that are launched to begin early wait before they touch memory, each of them") {
+  for (const auto& [name, text] : Kernels::all_ptx()) {
+    if (!name.ends_with("(sm_90)")) continue;
+    CAPTURE(name);
+    std::string_view rest = text;
+    for (size_t at = rest.find(".entry"); at != rest.npos; at = rest.find(".entry")) {
+      rest.remove_prefix(at + 1);
+      const std::string_view kernel = rest.substr(0, rest.find(".entry"));
+      const size_t wait = kernel.find("griddepcontrol.wait");
+      REQUIRE(wait != kernel.npos);
+      for (const char* access : {"ld.global", "st.global", "atom.", "\tld.b", "\tld.u", "\tld.v", "\tst.b", "\tst.u", "\tst.v"})
+        CHECK(kernel.find(access) > wait);
     }
   }
 }

@@ -7,7 +7,7 @@
 #define SINTER_DEVICE_KERNEL(name, ...) extern "C" __attribute__((nvptx_kernel)) void name(__VA_ARGS__)
 #define SINTER_DEVICE_INLINE __attribute__((always_inline)) inline
 #define SINTER_INLINE_LAMBDA __attribute__((always_inline))  // after its parameters
-#define SINTER_UNROLL _Pragma("unroll")  // the loop that follows
+#define SINTER_UNROLL _Pragma("unroll")                      // the loop that follows
 #define SINTER_NO_UNROLL _Pragma("nounroll")
 
 extern "C" __attribute__((address_space(3), aligned(16))) char sinter_dynamic_shared[];
@@ -23,6 +23,14 @@ SINTER_DEVICE_INLINE int blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 
 /// Waits for all threads of the block; what they wrote to memory before is seen after.
 SINTER_DEVICE_INLINE void barrier() { __syncthreads(); }
+
+/// Lets the kernels that were queued after this one begin, and waits for those queued before it: before the first access to what
+/// they write or read. Devices without that begin nothing early.
+SINTER_DEVICE_INLINE void wait_for_operands() {
+#if SINTER_DEVICE_ARCH >= 90
+  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 /// Adds one to a counter in memory and gives what it was. Who sees all others' counts also sees what their blocks wrote before a
 /// barrier before this.

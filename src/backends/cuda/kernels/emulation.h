@@ -50,6 +50,7 @@ int block_y();
 int block_z();
 int blocks_x();
 void barrier();
+inline void wait_for_operands() {}
 uint32_t arrive(uint32_t* counter);
 inline void add_to(int64_t* sum, int64_t value) { *sum += value; }
 void prefetch(const void* at);

@@ -9,28 +9,38 @@ namespace sinter::cuda {
 // One text for each module of modules.list, and one more where newer devices have an instruction for it.
 #define SINTER_DEVICE_MODULE(name) extern const std::string_view name##_ptx;
 #define SINTER_DEVICE_MODULE_89(name) extern const std::string_view name##_ptx, name##_ptx_sm_89;
+#define SINTER_DEVICE_MODULE_90(name) extern const std::string_view name##_ptx, name##_ptx_sm_90;
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
+#undef SINTER_DEVICE_MODULE_90
 
 namespace {
 
 struct BuiltIn {
-  std::string_view name, sm_80, sm_89;  ///< sm_89 empty where it would be the same
+  std::string_view name, sm_80, sm_89, sm_90;  ///< empty where it would be the same
 };
 
 const auto& built_in() {
   static const std::array all = {
-#define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}},
-#define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89},
+#define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}, {}},
+#define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89, {}},
+#define SINTER_DEVICE_MODULE_90(name) BuiltIn{#name, name##_ptx, {}, name##_ptx_sm_90},
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
+#undef SINTER_DEVICE_MODULE_90
   };
   return all;
 }
 
 constexpr int kCudaOfSm89 = 12010;  // that took PTX 8.1 first, see SinterDeviceCode.cmake
+
+const BuiltIn& module_called(std::string_view name) {
+  for (const BuiltIn& b : built_in())
+    if (b.name == name) return b;
+  fail(Code::NotFound, "there is no module of GPU kernels called {}", name);
+}
 constexpr int64_t kSharedBytesWithoutAsking = 48 * 1024;
 
 }  // namespace
@@ -51,10 +61,13 @@ std::span<const std::string_view> Kernels::modules() {
 }
 
 std::string_view Kernels::ptx(std::string_view module, const DeviceInfo& device) {
-  for (const BuiltIn& b : built_in())
-    if (b.name == module)
-      return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
-  fail(Code::NotFound, "there is no module of GPU kernels called {}", module);
+  const BuiltIn& b = module_called(module);
+  if (waits_by_itself(module, device)) return b.sm_90;
+  return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
+}
+
+bool Kernels::waits_by_itself(std::string_view module, const DeviceInfo& device) {
+  return !module_called(module).sm_90.empty() && device.overlaps_launches();
 }
 
 std::map<std::string, std::string_view> Kernels::all_ptx() {
@@ -62,6 +75,7 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
   for (const BuiltIn& b : built_in()) {
     all[fmt::format("{} (sm_80)", b.name)] = b.sm_80;
     if (!b.sm_89.empty()) all[fmt::format("{} (sm_89)", b.name)] = b.sm_89;
+    if (!b.sm_90.empty()) all[fmt::format("{} (sm_90)", b.name)] = b.sm_90;
   }
   return all;
 }
@@ -82,7 +96,9 @@ const Function& Kernels::function(std::string_view kernel) {
 }
 
 void KernelStream::launch(std::string_view kernel, const LaunchShape& shape, std::span<void* const> arguments) {
-  kernels_.function(kernel).launch(shape, stream_, arguments);
+  LaunchShape overlapping = shape;
+  overlapping.overlaps = Kernels::waits_by_itself(kernel.substr(0, kernel.find("__")), kernels_.context().device());
+  kernels_.function(kernel).launch(overlapping, stream_, arguments);
 }
 
 }  // namespace sinter::cuda
