@@ -64,8 +64,9 @@ TEST_CASE("the measured peak is the planned one and the program itself, within 2
     double planned = memory["planned_peak_bytes"]["cpu"], program = memory["program_bytes"]["cpu"];
     double measured = memory["measured_peak_bytes"]["cpu"];
     INFO(fmt::format("{:.0f} MB planned, {:.0f} the program, {:.0f} measured", planned / 1e6, program / 1e6, measured / 1e6));
-    // Code that runs for the first time, launch lists and thread stacks: a few megabytes, whatever the size of the model.
-    constexpr double kGrowth = 4e6;
+    // Code that runs for the first time, launch lists, thread stacks, holes in the heap when a second picture is sampled: a few
+    // megabytes, whatever the size of the model.
+    constexpr double kGrowth = 6e6;
     CHECK(program < 120e6);  // LLVM is in it where something was compiled
     CHECK(planned > 300e6);
     CHECK(measured < (planned + program) * 1.02 + kGrowth);

@@ -88,11 +88,13 @@ class LoraStack {
 
   bool empty() const { return patches_.empty(); }
   bool changes(Component component, const std::string& weight) const;
-  /// The changed weight as f32: merged in float as the reference does; storing rounds once. Weights without patches come
-  /// back as they are, converted. The memory that reading the factors took is given back.
-  Tensor apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool) const;
-  /// Bytes that apply() takes at most beside the original, its result included; 0 where nothing is changed.
-  int64_t working_bytes(Component component, const std::string& weight) const;
+  /// The changed weight as `as`: merged in float as the reference does, and rounded once. Weights without patches come back as
+  /// they are, converted. The memory that reading the factors took is given back.
+  Tensor apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool,
+               DType as = DType::f32) const;
+  /// Bytes that apply() takes at most beside the original, its result included, with so many threads; 0 where nothing is
+  /// changed.
+  int64_t working_bytes(Component component, const std::string& weight, DType as, int threads) const;
   /// Equal for stacks that change every weight equally.
   Digest identity() const;
 
@@ -102,6 +104,8 @@ class LoraStack {
     const LoraPatch* patch;
     double strength;
   };
+  static bool is_by_rows(const std::vector<Applied>& patches);
+  static Tensor apply_by_rows(const std::vector<Applied>& patches, const Tensor& original, ThreadPool& pool, DType as);
   std::vector<AppliedLora> loras_;
   std::map<std::pair<Component, std::string>, std::vector<Applied>> patches_;
 };

@@ -8,6 +8,8 @@
 namespace sinter {
 namespace {
 
+constexpr int64_t kRowsAtOnce = 32;  // of one thread
+
 Tensor as_f32(const Tensor& t) { return t.to(DType::f32); }
 
 /// a . b; with a core t [i, j, k, l]: sum over i, j of a[i, row] t[i, j, k, l] b[j, column] as [row, column k l].
@@ -177,40 +179,96 @@ LoraStack::LoraStack(std::vector<AppliedLora> loras) : loras_(std::move(loras)) 
 
 bool LoraStack::changes(Component component, const std::string& weight) const { return patches_.contains({component, weight}); }
 
-Tensor LoraStack::apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool) const {
-  Tensor result = original.to(DType::f32);
-  auto found = patches_.find({component, weight});
-  if (found == patches_.end()) return result;
-  if (original.dtype() == DType::f32) result = result.clone();
-  for (const Applied& applied : found->second) {
-    int64_t rows = result.rank() > 0 ? result.dim(0) : 1;
-    if (rows != applied.patch->place.shape[0] || result.count() != rows * applied.patch->place.columns())
-      fail(Code::InvalidArgument, "{} has the shape {}, but the LoRA was read for {}", weight, shape_text(result.shape()),
-           shape_text(applied.patch->place.shape));
-    apply_patch(*applied.patch, applied.strength, result, pool);
-    for (const Tensor* factor : factors(*applied.patch)) applied.file->source.drop(*factor);
+/// Whether all of them are products that are added to rows, which is what nearly every file holds.
+bool LoraStack::is_by_rows(const std::vector<Applied>& patches) {
+  return std::ranges::all_of(patches, [](const Applied& applied) {
+    return std::holds_alternative<LowRankChange>(applied.patch->change) && applied.patch->dora_scale.empty() &&
+           !applied.patch->place.halves_swapped;
+  });
+}
+
+/// A few rows at a time, in the nearest cache, from the file's type to the result's: a weight in f32 would be written and read
+/// again from memory three times.
+Tensor LoraStack::apply_by_rows(const std::vector<Applied>& patches, const Tensor& original, ThreadPool& pool, DType as) {
+  struct Product {
+    Tensor up;
+    RightFactor down;
+    int64_t begin, end;
+    float factor;
+  };
+  std::vector<Product> products;
+  for (const Applied& applied : patches) {
+    const LoraPlace& place = applied.patch->place;
+    const auto& change = std::get<LowRankChange>(applied.patch->change);
+    Tensor up = as_f32(change.up), down = change.mid.empty() ? as_f32(change.down) : joined(change.down, change.mid);
+    RightFactor right(down.f32().data(), up.count() / place.rows, place.columns());
+    products.push_back(
+        {std::move(up), std::move(right), place.begin, place.begin + place.rows, float(applied.strength * applied.patch->scale)});
   }
+  const int64_t rows = original.dim(0), columns = original.count() / rows;
+  Tensor result(as, original.shape());
+  std::vector<std::vector<float>> of_worker(size_t(pool.threads()));
+  pool.parallel_for(rows, kRowsAtOnce, [&](int64_t begin, int64_t end, int worker) {
+    std::vector<float>& values = of_worker[size_t(worker)];
+    values.resize(size_t(kRowsAtOnce * columns));
+    const int64_t count = (end - begin) * columns;
+    convert(original.data() + begin * columns * byte_size(original.dtype()), original.dtype(), values.data(), DType::f32, count);
+    for (const Product& p : products) {
+      const int64_t first = std::max(begin, p.begin), last = std::min(end, p.end);
+      if (first >= last) continue;
+      p.down.add_product(values.data() + (first - begin) * columns, p.up.f32().data() + (first - p.begin) * p.down.inner(),
+                         last - first, p.factor);
+    }
+    convert(values.data(), DType::f32, result.data() + begin * columns * byte_size(as), as, count);
+  });
   return result;
 }
 
-int64_t LoraStack::working_bytes(Component component, const std::string& weight) const {
+Tensor LoraStack::apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool,
+                        DType as) const {
+  auto found = patches_.find({component, weight});
+  if (found == patches_.end()) return original.to(as);
+  for (const Applied& applied : found->second) {
+    const LoraPlace& place = applied.patch->place;
+    int64_t rows = original.rank() > 0 ? original.dim(0) : 1;
+    if (rows != place.shape[0] || original.count() != rows * place.columns())
+      fail(Code::InvalidArgument, "{} has the shape {}, but the LoRA was read for {}", weight, shape_text(original.shape()),
+           shape_text(place.shape));
+  }
+  Tensor result;
+  if (original.rank() > 0 && original.count() > 0 && is_by_rows(found->second)) {
+    result = apply_by_rows(found->second, original, pool, as);
+  } else {
+    Tensor whole = original.dtype() == DType::f32 ? original.clone() : original.to(DType::f32);
+    for (const Applied& applied : found->second) apply_patch(*applied.patch, applied.strength, whole, pool);
+    result = whole.to(as);
+  }
+  for (const Applied& applied : found->second)
+    for (const Tensor* factor : factors(*applied.patch)) applied.file->source.drop(*factor);
+  return result;
+}
+
+int64_t LoraStack::working_bytes(Component component, const std::string& weight, DType as, int threads) const {
   auto found = patches_.find({component, weight});
   if (found == patches_.end()) return 0;
-  int64_t result = 0, most = 0;
+  const bool by_rows = is_by_rows(found->second);
+  int64_t result = 0, most = 0, all = 0;
   for (const Applied& applied : found->second) {
     const LoraPatch& patch = *applied.patch;
-    int64_t whole = patch.place.columns() * byte_size(DType::f32);
-    result = patch.place.shape.empty() ? whole : patch.place.shape[0] * whole;
-    int64_t part = patch.place.rows * whole, working = 0;
+    int64_t row = patch.place.columns() * byte_size(DType::f32);
+    int64_t rows = patch.place.shape.empty() ? 1 : patch.place.shape[0];
+    result = rows * patch.place.columns() * byte_size(as) + (by_rows ? threads * kRowsAtOnce * row : 0);
+    if (!by_rows && as != DType::f32) result += rows * row;
+    int64_t part = patch.place.rows * row, working = 0;
     for (const Tensor* factor : factors(patch)) working += factor->bytes() + factor->count() * byte_size(DType::f32);
     // What is multiplied out before it is added: two products, or one of a convolution in three.
     if (std::holds_alternative<HadamardChange>(patch.change)) working += 2 * part;
     if (std::holds_alternative<KroneckerChange>(patch.change)) working += part;
     if (auto* change = std::get_if<LowRankChange>(&patch.change); change && !change->mid.empty()) working += part;
     if (!patch.dora_scale.empty()) working += part;
-    most = std::max(most, working);
+    most = std::max(most, working), all += working;
   }
-  return result + most;
+  return result + (by_rows ? all : most);
 }
 
 Digest LoraStack::identity() const {

@@ -261,6 +261,43 @@ TEST_CASE("several LoRAs add up, each with its own strength for model and text")
   CHECK_FALSE(stack.changes(Component::Denoiser, "a.bias"));
 }
 
+TEST_CASE("a merge in 16 bits is the merge in f32, rounded once, whatever rows its LoRAs change") {
+  const int64_t rows = 100, columns = 37;
+  LoraNetwork n = network(Component::Denoiser, {{"a.weight", {rows, columns}}});
+  auto file = std::make_shared<LoraFile>();
+  int seed = 1;
+  for (auto [begin, count] : {std::pair<int64_t, int64_t>{0, 100}, {10, 45}, {50, 50}, {31, 2}}) {
+    LoraPatch patch;
+    patch.place = {
+        .component = Component::Denoiser, .weight = "a.weight", .shape = {rows, columns}, .begin = begin, .rows = count};
+    patch.change = LowRankChange{.up = normal({count, 3}, seed), .down = normal({3, columns}, seed + 1), .mid = {}};
+    seed += 2;
+    file->patches.push_back(std::move(patch));
+  }
+  LoraStack stack({{file, 0.7, 1}});
+  // The same as differences, which are added to the whole weight in f32.
+  auto differences = std::make_shared<LoraFile>(*file);
+  for (LoraPatch& patch : differences->patches) {
+    const auto& change = std::get<LowRankChange>(patch.change);
+    Tensor value(DType::f32, {patch.place.rows, columns});
+    for (int64_t r = 0; r < patch.place.rows; ++r)
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t k = 0; k < 3; ++k) value.f32()[size_t(r * columns + c)] += at(change.up, r, k) * at(change.down, k, c);
+    patch.change = Difference{value};
+  }
+  ThreadPool pool(3);
+  for (DType type : {DType::f16, DType::bf16, DType::f32}) {
+    Tensor w = normal({rows, columns}, 99).to(type);
+    Tensor merged = stack.apply(Component::Denoiser, "a.weight", w, pool);
+    CHECK(relative_error(merged, LoraStack({{differences, 0.7, 1}}).apply(Component::Denoiser, "a.weight", w, pool)) < 1e-6);
+    for (DType as : {DType::f16, DType::bf16}) {
+      Tensor narrow = stack.apply(Component::Denoiser, "a.weight", w, pool, as);
+      CHECK(narrow.dtype() == as);
+      CHECK(relative_error(narrow.to(DType::f32), merged.to(as).to(DType::f32)) == 0);
+    }
+  }
+}
+
 TEST_CASE("a merge leaves the original weight untouched") {
   Tensor w = normal({6, 10}, 1), before = w.clone();
   patched({{"lora_unet_a.diff", normal({6, 10}, 2)}}, kLayer, "a.weight", w);
@@ -272,12 +309,12 @@ TEST_CASE("a merge of the largest layer reports its time" * doctest::skip()) {
   Tensors file = {{"lora_unet_a.lora_up.weight", normal({10240, 128}, 1)},
                   {"lora_unet_a.lora_down.weight", normal({128, 1280}, 2)}};
   auto lora = std::make_shared<LoraFile>(LoraFile::read(file, std::span(&n, 1)));
-  Tensor w = normal({10240, 1280}, 3);
+  Tensor w = normal({10240, 1280}, 3).to(DType::f16);
   ThreadPool pool;
   LoraStack stack({{lora, 1, 1}});
   for (int i = 0; i < 3; ++i) {
     auto start = std::chrono::steady_clock::now();
-    stack.apply(Component::Denoiser, "a.weight", w, pool);
+    stack.apply(Component::Denoiser, "a.weight", w, pool, DType::f16);
     MESSAGE(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count() << " ms");
   }
 }

@@ -46,24 +46,31 @@ std::vector<float> panels_of(const float* b, int64_t inner, int64_t columns) {
 
 }  // namespace
 
-void add_product(float* out, const float* a, const float* b, int64_t rows, int64_t inner, int64_t columns, float factor,
-                 ThreadPool& pool) {
-  const std::vector<float> panels = panels_of(b, inner, columns);
-  pool.parallel_for(rows, 64, [&](int64_t begin, int64_t end, int) {
-    for (int64_t column = 0; column < columns; column += kColumns) {
-      const float* panel = panels.data() + column * inner;
-      const int64_t width = std::min<int64_t>(kColumns, columns - column);
-      for (int64_t row = begin; row < end; row += kRows) {
-        // At the edge the last row is computed again rather than read beyond the end.
-        auto line = [&](int64_t i) { return a + std::min(row + i, end - 1) * inner; };
-        float tile[kRows * kColumns];
-        multiply_tile(line(0), line(1), line(2), line(3), panel, inner, tile);
-        for (int64_t i = 0; i < std::min<int64_t>(kRows, end - row); ++i) {
-          float* to = out + (row + i) * columns + column;
-          for (int64_t c = 0; c < width; ++c) to[c] += factor * tile[i * kColumns + c];
-        }
+RightFactor::RightFactor(const float* b, int64_t inner, int64_t columns)
+    : inner_(inner), columns_(columns), panels_(panels_of(b, inner, columns)) {}
+
+void RightFactor::add_product(float* out, const float* a, int64_t rows, float factor) const {
+  for (int64_t column = 0; column < columns_; column += kColumns) {
+    const float* panel = panels_.data() + column * inner_;
+    const int64_t width = std::min<int64_t>(kColumns, columns_ - column);
+    for (int64_t row = 0; row < rows; row += kRows) {
+      // At the edge the last row is computed again rather than read beyond the end.
+      auto line = [&](int64_t i) { return a + std::min(row + i, rows - 1) * inner_; };
+      float tile[kRows * kColumns];
+      multiply_tile(line(0), line(1), line(2), line(3), panel, inner_, tile);
+      for (int64_t i = 0; i < std::min<int64_t>(kRows, rows - row); ++i) {
+        float* to = out + (row + i) * columns_ + column;
+        for (int64_t c = 0; c < width; ++c) to[c] += factor * tile[i * kColumns + c];
       }
     }
+  }
+}
+
+void add_product(float* out, const float* a, const float* b, int64_t rows, int64_t inner, int64_t columns, float factor,
+                 ThreadPool& pool) {
+  const RightFactor right(b, inner, columns);
+  pool.parallel_for(rows, 64, [&](int64_t begin, int64_t end, int) {
+    right.add_product(out + begin * columns, a + begin * inner, end - begin, factor);
   });
 }
 

@@ -63,12 +63,19 @@ BuildOptions ImageModel::build_options(const Weights& weights) const {
   return build;
 }
 
+/// In which a weight of that type is stored when LoRAs have changed it: its own, as the reference does.
+DType ImageModel::merged_type(DType type) const {
+  DType stored = options_.weights.value_or(type);
+  return byte_size(stored) == 2 && is_float(stored) ? stored : DType::f32;
+}
+
 std::unique_ptr<Network> ImageModel::make_network(Component component, const std::string& label, std::unique_ptr<Graph> graph) {
   const Weights& weights = parts_.weights(component);
   check_weights(weights_of(*graph), weights);
   auto read = [this, component, &weights](const std::string& name) {
     Tensor tensor = weights.load(name);
-    return loras_.changes(component, name) ? loras_.apply(component, name, tensor, session_.engine().pool()) : tensor;
+    if (!loras_.changes(component, name)) return tensor;
+    return loras_.apply(component, name, tensor, session_.engine().pool(), merged_type(tensor.dtype()));
   };
   auto scaled = [this, component, &weights](const std::string& name) -> std::optional<ScaledRows> {
     auto rows = loras_.changes(component, name) ? std::nullopt : weights.scaled(name);

@@ -135,6 +135,7 @@ class ImageModel {
   class BatchedDenoiser;
 
   BuildOptions build_options(const Weights& weights) const;
+  DType merged_type(DType type) const;
   std::unique_ptr<Network> make_network(Component component, const std::string& label, std::unique_ptr<Graph> graph);
   void build_text_encoders(int clip_skip);
   void build_denoiser();

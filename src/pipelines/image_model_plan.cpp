@@ -83,7 +83,8 @@ int64_t ImageModel::loading_peak_bytes(const Stage& stage) {
   bool host = session_.engine().in_host_memory();
   return stage.network->loading_peak_bytes(stage.sizes, [&](const std::string& weight) -> int64_t {
     if (!host) return 0;
-    return weights.reading_bytes(weight) + loras_.working_bytes(stage.component, weight);
+    return weights.reading_bytes(weight) +
+           loras_.working_bytes(stage.component, weight, merged_type(weights.dtype(weight)), session_.engine().pool().threads());
   });
 }
 
