@@ -42,8 +42,10 @@ enum class Result : int {
 /// (contexts, streams, events, modules, functions, graphs) are void*.
 struct DriverCalls {
 #define SINTER_CUDA_CALL(field, symbol, ...) Result (*field)(__VA_ARGS__) = nullptr;
+#define SINTER_CUDA_LATER_CALL SINTER_CUDA_CALL  // null in drivers that are older than the call
 #include "backends/cuda/driver_calls.list"
 #undef SINTER_CUDA_CALL
+#undef SINTER_CUDA_LATER_CALL
 };
 
 /// libcuda, opened and initialised once for the process; null without one, with the reason in `why_none` if given.

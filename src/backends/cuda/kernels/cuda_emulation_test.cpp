@@ -270,6 +270,7 @@ void warp_add_words(int32_t* values, int count) {
 }
 
 float exp2_fast(float x) { return std::exp2(x); }
+float reciprocal_fast(float x) { return 1.f / x; }
 float log2_fast(float x) { return std::log2(x); }
 float sine_fast(float x) { return std::sin(x); }
 float cosine_fast(float x) { return std::cos(x); }

@@ -64,6 +64,7 @@ void warp_add(int32_t (&values)[N]) {
 }
 
 float exp2_fast(float x);
+float reciprocal_fast(float x);
 float log2_fast(float x);
 float sine_fast(float x);
 float cosine_fast(float x);

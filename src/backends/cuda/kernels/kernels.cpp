@@ -9,23 +9,28 @@ namespace sinter::cuda {
 // One text for each module of modules.list, and one more where newer devices have an instruction for it.
 #define SINTER_DEVICE_MODULE(name) extern const std::string_view name##_ptx;
 #define SINTER_DEVICE_MODULE_89(name) extern const std::string_view name##_ptx, name##_ptx_sm_89;
+#define SINTER_DEVICE_MODULE_90A(name) extern const std::string_view name##_ptx_sm_90a;
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
+#undef SINTER_DEVICE_MODULE_90A
 
 namespace {
 
 struct BuiltIn {
   std::string_view name, sm_80, sm_89;  ///< sm_89 empty where it would be the same
+  std::string_view sm_90a = {};         ///< alone: for devices of capability 9.0 and no others
 };
 
 const auto& built_in() {
   static const std::array all = {
 #define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}},
 #define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89},
+#define SINTER_DEVICE_MODULE_90A(name) BuiltIn{#name, {}, {}, name##_ptx_sm_90a},
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
+#undef SINTER_DEVICE_MODULE_90A
   };
   return all;
 }
@@ -47,17 +52,23 @@ std::span<const std::string_view> Kernels::modules() {
 }
 
 std::string_view Kernels::ptx(std::string_view module, const DeviceInfo& device) {
-  for (const BuiltIn& b : built_in())
-    if (b.name == module)
-      return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
+  for (const BuiltIn& b : built_in()) {
+    if (b.name != module) continue;
+    if (b.sm_80.empty() && device.capability() != 90)
+      fail(Code::Unsupported, "the GPU kernels called {} are for capability 9.0; {} has {}.{}", module, device.name,
+           device.capability_major, device.capability_minor);
+    if (!b.sm_90a.empty()) return b.sm_90a;
+    return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
+  }
   fail(Code::NotFound, "there is no module of GPU kernels called {}", module);
 }
 
 std::map<std::string, std::string_view> Kernels::all_ptx() {
   std::map<std::string, std::string_view> all;
   for (const BuiltIn& b : built_in()) {
-    all[fmt::format("{} (sm_80)", b.name)] = b.sm_80;
+    if (!b.sm_80.empty()) all[fmt::format("{} (sm_80)", b.name)] = b.sm_80;
     if (!b.sm_89.empty()) all[fmt::format("{} (sm_89)", b.name)] = b.sm_89;
+    if (!b.sm_90a.empty()) all[fmt::format("{} (sm_90a)", b.name)] = b.sm_90a;
   }
   return all;
 }

@@ -13,6 +13,7 @@
 #include "backends/cuda/kernels/emulation.h"
 #include "backends/cuda/kernels/kernels.h"
 #include "backends/cuda/test_device.h"
+#include "tensor/dtype.h"
 
 namespace sinter::cuda {
 
