@@ -50,7 +50,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       context_(ordinal),
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
-      vendor_(context_, &cache),
+      vendor_(context_, &cache, {}, &kernels_),
       kernels_(context_,
                [this](const Context&, std::string_view ptx, std::string_view name) { return compile_cached(ptx, name); }),
       kernel_stream_(kernels_, stream_),

@@ -145,7 +145,7 @@ struct Case {
     double value = 0;
     for (int64_t i = 0; i < call.k; ++i)
       value += double(a[size_t(row * call.a_stride + i)]) * weights[size_t(weight * call.weights_stride + i)];
-    return value + (call.bias ? double(bias[size_t(weight)]) : 0.0);
+    return call.scale * value + (call.bias ? double(bias[size_t(weight)]) : 0.0);
   }
   double expected(int64_t row, int64_t column) const {
     double value = sum(row, column);
@@ -230,6 +230,7 @@ TEST_CASE("tile products of every form, type and epilogue agree with sums in dou
       TileProductCall call{.m = 300, .n = 328, .k = 200, .type = type};
       call.gated = tile_forms()[size_t(form)].gated;
       check_product(target, call, form, false, false);
+      call.scale = 0.5f;
       check_product(target, call, form, true, false);
       if (call.gated) continue;
       check_product(target, call, form, true, true);

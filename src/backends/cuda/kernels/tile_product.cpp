@@ -106,6 +106,7 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
                     .k = int(c.k),
                     .gate = int(c.gate_row),
                     .gelu = c.gelu,
+                    .scale = c.scale,
                     .group = int(kGroupPairs)};
   return made;
 }

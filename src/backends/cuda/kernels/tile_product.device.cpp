@@ -214,6 +214,13 @@ struct TileProduct {
 
   SINTER_DEVICE_INLINE void finish(float (&sums)[kBlocks][kSums], int group, int warp, int lane, int first_row,
                                    int first_column) const {
+    if (args.scale != 1.f) {
+      SINTER_UNROLL
+      for (int b = 0; b < kBlocks; ++b) {
+        SINTER_UNROLL
+        for (int i = 0; i < kSums; ++i) sums[b][i] *= args.scale;
+      }
+    }
     if (args.bias) add_bias(sums, lane, first_column);
     if (kGated || args.gelu) activate(sums);
     SINTER_UNROLL

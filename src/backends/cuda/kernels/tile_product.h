@@ -9,8 +9,8 @@
 namespace sinter::cuda {
 
 /// Products of 16-bit matrices on devices of capability 9.0, by copies of whole tiles and warpgroup instructions:
-///   out[m, n] = gelu(a[m, k] . weights[n, k]^T + bias[n]) + residual[m, n], or
-///   out[m, n] = value * gelu(gate), where value = a . weights^T + bias, and gate the same of the rows that begin `gate_row` below.
+///   out[m, n] = gelu(scale * a[m, k] . weights[n, k]^T + bias[n]) + residual[m, n], or
+///   out[m, n] = value * gelu(gate), where value = scale * a . weights^T + bias, and gate the same of the rows that begin `gate_row` below.
 /// Everything after the product is f32 and rounded once.
 struct TileProductCall {
   int64_t m = 0, n = 0, k = 0;  ///< n: columns of `out`
@@ -23,6 +23,7 @@ struct TileProductCall {
   int64_t gate_row = 0;                                      ///< 0: n
   DevicePtr residual = 0;                                    ///< may be `out`; 0: none
   int64_t residual_stride = 0;
+  float scale = 1;
 };
 
 /// Why there is no such kernel: sizes, alignment (addresses and rows at multiples of 16 bytes), device or driver. Empty where

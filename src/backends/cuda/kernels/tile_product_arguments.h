@@ -17,6 +17,7 @@ struct TileProductArguments {
   int m = 0, n = 0, k = 0;  ///< n: columns of `out`, a multiple of 8
   int gate = 0;             ///< gated kernels: the row of the weights, and of the bias, where the gates begin
   int gelu = 0;             ///< not gated: of the sum with its bias, the tanh form
+  float scale = 1;          ///< of the sums, before the bias
   int group = 1;            ///< so many pairs of tiles, one below the other, are made before the next column of tiles
 };
 
