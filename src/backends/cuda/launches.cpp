@@ -308,15 +308,32 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   buffers.weights = step.computed ? address(in, step.filter, step.filter_type) : weights_.get(in.unit, in.prefix, step.weight);
   buffers.out = address(in, step.out, tail.out_type);
   if (shape.bias) buffers.bias = weights_.get(in.unit, in.prefix, tail.bias);
+  if (!step.doubled) return add_conv(shape, buffers, tail.out_type);
 
-  bool vendor_can = tail.out_type == step.in_type;
+  shape.out_step = 2;
+  const int64_t filters = 4 * step.out_c * step.c * byte_size(step.in_type), pixel = step.out_c * byte_size(tail.out_type);
+  for (int64_t place = 0; place < 4; ++place) {
+    const int64_t odd[] = {place / 2, place % 2};
+    for (size_t i = 0; i < 2; ++i)
+      shape.axes[i].kernel = 2, shape.axes[i].pad_before = 1 - odd[i], shape.axes[i].pad_after = odd[i];
+    ConvBuffers one = buffers;
+    one.weights += DevicePtr(place * filters);
+    one.out += DevicePtr((odd[0] * 2 * shape.axes[1].in + odd[1]) * pixel);
+    add_conv(shape, one, tail.out_type);
+  }
+}
+
+void LaunchBuilder::add_conv(const ConvShape& shape, const ConvBuffers& buffers, DType out_type) {
+  bool vendor_can = out_type == shape.type;
   if (vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, engine_.options().tune).empty()) return;
   ConvCall own;
-  own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
-  own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
-  own.pad_top = int(step.top), own.pad_left = int(step.left), own.pad_bottom = int(step.bottom), own.pad_right = int(step.right);
-  own.type = step.in_type, own.in = buffers.in, own.filters = buffers.weights;
-  own.epilogue = {.out = buffers.out, .out_type = tail.out_type, .bias = buffers.bias, .bias_type = tail.out_type};
+  own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = shape.c, own.out_c = shape.out_c;
+  const ConvAxis &rows = shape.axes[0], &columns = shape.axes[1];
+  own.kernel_h = int(rows.kernel), own.kernel_w = int(columns.kernel), own.stride = int(rows.stride);
+  own.pad_top = int(rows.pad_before), own.pad_left = int(columns.pad_before), own.pad_bottom = int(rows.pad_after),
+  own.pad_right = int(columns.pad_after), own.out_step = shape.out_step;
+  own.type = shape.type, own.in = buffers.in, own.filters = buffers.weights;
+  own.epilogue = {.out = buffers.out, .out_type = out_type, .bias = buffers.bias, .bias_type = out_type};
   engine_.kernels().load("gemm");
   launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });
 }

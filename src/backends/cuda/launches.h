@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
@@ -49,6 +50,7 @@ class LaunchBuilder {
   template <class Shape, class Buffers, class Plan>
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               bool tune);
+  void add_conv(const ConvShape& shape, const ConvBuffers& buffers, DType out_type);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
 
   DevicePtr address(const Instance& in, const BufferRef& buffer);

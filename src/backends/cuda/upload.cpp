@@ -111,6 +111,14 @@ void Uploader::filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k
                         {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = taps});
 }
 
+void Uploader::doubled_filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c) {
+  if (!converts_on_device(tensor.dtype())) return doubled_filters(tensor.to(type), to, type, k, c);
+  DevicePtr raw = staging(tensor.bytes());
+  copy(tensor.data(), tensor.bytes(), raw);
+  filters_doubled(engine_.kernel_target(),
+                  {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = 9});
+}
+
 void Uploader::finish() { engine_.stream().synchronize(); }
 
 }  // namespace sinter::cuda

@@ -21,6 +21,8 @@ class Uploader {
   void rows(const ScaledRows& rows, DevicePtr to, DType type);
   /// Convolution weights [k, c, taps] as [k, taps, c].
   void filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps);
+  /// Convolution weights [k, c, 3, 3] as [2, 2, k, 2, 2, c], for pictures at twice their size: see WeightSlot::doubled_filters.
+  void doubled_filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c);
   void finish();
 
  private:

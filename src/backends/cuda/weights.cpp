@@ -18,6 +18,11 @@ DType type_of(const WeightSlot& slot) {
 int64_t aligned(int64_t bytes) { return (bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment; }
 
 int64_t count_of(const Type& type) { return element_count(type.shape).constant(); }
+/// Only `doubled_filters` has another number of elements than the file.
+int64_t stored_count(WeightSlot::Form form, const Type& type) {
+  constexpr int64_t kTaps = 9, kDoubledTaps = 16;
+  return form == WeightSlot::doubled_filters ? count_of(type) / kTaps * kDoubledTaps : count_of(type);
+}
 int64_t rows_of(const Type& type) { return type.shape[0].constant(); }
 
 /// How large a layer's weights are drawn: so that a sum over its inputs keeps their size.
@@ -36,7 +41,7 @@ BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engi
     for (size_t i = 0; i < entry.pieces.size(); ++i) {
       Piece& piece = entry.pieces[i];
       piece.offset = bytes_;
-      bytes_ += count_of(piece.type) * byte_size(entry.dtype);
+      bytes_ += stored_count(entry.slot.form, piece.type) * byte_size(entry.dtype);
       by_name_[piece.name].emplace_back(&entry, i);
     }
     if (entry.slot.form == WeightSlot::e4m3_rows) place_scales(entry);
@@ -109,6 +114,8 @@ void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piec
   if (entry.slot.form == WeightSlot::filters) {
     const Shape& s = piece.type.shape;
     uploader.filters(tensor, to, entry.dtype, s[0].constant(), s[1].constant(), s[2].constant() * s[3].constant());
+  } else if (entry.slot.form == WeightSlot::doubled_filters) {
+    uploader.doubled_filters(tensor, to, entry.dtype, rows_of(piece.type), piece.type.shape[1].constant());
   } else if (entry.slot.form == WeightSlot::e4m3_rows) {
     uploader.e4m3_rows(tensor, to, block_.address() + DevicePtr(piece.scales), rows_of(piece.type));
   } else {
@@ -142,8 +149,8 @@ void BoundWeights::fill_random(uint64_t seed) {
       bool e4m3 = entry.slot.form == WeightSlot::e4m3_rows;
       constexpr float kSpread = 100;  // of numbers in e4m3: few go beyond its end at 448
       KernelTarget& target = engine_.kernel_target();
-      fill_normal(target, block_.address() + DevicePtr(piece.offset), entry.dtype, count_of(piece.type), seed++,
-                  scales ? 1.f : 0.f, e4m3 ? kSpread : spread_of(piece.type));
+      fill_normal(target, block_.address() + DevicePtr(piece.offset), entry.dtype, stored_count(entry.slot.form, piece.type),
+                  seed++, scales ? 1.f : 0.f, e4m3 ? kSpread : spread_of(piece.type));
       if (e4m3)
         fill_normal(target, block_.address() + DevicePtr(piece.scales), DType::f32, rows_of(piece.type), 0,
                     spread_of(piece.type) / kSpread, 0);

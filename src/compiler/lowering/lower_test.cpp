@@ -99,3 +99,40 @@ TEST_CASE("a sum of two pictures before a group norm is none of an addend") {
   REQUIRE(stats.size() == 1);
   CHECK_FALSE(stats[0].adds);
 }
+
+namespace {
+
+/// A picture, resized by `times`, under a convolution of 3 x 3.
+Program enlarged(int64_t times, const LowerOptions& options, int64_t channels = 64) {
+  Graph graph;
+  Dim side = Dim::symbol("lower_side");
+  Value x = graph.input("x", {DType::bf16, {1, side, side, 32}});
+  Value w = cast(graph.weight("conv.weight", {DType::f16, {channels, 32, 3, 3}}), DType::bf16);
+  graph.output("y", conv2d(resize_nearest(x, side * times, side * times), w, {.top = 1, .left = 1, .bottom = 1, .right = 1}));
+  Graph legal;
+  legalise(graph, legal, options);
+  Program program = lower(legal, options);
+  validate(program, legal);
+  return program;
+}
+
+}  // namespace
+
+TEST_CASE("a vendor's convolution of a picture at twice its size reads the picture as it is") {
+  Program program = enlarged(2, {.vendor = true});
+  REQUIRE(program.steps.size() == 1);
+  auto conv = steps_of<ConvStep>(program).at(0);
+  CHECK(conv.doubled);
+  CHECK(conv.h == Dim::symbol("lower_side"));
+  CHECK(conv.in.buffer == BufferRef{BufferRef::parameter, 0});
+  CHECK(program.weights.at(size_t(conv.weight)).form == WeightSlot::doubled_filters);
+}
+
+TEST_CASE("a picture at another size, or results of odd widths, are not convolved so") {
+  for (const Program& program :
+       {enlarged(3, {.vendor = true}), enlarged(2, {.vendor = true}, 3), enlarged(2, {.fuse = false, .vendor = true})}) {
+    CHECK(!steps_of<ConvStep>(program).at(0).doubled);
+    CHECK(steps_of<RowStep>(program).size() == 1);
+  }
+  CHECK(!steps_of<ConvStep>(enlarged(2, {})).at(0).doubled);
+}

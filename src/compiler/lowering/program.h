@@ -72,6 +72,9 @@ struct LinearStep {
 /// A convolution, channels-last.
 struct ConvStep {
   Dim n, h, w;
+  /// The picture is read at twice its size, every pixel four times; h and w are what lies in memory. Only with a tail, windows of
+  /// 3 x 3, a stride and a padding of 1, and weights of the form `doubled_filters`.
+  bool doubled = false;
   int64_t c = 0, out_c = 0, kernel_h = 1, kernel_w = 1, stride = 1, top = 0, left = 0, bottom = 0, right = 0;
   DType in_type = DType::f32;
   std::optional<KernelUse> prologue;
@@ -159,6 +162,9 @@ struct WeightSlot {
     rows,         ///< row-major [rows, k], several weights one below the other; a bias is rows of one
     filters,      ///< [out, height, width, in]
     e4m3_rows,    ///< `rows` as f8e4m3, and an f32 factor for each row
+    /// [2, 2, out, 2, 2, in]: what windows of 3 x 3 do to a picture at twice its size, said of the picture itself. The first two
+    /// axes are the row and column of the result, even or odd; each takes 2 x 2 pixels, whose weights are sums.
+    doubled_filters,
   } form = plain;
   PanelType panels = PanelType::f32;  ///< the element type of all forms but `plain` and `e4m3_rows`
   int32_t parts = 1;                  ///< of `matrix`: each packed by itself

@@ -116,7 +116,7 @@ class Validator {
   void check(const WeightSlot& slot) {
     expect(!slot.ordinals.empty(), "a slot is of no weight");
     for (int32_t ordinal : slot.ordinals) expect(below(ordinal, weights_.size()), "there is no such weight");
-    expect(slot.form <= WeightSlot::e4m3_rows && slot.panels <= PanelType::bf16_dot, "a weight is wanted in no known form");
+    expect(slot.form <= WeightSlot::doubled_filters && slot.panels <= PanelType::bf16_dot, "a weight is wanted in no known form");
     const Shape& shape = shape_of(slot);
     if (slot.form == WeightSlot::rows || slot.form == WeightSlot::e4m3_rows) {
       for (int32_t ordinal : slot.ordinals)
@@ -125,6 +125,8 @@ class Validator {
     }
     expect(slot.ordinals.size() == 1, "several weights are joined in a form that cannot be");
     if (slot.form == WeightSlot::filters) expect(shape.size() == 4, "a weight is no convolution");
+    if (slot.form == WeightSlot::doubled_filters)
+      expect(shape.size() == 4 && shape[2] == Dim(3) && shape[3] == Dim(3), "a weight has no windows of 3 x 3");
     if (slot.form == WeightSlot::matrix)
       expect(shape.size() == 2 && slot.parts > 0 && shape[0].constant() % slot.parts == 0, "a weight is no such matrix");
     if (slot.form == WeightSlot::convolution) expect(shape.size() == 4 && slot.parts == 1, "a weight is no convolution");
@@ -194,9 +196,13 @@ class Validator {
     expect_sizes({s.top, s.left, s.bottom, s.right}, 0);
     if (!s.epilogue) expect_writable(s.out.buffer);
     if (!s.computed) {
-      const Shape& shape = shape_of(packed(s.weight, s.tail ? WeightSlot::filters : WeightSlot::convolution));
+      auto form = s.doubled ? WeightSlot::doubled_filters : s.tail ? WeightSlot::filters : WeightSlot::convolution;
+      const Shape& shape = shape_of(packed(s.weight, form));
       expect(shape == Shape{s.out_c, s.c, s.kernel_h, s.kernel_w}, "a convolution has another size than its weight");
     }
+    if (s.doubled)
+      expect(s.tail && !s.computed && s.stride == 1 && s.top == 1 && s.left == 1 && s.bottom == 1 && s.right == 1,
+             "a convolution of a picture at twice its size is none of a vendor's with a stride and a padding of 1");
     if (s.tail) {
       expect(!s.prologue && !s.epilogue, "a vendor's convolution has a fused kernel");
       check(*s.tail, 0, s.out_c);

@@ -8,15 +8,15 @@ namespace {
 /// Ids of the tensors in memory; they are part of stored plans.
 enum Id : int64_t { kIn = 1, kWeights = 2, kOut = 3, kBias = 4, kResidual = 5 };
 
-/// Sizes in the library's order (n, c, spatial axes) with strides of channels-last memory.
-CudnnTensor channels_last(Id id, int64_t n, int64_t c, const std::vector<int64_t>& space, DType type) {
+/// Sizes in the library's order (n, c, spatial axes) with strides of channels-last memory, or of every `step`-th pixel there.
+CudnnTensor channels_last(Id id, int64_t n, int64_t c, const std::vector<int64_t>& space, DType type, int64_t step = 1) {
   CudnnTensor t{.id = id, .sizes = {n, c}, .strides = {0, 1}, .type = cudnn_type(type)};
   t.sizes.insert(t.sizes.end(), space.begin(), space.end());
   t.strides.resize(t.sizes.size());
   int64_t stride = c;
   for (size_t i = t.sizes.size(); i-- > 2;) {
-    t.strides[i] = stride;
-    stride *= t.sizes[i];
+    t.strides[i] = stride * step;
+    stride *= t.sizes[i] * step;
   }
   t.strides[0] = stride;
   return t;
@@ -32,7 +32,7 @@ void build(const ConvShape& s, CudnnGraph& g) {
   auto in = along(s, [](const ConvAxis& a) { return a.in; });
   auto kernel = along(s, [](const ConvAxis& a) { return a.kernel; });
   auto size = along(s, [](const ConvAxis& a) { return a.out(); });
-  CudnnTensor result = channels_last(kOut, s.n, s.out_c, size, s.type);
+  CudnnTensor result = channels_last(kOut, s.n, s.out_c, size, s.type, s.out_step);
   int x = g.tensor(channels_last(kIn, s.n, s.c, in, s.type));
   int w = g.tensor(channels_last(kWeights, s.out_c, s.c, kernel, s.type));
 
@@ -58,8 +58,9 @@ void build(const ConvShape& s, CudnnGraph& g) {
 void check_shape(const ConvShape& s) {
   if (s.axes.size() != 2 && s.axes.size() != 3)
     fail(Code::InvalidArgument, "convolution: {} spatial axes, 2 or 3 are possible", s.axes.size());
-  if (s.n < 1 || s.c < 1 || s.out_c < 1)
-    fail(Code::InvalidArgument, "convolution: sizes must be positive, n {} c {} out_c {}", s.n, s.c, s.out_c);
+  if (s.n < 1 || s.c < 1 || s.out_c < 1 || s.out_step < 1)
+    fail(Code::InvalidArgument, "convolution: sizes must be positive, n {} c {} out_c {} out_step {}", s.n, s.c, s.out_c,
+         s.out_step);
   for (const auto& a : s.axes)
     if (a.kernel < 1 || a.stride < 1 || a.dilation < 1 || a.pad_before < 0 || a.pad_after < 0 || a.out() < 1 ||
         a.in + a.pad_before + a.pad_after < a.dilation * (a.kernel - 1) + 1)
@@ -111,6 +112,7 @@ std::string ConvShape::text() const {
     if (a.pad_before || a.pad_after) t += fmt::format(" pad {}+{}", a.pad_before, a.pad_after);
     if (a.dilation != 1) t += fmt::format(" dilation {}", a.dilation);
   }
+  if (out_step != 1) t += fmt::format(" every {}", out_step);
   if (bias) t += " bias";
   if (residual) t += " residual";
   if (silu) t += " silu";

@@ -19,6 +19,7 @@ struct ConvAxis {
 struct ConvShape {
   int64_t n = 1, c = 0, out_c = 0;
   std::vector<ConvAxis> axes;
+  int64_t out_step = 1;      ///< the result's pixels are every so many of a picture that is so many times as large along all axes
   DType type = DType::bf16;  ///< of in, weights, bias, residual and out; sums are f32
   bool bias = false;
   /// These two make cuDNN compile a kernel of their own, which may be slower than a plain one and a separate pass: plan both,

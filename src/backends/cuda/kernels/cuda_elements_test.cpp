@@ -198,6 +198,31 @@ TEST_CASE("filters change their layout and type in one pass") {
   });
 }
 
+TEST_CASE("windows for a picture at twice its size become sums of their taps") {
+  on_each_target([](TestTarget& t) {
+    constexpr int64_t k = 3, c = 50;
+    for (auto [from, to] : {std::pair{DType::f32, DType::f32}, {DType::f16, DType::bf16}, {DType::bf16, DType::f16}}) {
+      const auto bytes = encode(random_values(size_t(k * c * 9), 2), from);
+      const auto taps = decode(bytes, from);
+      FiltersCall call{.from = t.upload(bytes), .from_type = from, .to_type = to, .k = k, .c = c};
+      call.to = t.untouched(k * c * 16 * byte_size(to));
+      filters_doubled(t, call);
+      const auto seen = decode(t.download<uint8_t>(call.to, size_t(k * c * 16 * byte_size(to))), to);
+      std::vector<float> sums(seen.size());
+      // Row y of the large picture is row y / 2 of the small one: result 2 i + odd reads rows 2 i + odd - 1 + tap.
+      for (int64_t odd_y = 0; odd_y < 2; ++odd_y)
+        for (int64_t odd_x = 0; odd_x < 2; ++odd_x)
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            const int64_t y = (odd_y + 1 + tap / 3) / 2 - odd_y, x = (odd_x + 1 + tap % 3) / 2 - odd_x;
+            for (int64_t o = 0; o < k; ++o)
+              for (int64_t i = 0; i < c; ++i)
+                sums[size_t(((((odd_y * 2 + odd_x) * k + o) * 2 + y) * 2 + x) * c + i)] += taps[size_t((o * c + i) * 9 + tap)];
+          }
+      CHECK(seen == rounded(sums, to));
+    }
+  });
+}
+
 TEST_CASE("types without a kernel are refused by name") {
   EmulatedTarget t;
   CHECK_THROWS_AS(cast(t, {.to_type = DType::f8e5m2, .count = 1}), Error);

@@ -26,13 +26,15 @@ Operand operand(TestTarget& t, int64_t count, uint32_t seed, DType type, int64_t
 
 double gelu(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
 
-/// The largest error, in units of what rounding allows: a part of the value, and of the sum's length: terms of size 1 are added one
-/// after another in f32, each addition losing up to half a unit of a partial sum that is a few times the root of their number.
+/// The largest error, in units of what rounding allows: a part of the value, and of the sum's length: terms of size 1 are added
+/// one after another in f32, each addition losing up to half a unit of a partial sum that is a few times the root of their
+/// number.
 struct Errors {
   double worst = 0;
   void compare(float seen, double expected, double length, DType out) {
     const double step = out == DType::bf16 ? 0x1p-8 : out == DType::f16 ? 0x1p-11 : 0x1p-22;
-    const double error = std::fabs(double(seen) - expected) / (std::fabs(expected) * step + std::sqrt(length) * 3e-6 + length * 0x1p-23 + 1e-6);
+    const double error =
+        std::fabs(double(seen) - expected) / (std::fabs(expected) * step + std::sqrt(length) * 3e-6 + length * 0x1p-23 + 1e-6);
     worst = std::isnan(error) ? INFINITY : std::max(worst, error);
   }
 };
@@ -128,6 +130,7 @@ struct ConvCase {
   DType type = DType::bf16;
   int64_t extra = 0;
   bool residual = false;
+  int64_t out_step = 1;
 };
 
 void check_conv(TestTarget& t, const ConvCase& c) {
@@ -145,6 +148,7 @@ void check_conv(TestTarget& t, const ConvCase& c) {
   call.pad_bottom = c.bottom;
   call.pad_right = c.right;
   call.type = c.type;
+  call.out_step = c.out_step;
   const int64_t pixel = c.c + c.extra, oh = call.out_h(), ow = call.out_w();
   const Operand in = operand(t, c.n * c.h * c.w * pixel, 5, c.type),
                 filters = operand(t, c.out_c * c.kernel * c.kernel * c.c, 6, c.type);
@@ -153,10 +157,11 @@ void check_conv(TestTarget& t, const ConvCase& c) {
   call.pixel_stride = c.extra ? pixel : 0;
   call.filters = filters.address;
   call.epilogue = {.out_type = c.type, .bias = bias.address, .bias_type = c.type, .residual_type = c.type};
-  call.epilogue.out = t.untouched(c.n * oh * ow * c.out_c * byte_size(c.type));
+  const int64_t step = c.out_step, out_count = c.n * oh * ow * c.out_c * step * step;
+  call.epilogue.out = t.untouched(out_count * byte_size(c.type));
   if (c.residual) call.epilogue.residual = residual.address;
   conv(t, call);
-  const auto seen = decode(t.download<uint8_t>(call.epilogue.out, residual.values.size() * size_t(byte_size(c.type))), c.type);
+  const auto seen = decode(t.download<uint8_t>(call.epilogue.out, size_t(out_count * byte_size(c.type))), c.type);
   Errors errors;
   for (int64_t n = 0; n < c.n; ++n)
     for (int64_t y = 0; y < oh; ++y)
@@ -173,7 +178,8 @@ void check_conv(TestTarget& t, const ConvCase& c) {
             }
           const auto at = size_t(((n * oh + y) * ow + x) * c.out_c + o);
           if (c.residual) sum += double(residual.values[at]);
-          errors.compare(seen[at], sum, double(c.kernel * c.kernel * c.c), c.type);
+          const auto place = size_t((((n * oh + y) * step * ow + x) * step) * c.out_c + o);
+          errors.compare(seen[place], sum, double(c.kernel * c.kernel * c.c), c.type);
         }
   CHECK(errors.worst < 1);
 }
@@ -187,6 +193,7 @@ TEST_CASE("convolutions agree with f64 for windows, strides, padding and channel
       check_conv(t, {1, 12, 10, 3, 8, 4, 4, 0, 0, 0, 0, type, 2});         // patches
       check_conv(t, {2, 5, 5, 32, 8, 1, 1, 0, 0, 0, 0, type, 8, true});
       check_conv(t, {1, 3, 11, 8, 5, 5, 2, 2, 1, 3, 2, type});
+      check_conv(t, {2, 5, 7, 16, 24, 2, 1, 1, 0, 0, 1, type, 0, false, 2});  // a quarter of a picture at twice its size
     }
   });
 }

@@ -7,7 +7,7 @@
 #define SINTER_DEVICE_KERNEL(name, ...) extern "C" __attribute__((nvptx_kernel)) void name(__VA_ARGS__)
 #define SINTER_DEVICE_INLINE __attribute__((always_inline)) inline
 #define SINTER_INLINE_LAMBDA __attribute__((always_inline))  // after its parameters
-#define SINTER_UNROLL _Pragma("unroll")  // the loop that follows
+#define SINTER_UNROLL _Pragma("unroll")                      // the loop that follows
 #define SINTER_NO_UNROLL _Pragma("nounroll")
 
 extern "C" __attribute__((address_space(3), aligned(16))) char sinter_dynamic_shared[];

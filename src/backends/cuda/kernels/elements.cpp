@@ -87,6 +87,15 @@ void quantise_rows(KernelTarget& target, const QuantiseRowsCall& c) {
          c.x_stride ? c.x_stride : c.columns, int(c.columns), c.to, c.to_stride ? c.to_stride : c.columns, c.scales);
 }
 
+void filters_doubled(KernelTarget& target, const FiltersCall& c) {
+  if (c.taps != 9) fail(Code::InvalidArgument, "filters_doubled: {} taps, windows of 3 x 3 have 9", c.taps);
+  const int64_t count = c.k * c.c;
+  if (count == 0) return;
+  const LaunchShape shape{.grid = {uint32_t(divide_up(count, int64_t(kThreads)))}, .block = {kThreads}};
+  target("elements__filters_doubled", shape, c.from, source_type("filters_doubled", c.from_type), c.to,
+         target_type("filters_doubled", c.to_type), c.k, c.c);
+}
+
 void filters_channels_last(KernelTarget& target, const FiltersCall& c) {
   if (c.k == 0 || c.c == 0 || c.taps == 0) return;
   constexpr int64_t kHeldFloats = 4096, kMostTaps = 12288;

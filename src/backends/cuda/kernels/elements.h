@@ -63,5 +63,8 @@ struct FiltersCall {
   int64_t k = 0, c = 0, taps = 9;
 };
 void filters_channels_last(KernelTarget& target, const FiltersCall& call);
+/// Windows of 3 x 3 (taps = 9) for a picture whose every pixel is read as 2 x 2, as windows of 2 x 2 for the picture itself, one
+/// for each of the four places of a result's pixel: [row parity][column parity][k][2][2][c]. The sums are of f32.
+void filters_doubled(KernelTarget& target, const FiltersCall& call);
 
 }  // namespace sinter::cuda

@@ -106,9 +106,15 @@ void conv(KernelTarget& target, const ConvCall& c) {
   in.pad_top = c.pad_top;
   in.pad_left = c.pad_left;
   const device::MatrixArguments filters{.base = c.filters, .row_stride = columns};
+  device::EpilogueArguments e = arguments("conv", c.epilogue, c.out_c);
+  if (c.out_step > 1) {
+    e.line_rows = c.out_w();
+    e.out_stride = c.out_step * c.out_c;
+    e.line_stride = c.out_step * c.out_w() * e.out_stride;
+  }
   const bool chunks = c.c % kChunk == 0 && c.in % 16 == 0 && in.pixel_stride % kChunk == 0 && in_chunks(filters);
-  target(kernel_name("conv", c.type, chunks), shape_of("conv", {1, rows, c.out_c, columns}, c.type), in, filters,
-         arguments("conv", c.epilogue, c.out_c), device::ProductSize{int(rows), int(c.out_c), int(columns)});
+  target(kernel_name("conv", c.type, chunks), shape_of("conv", {1, rows, c.out_c, columns}, c.type), in, filters, e,
+         device::ProductSize{int(rows), int(c.out_c), int(columns)});
 }
 
 }  // namespace sinter::cuda

@@ -104,6 +104,8 @@ SINTER_DEVICE_INLINE void finish_rows(const EpilogueArguments& e, const float* s
     float value = sums[i * pitch] * e.scale + bias;
     if (e.gelu) value = gelu_tanh(value);
     if (e.residual) value += load_one(e.residual, e.residual_type, residual);
+    const int row = first_row + i;
+    if (e.line_rows) out = row / e.line_rows * e.line_stride + row % e.line_rows * e.out_stride + column;
     store_one(e.out, e.out_type, out, value);
     residual += e.residual_stride;
     out += e.out_stride;

@@ -42,6 +42,7 @@ struct ConvCall {
   DevicePtr in = 0;          ///< [n, h, w, c]
   int64_t pixel_stride = 0;  ///< elements; 0: c
   DevicePtr filters = 0;     ///< [out_c, kernel_h, kernel_w, c]
+  int64_t out_step = 1;      ///< the result's pixels are every so many of a picture that is so many times as high and wide
   ProductEpilogue epilogue;
 
   int64_t out_h() const { return (h + pad_top + pad_bottom - kernel_h) / stride + 1; }

@@ -28,6 +28,7 @@ struct EpilogueArguments {
   uint64_t out = 0, bias = 0, residual = 0;  ///< 0: none
   int64_t out_stride = 0, residual_stride = 0;
   int64_t out_batch_stride = 0, residual_batch_stride = 0;
+  int64_t line_rows = 0, line_stride = 0;  ///< of the result: so many rows lie `line_stride` after those before; 0: no lines
   int out_type = 0, bias_type = 0, residual_type = 0;
   int gelu = 0;
   float scale = 1;

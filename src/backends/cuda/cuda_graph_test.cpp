@@ -1,0 +1,78 @@
+// Whole graphs on a device against the interpreter.
+#include <cmath>
+
+#include "backends/cuda/plan.h"
+#include "backends/cuda/test_device.h"
+#include "graph/interpreter.h"
+#include "graph/ops.h"
+
+namespace sinter::cuda {
+namespace {
+
+Tensor random_tensor(std::vector<int64_t> shape, uint32_t seed) {
+  Tensor t(DType::f32, std::move(shape));
+  for (float& x : t.f32()) seed = seed * 1664525 + 1013904223, x = float(int32_t(seed)) * 0x1p-31f;
+  return t;
+}
+
+/// The largest difference from the interpreter's f32, over the largest value. Three runs: launched one by one, captured,
+/// replayed.
+double worst_difference(const Graph& graph, const Graph& exact, const std::map<std::string, Tensor>& inputs,
+                        const Bindings& sizes, const std::map<std::string, Tensor>& weights) {
+  Cache cache({.memory_only = true});
+  Engine engine(cache, 0, 0, {});
+  CompileReport report;
+  CompiledGraph compiled(engine, graph, {.label = "test"}, report);
+  auto bound = engine.bind_weights(compiled);
+  auto read = [&](const std::string& name) { return weights.at(name); };
+  bound->load(read);
+  Layout layout(compiled, sizes);
+  auto plan = engine.plan(compiled, layout, *bound);
+  const Tensor expected = interpret(exact, inputs, read, sizes)[0];
+  double worst = 0, largest = 0;
+  for (int run = 0; run < 3; ++run) {
+    const Tensor got = plan->run(inputs)[0].to(DType::f32);
+    REQUIRE(got.count() == expected.count());
+    for (int64_t i = 0; i < got.count(); ++i) {
+      const double difference = std::abs(double(got.f32()[size_t(i)]) - expected.f32()[size_t(i)]);
+      worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
+      largest = std::max(largest, std::abs(double(expected.f32()[size_t(i)])));
+    }
+  }
+  return worst / largest;
+}
+
+/// As a decoder's upsampling: a picture at twice its size, a convolution with a bias, and what comes after.
+void build_upsampling(Graph& g, DType type, const Dim& height, const Dim& width) {
+  Value x = cast(g.input("x", {DType::f32, {2, height, width, 32}}), type);
+  Value w = cast(g.weight("w", {DType::f32, {64, 32, 3, 3}}), type), b = cast(g.weight("b", {DType::f32, {64}}), type);
+  Value y =
+      conv2d(resize_nearest(silu(x), height * 2, width * 2), w, {.stride = 1, .top = 1, .left = 1, .bottom = 1, .right = 1});
+  y = y + broadcast(b, y.shape());
+  g.output("y", cast(silu(group_norm(y, cast(g.weight("gamma", {DType::f32, {64}}), type),
+                                     cast(g.weight("beta", {DType::f32, {64}}), type), 32, 1e-5)),
+                     DType::f32));
+}
+
+TEST_CASE("a convolution of a picture at twice its size is that of the resized picture, on a device") {
+  if (!test_device()) return;
+  Dim height = Dim::symbol("graph_height"), width = Dim::symbol("graph_width");
+  std::vector<SymbolId> symbols;
+  height.collect_symbols(symbols), width.collect_symbols(symbols);
+  const std::map<std::string, Tensor> inputs{{"x", random_tensor({2, 13, 10, 32}, 1)}};
+  const std::map<std::string, Tensor> weights{{"w", random_tensor({64, 32, 3, 3}, 2)},
+                                              {"b", random_tensor({64}, 3)},
+                                              {"gamma", random_tensor({64}, 4)},
+                                              {"beta", random_tensor({64}, 5)}};
+  Graph exact;
+  build_upsampling(exact, DType::f32, height, width);
+  for (auto [type, tolerance] : {std::pair{DType::f32, 1e-5}, {DType::f16, 0.004}, {DType::bf16, 0.03}}) {
+    CAPTURE(name(type));
+    Graph graph;
+    build_upsampling(graph, type, height, width);
+    CHECK(worst_difference(graph, exact, inputs, {{symbols[0], 13}, {symbols[1], 10}}, weights) < tolerance);
+  }
+}
+
+}  // namespace
+}  // namespace sinter::cuda

@@ -1,0 +1,107 @@
+#include "compiler/lowering/lowering.h"
+
+namespace sinter {
+
+void Lowering::find_prologues() {
+  for (Value v : order_) {
+    if (v->op != &conv2d_op) continue;
+    const Node* n = v->inputs[0].node();
+    if (!is_inline(*n) || in_memory_.contains(n) || !has_one_user(n)) continue;
+    const Node* b = base(n);
+    bool alone = n == b || (has_one_user(b) && !in_memory_.contains(b));
+    for (const Node* at = n; alone && at != b; at = at->inputs[0].node()) alone = has_one_user(at);
+    bool pointwise = is_inline(*b) && !is_reduction(*b) && !rounds(*b) && alone;
+    if (pointwise && !contains_reduction(b)) {
+      resident_.erase(b);
+      resident_.erase(n);
+      prologue_.insert(v.node());
+      roots_[b] = {v.node()};
+    } else if (n != b && is_movement(*n)) {
+      prologue_.insert(v.node());  // only a resizing copy
+    }
+  }
+}
+
+void Lowering::find_epilogues() {
+  for (size_t i = order_.size(); i-- > 0;) {
+    const Node* n = order_[i].node();
+    bool fusable = (n->op == &linear_op && weight_of(n->inputs[1])) || n->op == &conv2d_op;
+    if (!fusable || in_memory_.contains(n)) continue;
+    std::set<const Node*> roots = kernel_roots(n);
+    if (roots.size() != 1) continue;
+    const Node* root = *roots.begin();
+    if (!root || !is_inline(*root) || fused_call_.contains(root) || contains_reduction(root)) continue;
+    bool output = false;
+    for (const Node* user : users_.at(n)) output = output || !user;
+    if (output) continue;
+    fused_call_[root] = n;
+    fused_[n] = root;
+    resident_.erase(n);
+  }
+}
+
+void Lowering::find_tails() {
+  for (size_t i = 0; i < order_.size(); ++i) {
+    const Node* n = order_[i].node();
+    if (!(n->op == &linear_op && weight_rows(n->inputs[1])) && n->op != &conv2d_op) continue;
+    if (in_memory_.contains(n)) continue;
+    Tail tail = tail_of(n);
+    if (tail.root == n) continue;
+    tails_[n] = tail;
+    fused_call_[tail.root] = n;
+    resident_.erase(n);
+    resident_.insert(tail.root);
+  }
+}
+
+Lowering::Tail Lowering::tail_of(const Node* call) const {
+  Tail tail{call};
+  static const OpDef &kAdd = *find_op("add"), &kGelu = *find_op("gelu_tanh");
+  auto next = [&](const OpDef& op) -> const Node* {
+    if (!has_one_user(tail.root) || in_memory_.contains(tail.root)) return nullptr;
+    const Node* user = users_.at(tail.root)[0];
+    return user->op == &op && user->type == call->type && !fused_call_.contains(user) ? user : nullptr;
+  };
+  auto other = [&](const Node* sum) { return sum->inputs[sum->inputs[0].node() == tail.root ? 1 : 0]; };
+  if (const Node* sum = next(kAdd); sum && is_bias(other(sum), call)) {
+    tail.bias = unbroadcast(other(sum)).node();
+    tail.root = sum;
+  }
+  bool linear = call->op == &linear_op || is_pointwise_conv(*call);
+  if (!linear) return tail;
+  if (const Node* gelu = next(kGelu)) {
+    tail.gelu = true;
+    tail.root = gelu;
+  } else if (const Node* sum = next(kAdd); sum && is_residual(other(sum), tail.root)) {
+    tail.residual = other(sum).node();
+    tail.root = sum;
+  }
+  return tail;
+}
+
+bool Lowering::is_bias(Value v, const Node* call) const {
+  v = unbroadcast(v);
+  return weight_rows(v) && v.shape().size() == 1 && v.dim(0) == call->type.shape.back();
+}
+
+bool Lowering::is_residual(Value v, const Node* sum) const {
+  const Node* n = base(v.node());
+  return v.node() != sum && v.shape() == sum->type.shape && v.dtype() == sum->type.dtype && n != sum &&
+         (resident_.contains(n) || n->op == &input_op || n->op == &result_op);
+}
+
+std::optional<KernelUse> Lowering::epilogue(const Node* call, const Node* root, int64_t columns, int parts) {
+  const View& out = homes_.at(root);
+  if (call == root && out.dtype == DType::f32 && row_stride(out)) return {};
+  Residents r = residents();
+  r.tile = call;
+  r.tile_columns = columns;
+  r.parts = parts;
+  BuiltKernel built = build_kernel(root, r, out);
+  int tiles = 0;
+  for (const OperandUse& o : built.use.operands) tiles += o.tile;
+  if (tiles != parts || !(built.use.columns == Dim(columns))) throw NeedsMemory{call};
+  return add_kernel(std::move(built));
+}
+
+}  // namespace sinter
