@@ -51,6 +51,8 @@ class LaunchBuilder {
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               bool tune);
   void add_conv(const ConvShape& shape, const ConvBuffers& buffers, DType out_type);
+  /// A product in the library's form or one of ours.
+  void add_linear(const LinearShape& shape, const LinearBuffers& buffers);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
 
   DevicePtr address(const Instance& in, const BufferRef& buffer);

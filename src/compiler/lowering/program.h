@@ -44,6 +44,7 @@ struct RowStep {
 struct VendorTail {
   int32_t bias = -1;  ///< slot of form `rows` in `out_type`; none: -1
   bool gelu = false;  ///< the tanh form
+  bool gated = false;  ///< of a product of two parts: the first times the GELU, in its erf form, of the second
   bool adds = false;  ///< the residual, of `out_type`
   Place residual;
   Dim residual_stride = 0, residual_batch_stride = 0;

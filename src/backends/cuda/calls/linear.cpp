@@ -219,7 +219,7 @@ void check_buffers(const LinearShape& s, const LinearBuffers& b) {
 /// Part of what tile products are stored under: raise it when their kernels change.
 constexpr std::string_view kTileProducts = "1";
 
-/// The tile product of a shape, its addresses made up where there are none.
+/// The tile product of a shape.
 TileProductCall tile_call(const LinearShape& s, const LinearBuffers& b) {
   TileProductCall call{.m = s.m, .n = s.n, .k = s.k, .type = s.a};
   call.a = b.a, call.weights = b.weights, call.out = b.out;
@@ -228,15 +228,6 @@ TileProductCall tile_call(const LinearShape& s, const LinearBuffers& b) {
   if (s.residual) call.residual = b.residual, call.residual_stride = s.residual_stride;
   call.gelu = s.epilogue == LinearEpilogue::BiasGelu, call.gated = s.gated, call.scale = b.scale;
   return call;
-}
-
-/// Why no tile product does a shape. One that ends within a pair of tiles is left to the library, which splits sums.
-std::string why_no_own(const Vendor& vendor, const LinearShape& s) {
-  if (!vendor.kernels()) return "tile products are not asked for";
-  if (s.a != s.weights || s.a != s.out || s.compute != LinearCompute::F32 || s.weights_are_kn || s.batch != 1)
-    return fmt::format("there is no tile product for {}", s.text());
-  if (s.alignment % 16 != 0) return "tile products need addresses at multiples of 16 bytes";
-  return why_no_tile_product(tile_call(s, {}), vendor.context().device());
 }
 
 constexpr float kOneF32 = 1, kZeroF32 = 0;
@@ -284,6 +275,15 @@ LinearShape normalised(LinearShape s) {
     s.a_batch = s.out_batch = s.residual_batch = 0;
   }
   return s;
+}
+
+std::string why_no_tile_product(const Vendor& vendor, const LinearShape& shape) {
+  const LinearShape s = normalised(shape);
+  if (!vendor.kernels()) return "tile products are not asked for";
+  if (s.a != s.weights || s.a != s.out || s.compute != LinearCompute::F32 || s.weights_are_kn || s.batch != 1)
+    return fmt::format("there is no tile product for {}", s.text());
+  if (s.alignment % 16 != 0) return "tile products need addresses at multiples of 16 bytes";
+  return why_no_tile_product(tile_call(s, {}), vendor.context().device());
 }
 
 /// The operation with stand-in pointers, and the matrices as the library names them: a, b, c, d.
@@ -398,7 +398,7 @@ class LinearPlanner {
       : vendor_(vendor),
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
-        why_no_own_(why_no_own(vendor, shape)),
+        why_no_own_(why_no_tile_product(vendor, shape)),
         facts_(vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0)) {
     if (has_own()) facts_.emplace_back("tile products", kTileProducts);
   }
@@ -430,7 +430,8 @@ class LinearPlanner {
   bool own_is_expected_to_win() const { return shape_.gated || !has_library(); }
 
   std::shared_ptr<LinearPlan> make_own(int form) {
-    vendor_.kernels()->load("tile_product");
+    const int multiprocessors = vendor_.context().device().multiprocessors;
+    vendor_.kernels()->function(tile_product_without_maps(tile_call(shape_, {}), form, multiprocessors).kernel);
     std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
     plan->tile_form_ = form;
     return plan;

@@ -62,6 +62,9 @@ struct LinearShape {
 /// make no sense.
 LinearShape normalised(LinearShape shape);
 
+/// Why no tile product of ours makes this; empty where one does.
+std::string why_no_tile_product(const Vendor& vendor, const LinearShape& shape);
+
 struct LinearBuffers {
   DevicePtr a = 0, weights = 0, out = 0;
   DevicePtr bias = 0;      ///< with an epilogue that has one

@@ -6,7 +6,8 @@
 /// there.
 
 /// The address of a kernel's parameter that is too large, or too special, to be copied.
-#define SINTER_PARAMETER_ADDRESS(address, kernel, number) \
+#define SINTER_PARAMETER_ADDRESS(address, kernel, number) SINTER_PARAMETER_ADDRESS_(address, kernel, number)
+#define SINTER_PARAMETER_ADDRESS_(address, kernel, number) \
   asm volatile("{ .reg .b64 p; mov.b64 p, " #kernel "_param_" #number "; cvta.param.u64 %0, p; }" : "=l"(address))
 
 namespace sinter::device {

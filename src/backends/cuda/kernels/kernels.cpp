@@ -75,8 +75,12 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
 
 void Kernels::load(std::string_view module) {
   if (loaded_.find(module) != loaded_.end()) return;
-  std::string cubin = compile_(context_, ptx(module, context_.device()), module);
-  loaded_.emplace(module, Module(context_, cubin, module));
+  const std::string_view text = ptx(module, context_.device());
+  // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
+  // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
+  const bool alone = text.find(".target sm_90a") != text.npos;
+  loaded_.emplace(module, alone ? Module::of_ptx(context_, std::string(text), module)
+                                : Module(context_, compile_(context_, text, module), module));
 }
 
 const Function& Kernels::function(std::string_view kernel) {

@@ -64,6 +64,7 @@ class EmulatedTarget : public TestTarget {
 class DeviceTarget : public TestTarget {
  public:
   explicit DeviceTarget(TestDevice& device) : device_(device), stream_(kernels(device), device.stream) {}
+  const Function& function(std::string_view kernel) { return kernels(device_).function(kernel); }
   bool emulated() const override { return false; }
   int multiprocessors() const override { return stream_.multiprocessors(); }
   void launch(std::string_view kernel, const LaunchShape& shape, std::span<void* const> arguments) override {

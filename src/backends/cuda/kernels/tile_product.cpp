@@ -91,7 +91,7 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
   SINTER_ASSERT(form.gated == c.gated);
   const int64_t pairs = divide_up(c.m, 2 * kRows) * divide_up(c.n, form.out_columns());
   TileProduct made;
-  made.kernel = fmt::format("tile_product__{}_{}_{}", c.gated ? "gated" : "plain", form.columns, name(c.type));
+  made.kernel = fmt::format("tile_product_{}_{}__{}", form.columns, name(c.type), c.gated ? "gated" : "plain");
   made.shape = {.grid = {uint32_t(2 * std::min<int64_t>(pairs, multiprocessors / 2))},
                 .block = {uint32_t(device::kTileThreads)},
                 .shared_bytes = uint32_t(form.shared_bytes())};

@@ -1,3 +1,4 @@
+#pragma once
 // Products of 16-bit matrices on devices of capability 9.0, out = epilogue(a . weights^T), rows of both being dense in k.
 //
 // A block has three warpgroups. One thread of the first lets the copying unit bring tiles of both matrices through a ring of stages
@@ -295,22 +296,16 @@ struct TileProduct {
   }
 };
 
-#define SINTER_TILE_PRODUCT(name, columns, alternate, gated, bf16)                     \
-  SINTER_DEVICE_KERNEL(tile_product__##name, TileMaps maps, TileProductArguments args) { \
-    (void)maps;                                                                        \
-    uint64_t at;                                                                       \
-    SINTER_PARAMETER_ADDRESS(at, tile_product__##name, 0);                             \
-    TileProduct<columns, alternate, gated, bf16>(args).run(at);                        \
-  }
-#define SINTER_TILE_PRODUCTS(columns, alternate)                                  \
-  SINTER_TILE_PRODUCT(plain_##columns##_bf16, columns, alternate, false, true)  \
-  SINTER_TILE_PRODUCT(plain_##columns##_f16, columns, alternate, false, false)  \
-  SINTER_TILE_PRODUCT(gated_##columns##_bf16, columns, alternate, true, true)   \
-  SINTER_TILE_PRODUCT(gated_##columns##_f16, columns, alternate, true, false)
-
-SINTER_TILE_PRODUCTS(128, true)
-SINTER_TILE_PRODUCTS(160, true)
-SINTER_TILE_PRODUCTS(192, false)
-SINTER_TILE_PRODUCTS(256, false)
-
 }  // namespace sinter::device
+
+#define SINTER_TILE_PRODUCT(module, form, columns, alternate, gated, bf16)                                             \
+  SINTER_DEVICE_KERNEL(module##__##form, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments) { \
+    (void)maps;                                                                                                        \
+    uint64_t at;                                                                                                       \
+    SINTER_PARAMETER_ADDRESS(at, module##__##form, 0);                                                                 \
+    sinter::device::TileProduct<columns, alternate, gated, bf16>(arguments).run(at);                                   \
+  }
+/// The kernels of one form and type, a module of their own: compiling one takes the driver half a second.
+#define SINTER_TILE_PRODUCTS(columns, type, alternate, bf16)                                        \
+  SINTER_TILE_PRODUCT(tile_product_##columns##_##type, plain, columns, alternate, false, bf16) \
+  SINTER_TILE_PRODUCT(tile_product_##columns##_##type, gated, columns, alternate, true, bf16)
