@@ -50,7 +50,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       context_(ordinal),
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
-      vendor_(context_, &cache, {}, &kernels_),
+      vendor_(context_, &cache, {}, options.tile_products ? &kernels_ : nullptr),
       kernels_(context_,
                [this](const Context&, std::string_view ptx, std::string_view name) { return compile_cached(ptx, name); }),
       kernel_stream_(kernels_, stream_),
@@ -67,7 +67,9 @@ void Engine::note_memory() { taken_ = std::max(taken_, free_at_start_ - context_
 
 std::string Engine::target_text() const { return fmt::format("cuda {} on {}", target_.text(), context_.device().capability()); }
 std::string_view Engine::compiler_version() const { return kCompilerVersion; }
-LowerOptions Engine::lowering() const { return {.vendor = true, .gated = context_.device().capability() == 90}; }
+LowerOptions Engine::lowering() const {
+  return {.vendor = true, .gated = options_.tile_products && context_.device().capability() == 90};
+}
 int64_t Engine::alignment() const { return kBufferAlignment; }
 
 void Engine::generate(Program& program) const {

@@ -60,10 +60,11 @@ SINTER_DEVICE_INLINE void wait_phase(uint32_t at, uint32_t parity) {
 SINTER_DEVICE_INLINE void arrive_expecting(uint32_t at, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
-/// Arrives at the barrier that lies at this address in a block of the pair.
+/// Arrives at the barrier that lies at this address in a block of the pair. What other threads wait for with it is that this one's
+/// products have read what they were given; a release for the whole pair would wait for all its memory besides, each time.
 SINTER_DEVICE_INLINE void arrive_in_pair(uint32_t at, uint32_t rank) {
   asm volatile(
-      "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; "
+      "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [there]; "
       "}" ::"r"(at),
       "r"(rank)
       : "memory");

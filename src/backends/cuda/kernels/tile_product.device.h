@@ -1,7 +1,7 @@
 #pragma once
 // Products of 16-bit matrices on devices of capability 9.0, out = epilogue(a . weights^T), rows of both being dense in k.
 //
-// A block has three warpgroups. One thread of the first lets the copying unit bring tiles of both matrices through a ring of stages
+// A block has three warpgroups. The first lets the copying unit bring tiles of both matrices through a ring of stages
 // in shared memory; the other two multiply from there into registers, 64 rows an instruction. Two neighbouring blocks make tiles
 // of the same columns: each brings half of the weights' tile for both. Blocks stay and go from tile to tile, so the next tile is
 // brought while one is finished; where the warpgroups alternate, it is multiplied too.
@@ -82,6 +82,7 @@ struct TileProduct {
     pair_barrier();
   }
 
+  /// One thread would do; but the others of its warp, waiting elsewhere, would hold it up.
   SINTER_DEVICE_INLINE void bring(uint64_t maps) {
     const uint64_t left_map = maps, weights_map = maps + sizeof(TileMaps::a);
     prefetch_map(left_map);
@@ -96,9 +97,12 @@ struct TileProduct {
       for (int step = 0; step < steps; ++step) {
         wait_phase(empty + 8 * stage, parity);
         const uint32_t at = stages + stage * kStageBytes, barrier = full + 8 * stage;
-        arrive_expecting(barrier, kStageBytes);
-        copy_tile(at, left_map, step * kTileDepth, row, barrier);
-        copy_tile_to_pair(at + kLeftBytes + rank * kHalf * kTileDepth * 2, weights_map, step * kTileDepth, weight, barrier);
+        if (thread_x() == 0) {
+          arrive_expecting(barrier, kStageBytes);
+          copy_tile(at, left_map, step * kTileDepth, row, barrier);
+          copy_tile_to_pair(at + kLeftBytes + rank * kHalf * kTileDepth * 2, weights_map, step * kTileDepth, weight, barrier);
+        }
+        warp_barrier();
         if (++stage == kStages) stage = 0, parity ^= 1;
       }
     }
@@ -287,7 +291,7 @@ struct TileProduct {
     const int group = thread_x() / 128;
     if (group == 0) {
       fewer_registers<24>();
-      if (thread_x() == 0) bring(maps);
+      if (thread_x() < 32) bring(maps);
     } else {
       more_registers<240>();
       multiply(group - 1);

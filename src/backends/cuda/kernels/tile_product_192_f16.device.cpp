@@ -1,3 +1,0 @@
-#include "backends/cuda/kernels/tile_product.device.h"
-
-SINTER_TILE_PRODUCTS(192, f16, false, false)
