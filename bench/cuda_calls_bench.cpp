@@ -136,13 +136,16 @@ struct Tiled {
 
 void tile_row(Bench& b, Kernels& kernels, const Tiled& t) {
   std::string label = fmt::format("tile {} {}x{}x{}{}", t.name, t.m, t.gated ? 2 * t.n : t.n, t.k,
-                                  t.gated ? " geglu" : t.gelu ? " gelu" : t.residual ? " residual" : "");
+                                  t.gated      ? " geglu"
+                                  : t.gelu     ? " gelu"
+                                  : t.residual ? " residual"
+                                               : "");
   if (!b.wanted(label)) return;
   KernelStream target(kernels, b.stream);
   const int64_t rows = t.gated ? 2 * t.n : t.n;
-  DeviceMemory a = b.random(t.m * t.k, DType::bf16), w = b.random(rows * t.k, DType::bf16), wide = b.random(t.m * rows, DType::bf16),
-               out = b.random(t.m * t.n, DType::bf16), bias = b.random(rows, DType::bf16),
-               residual = b.random(t.m * t.n, DType::bf16);
+  DeviceMemory a = b.random(t.m * t.k, DType::bf16), w = b.random(rows * t.k, DType::bf16),
+               wide = b.random(t.m * rows, DType::bf16), out = b.random(t.m * t.n, DType::bf16),
+               bias = b.random(rows, DType::bf16), residual = b.random(t.m * t.n, DType::bf16);
   LinearShape shape{.m = t.m, .n = rows, .k = t.k, .epilogue = t.gelu ? LinearEpilogue::BiasGelu : LinearEpilogue::Bias};
   shape.residual = t.residual;
   LinearBuffers buffers{.a = a.address(),

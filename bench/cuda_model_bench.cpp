@@ -1,9 +1,10 @@
 // One step of U-Nets and FLUX, and one decoding, on a CUDA device at real size with random weights made there.
-//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--size N] [--tune] [--runs N] [--launches] [--cold] [--whole]
+//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--size N] [--tune] [--vendor-only] [--runs N]
+//     [--launches] [--cold] [--whole]
 // Prints how soon the first step was done, the best burst of ten, the mean of a sustained run, the sum of its kernels, and
 // memory.
-// --launches lists the slowest; --cold keeps nothing in the cache on disk; --whole times with a step what a
-// picture computes once.
+// --vendor-only leaves all products to cuBLASLt. --launches lists the slowest; --cold keeps nothing in the cache on disk; --whole
+// times with a step what a picture computes once.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -27,7 +28,7 @@ struct Options {
   DType dtype = DType::bf16;
   int64_t width = 0, height = 0;
   int runs = 30;
-  bool tune = false, launches = false, cold = false, whole = false, tf32 = false;
+  bool tune = false, vendor_only = false, launches = false, cold = false, whole = false, tf32 = false;
   bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
 };
 
@@ -123,7 +124,7 @@ void bench(const std::string& name, const Options& o) {
   double start = now();
   CacheOptions cache_options = o.cold ? CacheOptions{.memory_only = true} : CacheOptions::from_environment();
   Cache cache(cache_options);
-  cuda::Engine engine(cache, 0, 0, {.tune = o.tune, .allow_tf32 = o.tf32});
+  cuda::Engine engine(cache, 0, 0, {.tune = o.tune, .tile_products = !o.vendor_only, .allow_tf32 = o.tf32});
   double context = now() - start;
   int64_t free_before = engine.context().free_bytes();
   Model model = make_model(name, o);
@@ -201,6 +202,8 @@ Options parse(int argc, char** argv) {
       o.width = o.height = std::atoi(value().c_str());
     else if (word == "--runs")
       o.runs = std::max(1, std::atoi(value().c_str()));
+    else if (word == "--vendor-only")
+      o.vendor_only = true;
     else if (word == "--tune")
       o.tune = true;
     else if (word == "--tf32")

@@ -65,7 +65,10 @@ int64_t Engine::shared_bytes() const {
 
 void Engine::note_memory() { taken_ = std::max(taken_, free_at_start_ - context_.free_bytes()); }
 
-std::string Engine::target_text() const { return fmt::format("cuda {} on {}", target_.text(), context_.device().capability()); }
+std::string Engine::target_text() const {
+  return fmt::format("cuda {} on {}{}", target_.text(), context_.device().capability(),
+                     options_.tile_products ? "" : ", products all cuBLASLt's");
+}
 std::string_view Engine::compiler_version() const { return kCompilerVersion; }
 LowerOptions Engine::lowering() const {
   return {.vendor = true, .gated = options_.tile_products && context_.device().capability() == 90};

@@ -102,7 +102,7 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
     if (!linear->tail->gated) return moved_scales(*linear, bindings).bytes();
     const LinearShape shape = linear_shape(*linear, bindings, options_), wide = before_gating(shape);
     if (shape.m * shape.batch == 0) return 0;
-    return why_no_tile_product(vendor_, shape).empty() ? 0 : wide.batch * wide.out_batch * byte_size(wide.out);
+    return tile_product_should_win(vendor_, shape) ? 0 : wide.batch * wide.out_batch * byte_size(wide.out);
   }
   return 0;
 }
@@ -222,7 +222,7 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   if (tail.bias >= 0)
     buffers.bias = weights_.get(in.unit, in.prefix, tail.bias) + DevicePtr(step.weight_row * byte_size(tail.out_type));
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
-  const bool gates = shape.gated && why_no_tile_product(engine_.vendor(), shape).empty();
+  const bool gates = shape.gated && tile_product_should_win(engine_.vendor(), shape);
   shape.lower_alignment({buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual});
   if (step.a_type == DType::f8e4m3) return add_fp8_linear(in, step, shape, buffers);
   if (!shape.gated || gates) return add_linear(shape, buffers);

@@ -143,7 +143,9 @@ namespace {
 Program gated_layer(const LowerOptions& options, int64_t columns, bool read_twice = false, const char* gelu_op = "gelu") {
   Graph graph;
   Value x = graph.input("x", {DType::bf16, {Dim::symbol("lower_batch"), 7, 64}});
-  auto weight = [&](const char* name, Shape shape) { return cast(graph.weight(name, {DType::f16, std::move(shape)}), DType::bf16); };
+  auto weight = [&](const char* name, Shape shape) {
+    return cast(graph.weight(name, {DType::f16, std::move(shape)}), DType::bf16);
+  };
   Value whole = linear(x, weight("proj.weight", {2 * columns, 64})) + weight("proj.bias", {2 * columns});
   Value value = slice(whole, 2, 0, columns), gate = slice(whole, 2, columns, columns);
   graph.output("y", value * graph.add(*find_op(gelu_op), {gate}, {}));
@@ -169,11 +171,12 @@ TEST_CASE("a linear layer whose halves gate each other is one product of two par
   CHECK(linears[0].out.buffer == BufferRef{BufferRef::result, 0});
 }
 
-TEST_CASE("a linear layer is not gated where that is not asked for, or something else reads it, or the gate is another function") {
-  for (const Program& program : {gated_layer({.vendor = true}, 96), gated_layer({.vendor = true, .gated = true}, 96, true),
-                                 gated_layer({.vendor = true, .gated = true}, 96, false, "gelu_tanh"),
-                                 gated_layer({.vendor = true, .gated = true}, 92),
-                                 gated_layer({.fuse = false, .vendor = true, .gated = true}, 96)}) {
+TEST_CASE(
+    "a linear layer is not gated where that is not asked for, or something else reads it, or the gate is another function") {
+  for (const Program& program :
+       {gated_layer({.vendor = true}, 96), gated_layer({.vendor = true, .gated = true}, 96, true),
+        gated_layer({.vendor = true, .gated = true}, 96, false, "gelu_tanh"), gated_layer({.vendor = true, .gated = true}, 92),
+        gated_layer({.fuse = false, .vendor = true, .gated = true}, 96)}) {
     for (const LinearStep& step : steps_of<LinearStep>(program)) CHECK(!step.tail->gated);
     CHECK(program.steps.size() > 1);
   }

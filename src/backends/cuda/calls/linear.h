@@ -64,6 +64,8 @@ LinearShape normalised(LinearShape shape);
 
 /// Why no tile product of ours makes this; empty where one does.
 std::string why_no_tile_product(const Vendor& vendor, const LinearShape& shape);
+/// Whether one should be faster than the library's product, with a kernel that gates after it where `gated`.
+bool tile_product_should_win(const Vendor& vendor, const LinearShape& shape);
 
 struct LinearBuffers {
   DevicePtr a = 0, weights = 0, out = 0;

@@ -17,15 +17,9 @@ constexpr int64_t kGroupPairs = 8;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// As the kernels are named.
-constexpr std::array<device::TileForm, 8> kForms = {{{160, true, false},
-                                                     {128, true, false},
-                                                     {192, false, false},
-                                                     {256, false, false},
-                                                     {160, true, true},
-                                                     {128, true, true},
-                                                     {192, false, true},
-                                                     {256, false, true}}};
+/// As the kernels are named. Tiles of 192 and 256 columns, of which each warpgroup made half the rows, were slower at every size:
+/// nothing multiplied while they were stored.
+constexpr std::array<device::TileForm, 4> kForms = {{{160, false}, {128, false}, {160, true}, {128, true}}};
 
 TileProductCall with_strides(TileProductCall c) {
   if (!c.a_stride) c.a_stride = c.k;
@@ -55,7 +49,8 @@ void describe(uint64_t (&map)[16], DType type, DevicePtr at, int64_t rows, int64
 
 std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& device) {
   const TileProductCall c = with_strides(call);
-  if (device.capability() != 90) return fmt::format("tile products are for capability 9.0, and {} has {}", device.name, device.capability());
+  if (device.capability() != 90)
+    return fmt::format("tile products are for capability 9.0, and {} has {}", device.name, device.capability());
   if (device.cuda_version < 12000) return "tile products need a driver for CUDA 12.0";
   if (c.type != DType::bf16 && c.type != DType::f16) return fmt::format("there are no tile products of {}", name(c.type));
   if (c.gated && (c.gelu || c.residual)) return "a gated tile product has no other GELU and no residual";
@@ -70,18 +65,21 @@ std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& d
 
 std::span<const device::TileForm> tile_forms() { return kForms; }
 
+double tile_share(const TileProductCall& call, int form, int multiprocessors) {
+  const int64_t columns = kForms[size_t(form)].out_columns(), at_once = multiprocessors / 2;
+  const int64_t pairs = divide_up(call.m, 2 * kRows) * divide_up(call.n, columns);
+  return double(call.m * call.n) / double(divide_up(pairs, at_once) * at_once * 2 * kRows * columns);
+}
+
 int best_tile_form(const TileProductCall& call, int multiprocessors) {
+  // Narrower tiles read more of shared memory for each product.
+  auto rate = [&](int form) {
+    constexpr double kNarrow = 0.95;
+    return tile_share(call, form, multiprocessors) * (kForms[size_t(form)].columns == 128 ? kNarrow : 1);
+  };
   int best = -1;
-  double least = 0;
-  for (int i = 0; i < int(kForms.size()); ++i) {
-    const device::TileForm& form = kForms[size_t(i)];
-    if (form.gated != call.gated) continue;
-    const int64_t pairs = divide_up(call.m, 2 * kRows) * divide_up(call.n, form.out_columns());
-    const int64_t rounds = divide_up(pairs, multiprocessors / 2), steps = divide_up(call.k, kDepth);
-    // Cycles of the multiplying units, and what is not hidden behind them.
-    const double cycles = double(rounds * steps) * form.columns * 4 + (form.alternate ? 0 : double(rounds) * 1500);
-    if (best < 0 || cycles < least) best = i, least = cycles;
-  }
+  for (int i = 0; i < int(kForms.size()); ++i)
+    if (kForms[size_t(i)].gated == call.gated && (best < 0 || rate(i) > rate(best))) best = i;
   return best;
 }
 

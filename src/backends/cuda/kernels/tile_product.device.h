@@ -1,13 +1,13 @@
 #pragma once
 // Products of 16-bit matrices on devices of capability 9.0, out = epilogue(a . weights^T), rows of both being dense in k.
 //
-// A block has three warpgroups. The first lets the copying unit bring tiles of both matrices through a ring of stages
-// in shared memory; the other two multiply from there into registers, 64 rows an instruction. Two neighbouring blocks make tiles
-// of the same columns: each brings half of the weights' tile for both. Blocks stay and go from tile to tile, so the next tile is
-// brought while one is finished; where the warpgroups alternate, it is multiplied too.
+// A block has three warpgroups. The first lets the copying unit bring tiles of both matrices through a ring of stages in shared
+// memory; the other two multiply from there into registers and take turns: while one finishes and stores its tile, the other
+// multiplies the next. Two neighbouring blocks make tiles of the same columns, and each brings half of the weights' tile for
+// both. Blocks stay, and go from tile to tile.
 //
-// Traffic of shared memory: of 128 x 160 sums in 64 columns 18 + 20 KB written, and as much and 20 KB more read in 640 cycles of
-// the units that multiply.
+// Of 128 x 160 sums and 64 columns, 36 KB are written to shared memory, 26 KB of them read from the second cache, and 56 KB read
+// from it, in the 640 cycles that the multiplying units need.
 #include "backends/cuda/kernels/gelu.h"
 #include "backends/cuda/kernels/hopper_intrinsics.h"
 #include "backends/cuda/kernels/tile_product_arguments.h"
@@ -43,27 +43,30 @@ SINTER_DEVICE_INLINE void copy_chunk(uint32_t to, uint64_t global, bool inside) 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(inside ? 16 : 0) : "memory");
 }
 
-template <int kColumns, bool kAlternate, bool kGated, bool kBf16>
+template <int kColumns, bool kGated, bool kBf16>
 struct TileProduct {
-  static constexpr TileForm kForm{kColumns, kAlternate, kGated};
+  static constexpr TileForm kForm{kColumns, kGated};
   static constexpr int kStages = kForm.stages(), kStageBytes = kForm.stage_bytes(), kLeftBytes = kTileRows * kTileDepth * 2;
-  static constexpr int kOut = kForm.out_columns(), kStaged = kForm.staged_columns();
-  static constexpr int kBlocks = kForm.group_rows() / 64;  // of 64 rows, that a warpgroup makes
-  static constexpr int kSums = kColumns / 2;               // of a thread and block
-  static constexpr int kStep = kAlternate ? 2 : 1;         // tiles from one of a warpgroup to its next
-  static constexpr int kReaders = (kAlternate ? 4 : 8) * 2;  // warps of both blocks that free a stage
+  static constexpr int kOut = kForm.out_columns();
+  static constexpr int kBlocks = kTileRows / 64;  // of the rows of one instruction
+  static constexpr int kSums = kColumns / 2;      // of a thread and block
+  static constexpr int kReaders = 4 * 2;          // warps of both blocks that free a stage
+  static constexpr int kTurn = 1;                 // named barriers kTurn and kTurn + 1: when a warpgroup may multiply
+  using Sums = float[kBlocks][kSums];
+  using Rows = StagedRows<kOut>;
 
   const TileProductArguments& args;
   const TileOrder order;
-  uint32_t stages, staging, full, empty;  // addresses in shared memory
-  uint32_t rank;
+  const int group, warp, lane;                  // group: of the two that multiply
+  uint32_t stages, staging, full, empty, rank;  // all but the last: addresses in shared memory; staging: this warp's
   int steps, first_pair, next_pair;
 
-  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a) : args(a), order(a.m, a.n, kOut, a.group) {
-    const uint32_t shared = (shared_address(shared_memory()) + 1023) & ~1023u;
-    stages = shared;
-    staging = stages + kStages * kStageBytes;
-    full = staging + 2 * kForm.staging_bytes();
+  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a)
+      : args(a), order(a.m, a.n, kOut, a.group), group(thread_x() / 128 - 1), warp(thread_x() / 32 % 4), lane(thread_x() % 32) {
+    stages = (shared_address(shared_memory()) + 1023) & ~1023u;
+    const uint32_t behind = stages + kStages * kStageBytes;
+    staging = behind + uint32_t(group * 4 + warp) * (kForm.staging_bytes() / 4);
+    full = behind + 2 * kForm.staging_bytes();
     empty = full + 8 * kStages;
     rank = rank_in_pair();
     steps = divide_up(args.k, kTileDepth);
@@ -109,15 +112,15 @@ struct TileProduct {
   }
 
   SINTER_DEVICE_INLINE void release(int stage) const {
-    if (thread_x() % 32 < 2) arrive_in_pair(empty + 8 * stage, thread_x() % 32);
+    if (lane < 2) arrive_in_pair(empty + 8 * stage, lane);
   }
 
   /// Multiplies what a stage holds, once it is there. kFirst: the sums begin.
   template <bool kFirst>
-  SINTER_DEVICE_INLINE void start_step(float (&sums)[kBlocks][kSums], int stage, uint32_t parity, int row_of_group) const {
+  SINTER_DEVICE_INLINE void start_step(Sums& sums, int stage, uint32_t parity) const {
     wait_phase(full + 8 * stage, parity);
     const uint32_t at = stages + stage * kStageBytes;
-    const uint64_t left = product_operand(at) + uint64_t(row_of_group / 64 * 512), right = product_operand(at + kLeftBytes);
+    const uint64_t left = product_operand(at), right = product_operand(at + kLeftBytes);
     begin_products();
     SINTER_UNROLL
     for (int i = 0; i < kTileDepth / 16; ++i) {
@@ -133,59 +136,54 @@ struct TileProduct {
     commit_products();
   }
 
-  SINTER_DEVICE_INLINE void multiply(int group) {
-    const int warp = thread_x() / 32 % 4, lane = thread_x() % 32;
-    constexpr int kFirstTurn = 1;  // named barriers: 1 and 2, when a warpgroup may multiply
-    const int row_of_group = kAlternate ? 0 : group * 64;
-    if (kAlternate && group == 1 && first_pair < order.pairs()) named_arrive(kFirstTurn, 256);
-    int sequence = kAlternate ? group : 0;
-    for (int pair = first_pair + sequence * next_pair; pair < order.pairs(); pair += kStep * next_pair, sequence += kStep) {
+  SINTER_DEVICE_INLINE void multiply() {
+    if (group == 1 && first_pair < order.pairs()) named_arrive(kTurn, 256);
+    int sequence = group;
+    for (int pair = first_pair + group * next_pair; pair < order.pairs(); pair += 2 * next_pair, sequence += 2) {
       const auto [pair_row, column] = order.place(pair);
-      const int row = (pair_row * 2 + int(rank)) * kTileRows + row_of_group;
-      if constexpr (!kGated)
-        if (args.residual) fetch_residual(group, warp, lane, row, column * kOut);
-      float sums[kBlocks][kSums];
+      const int row = (pair_row * 2 + int(rank)) * kTileRows;
+      if (!kGated && args.residual) fetch_residual(row, column * kOut);
+      Sums sums;
       const uint32_t before = uint32_t(sequence) * uint32_t(steps);
       int stage = int(before % kStages), last = stage;
       uint32_t parity = before / kStages & 1;
-      if constexpr (kAlternate) named_barrier(kFirstTurn + group, 256);
-      start_step<true>(sums, stage, parity, row_of_group);
+      named_barrier(kTurn + group, 256);
+      start_step<true>(sums, stage, parity);
       if (++stage == kStages) stage = 0, parity ^= 1;
       for (int step = 1; step < steps; ++step) {
-        start_step<false>(sums, stage, parity, row_of_group);
+        start_step<false>(sums, stage, parity);
         wait_products<1>();
         release(last);
         last = stage;
         if (++stage == kStages) stage = 0, parity ^= 1;
       }
-      if (kAlternate && pair + next_pair < order.pairs()) named_arrive(kFirstTurn + 1 - group, 256);
+      if (pair + next_pair < order.pairs()) named_arrive(kTurn + 1 - group, 256);
       wait_products<0>();
       release(last);
       SINTER_UNROLL
       for (int b = 0; b < kBlocks; ++b) settle(sums[b]);
-      finish(sums, group, warp, lane, row, column * kOut);
+      finish(sums, row, column * kOut);
     }
   }
 
-  /// Row `row` of a warp's own, from the first of its warpgroup: 16 of each 64.
-  static SINTER_DEVICE_INLINE int group_row(int warp, int row) { return row / 16 * 64 + warp * 16 + row % 16; }
-  SINTER_DEVICE_INLINE uint32_t staging_of(int group, int warp) const {
-    return staging + group * kForm.staging_bytes() + warp * (kBlocks * 16 * kStaged * 2);
+  /// Calls body(row, column, address in staging) for chunks of this warp's rows, neighbours in a row together.
+  template <class Body>
+  SINTER_DEVICE_INLINE void for_each_chunk(int first_row, int first_column, const Body& body) const {
+    SINTER_UNROLL_SOME
+    for (int i = 0; i < Rows::kChunks; ++i) {
+      const int index = i * 32 + lane, r = index / Rows::kChunks, chunk = index % Rows::kChunks;
+      body(first_row + r / 16 * 64 + warp * 16 + r % 16, first_column + chunk * 8, staging + Rows::offset(r, chunk));
+    }
   }
 
-  /// Starts bringing what will be added into where the results will be.
-  SINTER_DEVICE_INLINE void fetch_residual(int group, int warp, int lane, int first_row, int first_column) const {
-    constexpr int kChunks = kStaged / 8, kRows = kBlocks * 16;
-    const uint32_t base = staging_of(group, warp);
+  /// Starts bringing what will be added to where the results will be.
+  SINTER_DEVICE_INLINE void fetch_residual(int first_row, int first_column) const {
     warp_barrier();  // all have stored what was there
-    SINTER_UNROLL_SOME
-    for (int i = 0; i < kRows * kChunks / 32; ++i) {
-      const int index = i * 32 + lane, r = index / kChunks, chunk = index % kChunks;
-      const int row = first_row + group_row(warp, r), column = first_column + chunk * 8;
+    for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
       const bool inside = row < args.m && column < args.n;
       const int64_t element = inside ? int64_t(row) * args.residual_stride + column : 0;
-      copy_chunk(base + StagedRows<kStaged>::offset(r, chunk), args.residual + uint64_t(element) * 2, inside);
-    }
+      copy_chunk(at, args.residual + uint64_t(element) * 2, inside);
+    });
     copy_async_commit();
   }
 
@@ -193,12 +191,11 @@ struct TileProduct {
   SINTER_DEVICE_INLINE uint32_t bias_pair(int column, int gate) const {
     return column < args.n ? *reinterpret_cast<const Global<uint32_t>*>(args.bias + uint64_t(gate + column) * 2) : 0;
   }
-  /// sums[..][at] and on are 8 columns of kOut from column 8 j on.
-  SINTER_DEVICE_INLINE void add_bias(float (&sums)[kBlocks][kSums], int lane, int first_column) const {
+  SINTER_DEVICE_INLINE void add_bias(Sums& sums, int first_column) const {
     SINTER_UNROLL
-    for (int j = 0; j < kSums / 4; ++j) {
-      const bool gates = kGated && j >= kSums / 8;
-      const int column = first_column + (gates ? j - kSums / 8 : j) * 8 + lane % 4 * 2;
+    for (int j = 0; j < kColumns / 8; ++j) {
+      const bool gates = kGated && j >= kOut / 8;
+      const int column = first_column + (gates ? j - kOut / 8 : j) * 8 + lane % 4 * 2;
       const uint32_t bias = bias_pair(column, gates ? args.gate : 0);
       SINTER_UNROLL
       for (int half = 0; half < 2 * kBlocks; ++half) {
@@ -208,93 +205,62 @@ struct TileProduct {
       }
     }
   }
-  SINTER_DEVICE_INLINE void activate(float (&sums)[kBlocks][kSums]) const {
+  template <class Body>
+  static SINTER_DEVICE_INLINE void for_each_sum(Sums& sums, int count, const Body& body) {
     SINTER_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       SINTER_UNROLL
-      for (int i = 0; i < (kGated ? kSums / 2 : kSums); ++i)
-        sums[b][i] = kGated ? sums[b][i] * gelu_erf(sums[b][kSums / 2 + i]) : gelu_tanh(sums[b][i]);
+      for (int i = 0; i < count; ++i) body(sums[b], i);
     }
   }
-
-  SINTER_DEVICE_INLINE void finish(float (&sums)[kBlocks][kSums], int group, int warp, int lane, int first_row,
-                                   int first_column) const {
-    if (args.scale != 1.f) {
-      SINTER_UNROLL
-      for (int b = 0; b < kBlocks; ++b) {
-        SINTER_UNROLL
-        for (int i = 0; i < kSums; ++i) sums[b][i] *= args.scale;
-      }
-    }
-    if (args.bias) add_bias(sums, lane, first_column);
-    if (kGated || args.gelu) activate(sums);
-    SINTER_UNROLL
-    for (int part = 0; part < kOut / kStaged; ++part) {
-      const int column = first_column + part * kStaged;
-      if (!kGated && args.residual) {
-        if (part > 0) fetch_residual(group, warp, lane, first_row, column);
-        copy_async_wait<0>();
-        warp_barrier();
-        add_residual(sums, part, group, warp, lane);
-      }
-      warp_barrier();
-      stage_results(sums, part, group, warp, lane);
-      warp_barrier();
-      store_rows(group, warp, lane, first_row, column);
-    }
-  }
-
   /// Calls body(two sums of a row, where they are staged).
   template <class Body>
-  SINTER_DEVICE_INLINE void for_each_pair(float (&sums)[kBlocks][kSums], int part, int group, int warp, int lane,
-                                          const Body& body) const {
-    using Rows = StagedRows<kStaged>;
+  SINTER_DEVICE_INLINE void for_each_pair(Sums& sums, const Body& body) const {
     Shared<uint32_t>* places[Rows::kMask + 1];
     SINTER_UNROLL
-    for (int i = 0; i <= Rows::kMask; ++i)
-      places[i] = &shared_at<uint32_t>(staging_of(group, warp) + Rows::offset(lane / 4, i)) + lane % 4;
+    for (int i = 0; i <= Rows::kMask; ++i) places[i] = &shared_at<uint32_t>(staging + Rows::offset(lane / 4, i)) + lane % 4;
     SINTER_UNROLL
-    for (int j = 0; j < kStaged / 8; ++j) {
+    for (int j = 0; j < Rows::kChunks; ++j) {
       SINTER_UNROLL
       for (int half = 0; half < 2 * kBlocks; ++half)
-        body(sums[half / 2] + (part * kStaged / 8 + j) * 4 + half % 2 * 2,
-             places[j & Rows::kMask][(half * 8 * Rows::kChunks + (j & ~Rows::kMask)) * 4]);
+        body(sums[half / 2] + j * 4 + half % 2 * 2, places[j & Rows::kMask][(half * 8 * Rows::kChunks + (j & ~Rows::kMask)) * 4]);
     }
-  }
-  SINTER_DEVICE_INLINE void add_residual(float (&sums)[kBlocks][kSums], int part, int group, int warp, int lane) const {
-    for_each_pair(sums, part, group, warp, lane, [](float* two, Shared<uint32_t>& at) SINTER_INLINE_LAMBDA {
-      const uint32_t more = at;
-      two[0] += low_of<kBf16>(more);
-      two[1] += high_of<kBf16>(more);
-    });
-  }
-  SINTER_DEVICE_INLINE void stage_results(float (&sums)[kBlocks][kSums], int part, int group, int warp, int lane) const {
-    for_each_pair(sums, part, group, warp, lane,
-                  [](float* two, Shared<uint32_t>& at) SINTER_INLINE_LAMBDA { at = pair_of<kBf16>(two[0], two[1]); });
   }
 
-  SINTER_DEVICE_INLINE void store_rows(int group, int warp, int lane, int first_row, int first_column) const {
-    constexpr int kChunks = kStaged / 8, kRows = kBlocks * 16;
-    const uint32_t base = staging_of(group, warp);
-    SINTER_UNROLL_SOME
-    for (int i = 0; i < kRows * kChunks / 32; ++i) {
-      const int index = i * 32 + lane, r = index / kChunks, chunk = index % kChunks;
-      const int row = first_row + group_row(warp, r), column = first_column + chunk * 8;
-      const Words4 words = shared_at<Words4>(base + StagedRows<kStaged>::offset(r, chunk));
+  SINTER_DEVICE_INLINE void finish(Sums& sums, int first_row, int first_column) const {
+    if (args.scale != 1.f) for_each_sum(sums, kSums, [&](float* of, int i) SINTER_INLINE_LAMBDA { of[i] *= args.scale; });
+    if (args.bias) add_bias(sums, first_column);
+    if (kGated)
+      for_each_sum(sums, kSums / 2, [](float* of, int i) SINTER_INLINE_LAMBDA { of[i] *= gelu_erf(of[kSums / 2 + i]); });
+    else if (args.gelu)
+      for_each_sum(sums, kSums, [](float* of, int i) SINTER_INLINE_LAMBDA { of[i] = gelu_tanh(of[i]); });
+    if (!kGated && args.residual) {
+      copy_async_wait<0>();
+      warp_barrier();
+      for_each_pair(sums, [](float* two, Shared<uint32_t>& at) SINTER_INLINE_LAMBDA {
+        const uint32_t more = at;
+        two[0] += low_of<kBf16>(more);
+        two[1] += high_of<kBf16>(more);
+      });
+    }
+    warp_barrier();  // all have stored what was there, or read what is added
+    for_each_pair(sums, [](float* two, Shared<uint32_t>& at) SINTER_INLINE_LAMBDA { at = pair_of<kBf16>(two[0], two[1]); });
+    warp_barrier();
+    for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
+      const Words4 words = shared_at<Words4>(at);
       if (row < args.m && column < args.n)
         *reinterpret_cast<Global<Words4>*>(args.out + uint64_t(int64_t(row) * args.out_stride + column) * 2) = words;
-    }
+    });
   }
 
   SINTER_DEVICE_INLINE void run(uint64_t maps) {
     prepare();
-    const int group = thread_x() / 128;
-    if (group == 0) {
+    if (group < 0) {
       fewer_registers<24>();
       if (thread_x() < 32) bring(maps);
     } else {
       more_registers<240>();
-      multiply(group - 1);
+      multiply();
     }
     pair_barrier();  // the other may still write here, and count
   }
@@ -302,14 +268,14 @@ struct TileProduct {
 
 }  // namespace sinter::device
 
-#define SINTER_TILE_PRODUCT(module, form, columns, alternate, gated, bf16)                                             \
+#define SINTER_TILE_PRODUCT(module, form, columns, gated, bf16)                                                           \
   SINTER_DEVICE_KERNEL(module##__##form, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments) { \
-    (void)maps;                                                                                                        \
-    uint64_t at;                                                                                                       \
-    SINTER_PARAMETER_ADDRESS(at, module##__##form, 0);                                                                 \
-    sinter::device::TileProduct<columns, alternate, gated, bf16>(arguments).run(at);                                   \
+    (void)maps;                                                                                                           \
+    uint64_t at;                                                                                                          \
+    SINTER_PARAMETER_ADDRESS(at, module##__##form, 0);                                                                    \
+    sinter::device::TileProduct<columns, gated, bf16>(arguments).run(at);                                                 \
   }
-/// The kernels of one form and type, a module of their own: compiling one takes the driver half a second.
-#define SINTER_TILE_PRODUCTS(columns, type, alternate, bf16)                                        \
-  SINTER_TILE_PRODUCT(tile_product_##columns##_##type, plain, columns, alternate, false, bf16) \
-  SINTER_TILE_PRODUCT(tile_product_##columns##_##type, gated, columns, alternate, true, bf16)
+/// The kernels of one form and type, a module of their own: the driver takes half a second to compile one.
+#define SINTER_TILE_PRODUCTS(columns, type, bf16)                                   \
+  SINTER_TILE_PRODUCT(tile_product_##columns##_##type, plain, columns, false, bf16) \
+  SINTER_TILE_PRODUCT(tile_product_##columns##_##type, gated, columns, true, bf16)

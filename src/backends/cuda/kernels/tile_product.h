@@ -10,7 +10,8 @@ namespace sinter::cuda {
 
 /// Products of 16-bit matrices on devices of capability 9.0, by copies of whole tiles and warpgroup instructions:
 ///   out[m, n] = gelu(scale * a[m, k] . weights[n, k]^T + bias[n]) + residual[m, n], or
-///   out[m, n] = value * gelu(gate), where value = scale * a . weights^T + bias, and gate the same of the rows that begin `gate_row` below.
+///   out[m, n] = value * gelu(gate), where value = scale * a . weights^T + bias, and gate the same of the rows that begin
+///   `gate_row` below.
 /// Everything after the product is f32 and rounded once.
 struct TileProductCall {
   int64_t m = 0, n = 0, k = 0;  ///< n: columns of `out`
@@ -32,6 +33,9 @@ std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& d
 
 /// The forms of tiles that there are kernels for; a form's number is its place here.
 std::span<const device::TileForm> tile_forms();
+/// What the result is of all that the device's multiprocessors make while its tiles are made, rounds that are not full and tiles
+/// that reach beyond the result counted.
+double tile_share(const TileProductCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileProductCall& call, int multiprocessors);
 

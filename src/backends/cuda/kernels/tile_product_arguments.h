@@ -24,23 +24,24 @@ struct TileProductArguments {
 /// The kernels' tiles: rows of a tile, columns of a and the weights that are multiplied at a time, threads of a block.
 constexpr int kTileRows = 128, kTileDepth = 64, kTileThreads = 384;
 
-/// How a block's two warpgroups that multiply share the work, and what lies in shared memory.
+/// A kernel's tile, and what of it lies in shared memory.
 struct TileForm {
-  int columns;     ///< of sums in a tile; half as many of `out` where gated
-  bool alternate;  ///< each makes whole tiles, one storing while the other multiplies; else both make 64 rows of every tile
-  bool gated;      ///< out = value * gelu(gate), the form with erf, whose weights are different rows
+  int columns;  ///< of sums; half as many of `out` where gated
+  bool gated;   ///< out = value * gelu(gate), the form with erf, whose weights are different rows
 
   constexpr int out_columns() const { return gated ? columns / 2 : columns; }
   constexpr int stage_bytes() const { return (kTileRows + columns) * kTileDepth * 2; }
-  /// Where results lie before they are stored in rows: each warpgroup has its own, of at most `staged_columns` at a time.
-  constexpr int staged_columns() const { return !alternate && !gated && columns == 256 ? 128 : out_columns(); }
-  constexpr int group_rows() const { return alternate ? kTileRows : kTileRows / 2; }
-  constexpr int staging_bytes() const { return group_rows() * staged_columns() * 2; }
+  /// Where one of the two warpgroups puts its results before it stores them as rows.
+  constexpr int staging_bytes() const { return kTileRows * out_columns() * 2; }
   constexpr int stages() const {
-    constexpr int kMost = 227 * 1024 - 2048;  // of a block's; the rest aligns them, and holds barriers
-    return (kMost - 2 * staging_bytes()) / stage_bytes() < 8 ? (kMost - 2 * staging_bytes()) / stage_bytes() : 8;
+    constexpr int kMost = 227 * 1024 - kRest, kEnough = 6;
+    const int fit = (kMost - 2 * staging_bytes()) / stage_bytes();
+    return fit < kEnough ? fit : kEnough;
   }
-  constexpr int shared_bytes() const { return stages() * stage_bytes() + 2 * staging_bytes() + 2048; }
+  constexpr int shared_bytes() const { return stages() * stage_bytes() + 2 * staging_bytes() + kRest; }
+
+ private:
+  static constexpr int kRest = 1024 + 128;  // to align the stages, and barriers
 };
 
 /// The order in which tiles are made, two at a time: those of the same columns, one below the other. So many pairs of rows
