@@ -1,3 +1,4 @@
+#define SINTER_DEVICE_EMULATION
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -5,6 +6,10 @@
 
 #include "backends/cuda/kernels/test_targets.h"
 #include "backends/cuda/kernels/tile_product.h"
+#include "backends/cuda/kernels/tile_product_128_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_product_128_f16.device.cpp"
+#include "backends/cuda/kernels/tile_product_160_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_product_160_f16.device.cpp"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -126,12 +131,12 @@ TEST_CASE("a tile product is launched with an even number of blocks, no more tha
 
 /// One product with random data against sums in double, everything around its output being poisoned.
 struct Case {
-  DeviceTarget& target;
+  TestTarget& target;
   TileProductCall call;
   std::vector<float> a, weights, bias, residual;
   int64_t out_offset = 0, out_count = 0;
 
-  Case(DeviceTarget& t, TileProductCall c, bool has_bias, bool adds) : target(t), call(c) {
+  Case(TestTarget& t, TileProductCall c, bool has_bias, bool adds) : target(t), call(c) {
     if (!call.a_stride) call.a_stride = call.k;
     if (!call.weights_stride) call.weights_stride = call.k;
     if (!call.out_stride) call.out_stride = call.n;
@@ -193,6 +198,8 @@ struct Case {
   }
 };
 
+constexpr int kEmulatedMultiprocessors = 2;  // one pair of blocks makes all tiles
+
 /// Null where there is no such device, after saying so.
 TestDevice* hopper_device() {
   TestDevice* device = test_device();
@@ -204,7 +211,18 @@ TestDevice* hopper_device() {
   return device;
 }
 
-void check_product(DeviceTarget& target, const TileProductCall& call, int form, bool bias, bool adds, bool in_place = false) {
+/// The maps that emulated copies read.
+TileProduct emulated_product(const TileProductCall& c, int form, int multiprocessors) {
+  TileProduct made = tile_product_without_maps(c, form, multiprocessors);
+  const device::EmulatedMap a{c.a, c.m, c.k, c.a_stride, device::kTileRows};
+  const device::EmulatedMap weights{c.weights, c.gated ? 2 * c.n : c.n, c.k, c.weights_stride,
+                                    tile_forms()[size_t(form)].columns / 2};
+  std::memcpy(made.maps.a, &a, sizeof a);
+  std::memcpy(made.maps.weights, &weights, sizeof weights);
+  return made;
+}
+
+void check_product(TestTarget& target, const TileProductCall& call, int form, bool bias, bool adds, bool in_place = false) {
   const device::TileForm& f = tile_forms()[size_t(form)];
   CAPTURE(f.columns);
   CAPTURE(f.gated);
@@ -225,12 +243,28 @@ void check_product(DeviceTarget& target, const TileProductCall& call, int form, 
     c.call.out = target.upload(encode(held, call.type));
     c.call.residual = c.call.out, c.call.residual_stride = c.call.out_stride;
   }
-  const TileProduct made = tile_product(c.call, form, target.multiprocessors());
-  made.launch(target);
-  CHECK(target.function(made.kernel).local_bytes() == 0);
+  if (target.emulated()) {
+    emulated_product(c.call, form, kEmulatedMultiprocessors).launch(target);
+  } else {
+    const TileProduct made = tile_product(c.call, form, target.multiprocessors());
+    made.launch(target);
+    CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
+  }
   std::string where;
   const double worst = c.worst_error(where);
   CHECK_MESSAGE(worst < 1e-4, where);
+}
+
+TEST_CASE("emulated tile products of every form and epilogue agree with sums in double, over several rounds of tiles") {
+  for (int form = 0; form < int(tile_forms().size()); ++form) {
+    EmulatedTarget target;
+    TileProductCall call{.m = 300, .n = 328, .k = 456, .type = form % 2 ? DType::f16 : DType::bf16};
+    call.gated = tile_forms()[size_t(form)].gated;
+    call.out_stride = 336, call.residual_stride = 344, call.a_stride = 464;
+    check_product(target, call, form, true, !call.gated);
+    call.m = 7, call.n = 168, call.k = 40, call.scale = 0.5f, call.gelu = !call.gated;
+    check_product(target, call, form, true, false);
+  }
 }
 
 TEST_CASE("tile products of every form, type and epilogue agree with sums in double") {

@@ -3,14 +3,47 @@
 
 /// What devices of capability 9.0 have beyond device.h: pairs of blocks that see each other's shared memory, barriers in memory,
 /// copies of tiles by a unit of their own, and products of whole warpgroups (four warps). Shared memory is named by its address
-/// there.
+/// there. For tests, hopper_emulation.h has the same functions for the host.
+
+namespace sinter::device {
+
+/// Describes a matrix in shared memory to products: rows of 64 16-bit elements (128 bytes) whose chunks of 16 bytes are swizzled
+/// over 8 rows, as copy_tile() writes them; the address is a multiple of 1024. 16 columns further: + 2. 64 rows further: + 512.
+SINTER_DEVICE_INLINE uint64_t product_operand(uint32_t at) {
+  constexpr uint64_t kEightRows = 1024 / 16, kSwizzled128 = 1;
+  return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | kEightRows << 32 | kSwizzled128 << 62;
+}
+
+}  // namespace sinter::device
+
+#ifdef SINTER_DEVICE_EMULATION
+#include "backends/cuda/kernels/hopper_emulation.h"
+#else
 
 /// The address of a kernel's parameter that is too large, or too special, to be copied.
-#define SINTER_PARAMETER_ADDRESS(address, kernel, number) SINTER_PARAMETER_ADDRESS_(address, kernel, number)
+#define SINTER_PARAMETER_ADDRESS(address, parameter, kernel, number) SINTER_PARAMETER_ADDRESS_(address, kernel, number)
 #define SINTER_PARAMETER_ADDRESS_(address, kernel, number) \
   asm volatile("{ .reg .b64 p; mov.b64 p, " #kernel "_param_" #number "; cvta.param.u64 %0, p; }" : "=l"(address))
 
+/// A kernel whose blocks come in pairs (ENTRY_DIRECTIVES of sinter_device_code say so to the device).
+#define SINTER_DEVICE_PAIR_KERNEL(name, ...) SINTER_DEVICE_KERNEL(name, __VA_ARGS__)
+#define SINTER_UNROLL_SOME _Pragma("unroll 4")
+
 namespace sinter::device {
+
+template <class T>
+using Shared = __attribute__((address_space(3))) T;
+template <class T>
+using Global = __attribute__((address_space(1))) T;
+/// What lies at an address in shared memory.
+template <class T>
+SINTER_DEVICE_INLINE Shared<T>& shared_at(uint32_t at) {
+  return *reinterpret_cast<Shared<T>*>(at);
+}
+/// copy_async() to an address in shared memory.
+SINTER_DEVICE_INLINE void copy_chunk(uint32_t to, uint64_t global, bool inside) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(inside ? 16 : 0) : "memory");
+}
 
 /// Which of its pair a block is.
 SINTER_DEVICE_INLINE uint32_t rank_in_pair() {
@@ -88,13 +121,6 @@ SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int colum
 }
 SINTER_DEVICE_INLINE void prefetch_map(uint64_t map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
-/// Describes a matrix in shared memory to products: rows of 64 16-bit elements (128 bytes) whose chunks of 16 bytes are swizzled
-/// over 8 rows, as copy_tile() writes them; the address is a multiple of 1024. 16 columns further: + 2. 64 rows further: + 512.
-SINTER_DEVICE_INLINE uint64_t product_operand(uint32_t at) {
-  constexpr uint64_t kEightRows = 1024 / 16, kSwizzled128 = 1;
-  return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | kEightRows << 32 | kSwizzled128 << 62;
-}
-
 /// Before the first product after its sums or shared memory were touched otherwise.
 SINTER_DEVICE_INLINE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 /// Ends a group of products that were started.
@@ -167,3 +193,5 @@ SINTER_START_PRODUCT(256, 128, 129,
 #undef SINTER_SUMS_128
 
 }  // namespace sinter::device
+
+#endif

@@ -12,14 +12,7 @@
 #include "backends/cuda/kernels/hopper_intrinsics.h"
 #include "backends/cuda/kernels/tile_product_arguments.h"
 
-#define SINTER_UNROLL_SOME _Pragma("unroll 4")
-
 namespace sinter::device {
-
-template <class T>
-using Shared = __attribute__((address_space(3))) T;
-template <class T>
-using Global = __attribute__((address_space(1))) T;
 
 template <bool kBf16>
 SINTER_DEVICE_INLINE float low_of(uint32_t pair) {
@@ -32,15 +25,6 @@ SINTER_DEVICE_INLINE float high_of(uint32_t pair) {
 template <bool kBf16>
 SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
   return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high);
-}
-
-/// What lies at an address in shared memory.
-template <class T>
-SINTER_DEVICE_INLINE Shared<T>& shared_at(uint32_t at) {
-  return *reinterpret_cast<Shared<T>*>(at);
-}
-SINTER_DEVICE_INLINE void copy_chunk(uint32_t to, uint64_t global, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(inside ? 16 : 0) : "memory");
 }
 
 template <int kColumns, bool kGated, bool kBf16>
@@ -269,10 +253,10 @@ struct TileProduct {
 }  // namespace sinter::device
 
 #define SINTER_TILE_PRODUCT(module, form, columns, gated, bf16)                                                           \
-  SINTER_DEVICE_KERNEL(module##__##form, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments) { \
+  SINTER_DEVICE_PAIR_KERNEL(module##__##form, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments) { \
     (void)maps;                                                                                                           \
     uint64_t at;                                                                                                          \
-    SINTER_PARAMETER_ADDRESS(at, module##__##form, 0);                                                                    \
+    SINTER_PARAMETER_ADDRESS(at, maps, module##__##form, 0);                                                                    \
     sinter::device::TileProduct<columns, gated, bf16>(arguments).run(at);                                                 \
   }
 /// The kernels of one form and type, a module of their own: the driver takes half a second to compile one.
