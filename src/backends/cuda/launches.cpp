@@ -85,6 +85,10 @@ LinearShape linear_shape(const LinearStep& step, const Bindings& bindings, const
   return shape;
 }
 
+bool gates_itself(Engine& engine, const LinearShape& shape) {
+  return engine.vendor().kernels() && tile_product_should_win(shape, engine.context().device());
+}
+
 /// Both parts of a gated product, for a kernel that gates them afterwards; [batch, m, 2 n], dense.
 LinearShape before_gating(LinearShape shape) {
   shape.gated = false, shape.n *= 2, shape.out_stride = shape.n, shape.out_batch = shape.m * shape.n;
@@ -102,7 +106,7 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
     if (!linear->tail->gated) return moved_scales(*linear, bindings).bytes();
     const LinearShape shape = linear_shape(*linear, bindings, options_), wide = before_gating(shape);
     if (shape.m * shape.batch == 0) return 0;
-    return tile_product_should_win(vendor_, shape) ? 0 : wide.batch * wide.out_batch * byte_size(wide.out);
+    return gates_itself(*this, shape) ? 0 : wide.batch * wide.out_batch * byte_size(wide.out);
   }
   return 0;
 }
@@ -222,7 +226,7 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   if (tail.bias >= 0)
     buffers.bias = weights_.get(in.unit, in.prefix, tail.bias) + DevicePtr(step.weight_row * byte_size(tail.out_type));
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
-  const bool gates = shape.gated && tile_product_should_win(engine_.vendor(), shape);
+  const bool gates = shape.gated && gates_itself(engine_, shape);
   shape.lower_alignment({buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual});
   if (step.a_type == DType::f8e4m3) return add_fp8_linear(in, step, shape, buffers);
   if (!shape.gated || gates) return add_linear(shape, buffers);

@@ -281,21 +281,19 @@ LinearShape normalised(LinearShape s) {
   return s;
 }
 
-std::string why_no_tile_product(const Vendor& vendor, const LinearShape& shape) {
+std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& device) {
   const LinearShape s = normalised(shape);
-  if (!vendor.kernels()) return "tile products are not asked for";
   if (s.a != s.weights || s.a != s.out || s.compute != LinearCompute::F32 || s.weights_are_kn || s.batch != 1)
     return fmt::format("there is no tile product for {}", s.text());
   if (s.alignment % 16 != 0) return "tile products need addresses at multiples of 16 bytes";
-  return why_no_tile_product(tile_call(s, {}), vendor.context().device());
+  return why_no_tile_product(tile_call(s, {}), device);
 }
 
-bool tile_product_should_win(const Vendor& vendor, const LinearShape& shape) {
-  if (!why_no_tile_product(vendor, shape).empty()) return false;
+bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device) {
+  if (!why_no_tile_product(shape, device).empty()) return false;
   const LinearShape s = normalised(shape);
   const TileProductCall call = tile_call(s, {});
-  const int multiprocessors = vendor.context().device().multiprocessors;
-  const double share = tile_share(call, best_tile_form(call, multiprocessors), multiprocessors);
+  const double share = tile_share(call, best_tile_form(call, device.multiprocessors), device.multiprocessors);
   return (s.gated && share >= kGatedShare) || (s.residual && share >= kResidualShare);
 }
 
@@ -411,7 +409,7 @@ class LinearPlanner {
       : vendor_(vendor),
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
-        why_no_own_(why_no_tile_product(vendor, shape)),
+        why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
         facts_(vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0)) {
     if (has_own()) facts_.emplace_back("tile products", kTileProducts);
   }
@@ -419,7 +417,7 @@ class LinearPlanner {
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
     if (!has_library() && !has_own()) return {nullptr, shape_.gated ? why_no_own_ : why_no_library_};
     if (auto stored = find()) return {stored, {}};
-    if (!tune && tile_product_should_win(vendor_, shape_)) return {make_own(expected_form()), {}};
+    if (!tune && has_own() && tile_product_should_win(shape_, vendor_.context().device())) return {make_own(expected_form()), {}};
     int64_t most = tune ? std::min(tune->workspace.bytes, vendor_.limits().workspace_bytes) : vendor_.limits().workspace_bytes;
     auto start = std::chrono::steady_clock::now();
     std::vector<std::shared_ptr<LinearPlan>> plans;

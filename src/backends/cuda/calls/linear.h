@@ -63,9 +63,9 @@ struct LinearShape {
 LinearShape normalised(LinearShape shape);
 
 /// Why no tile product of ours makes this; empty where one does.
-std::string why_no_tile_product(const Vendor& vendor, const LinearShape& shape);
+std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& device);
 /// Whether one should be faster than the library's product, with a kernel that gates after it where `gated`.
-bool tile_product_should_win(const Vendor& vendor, const LinearShape& shape);
+bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device);
 
 struct LinearBuffers {
   DevicePtr a = 0, weights = 0, out = 0;
@@ -106,7 +106,7 @@ class LinearPlan : public std::enable_shared_from_this<LinearPlan> {
 };
 
 /// The stored choice if there is one; else, with `tune`, the fastest of the library's best eight and our tile products, which is
-/// stored; else the library's first, or the tile product that should be fastest where that is expected to win.
+/// stored; else the library's first, or a tile product where tile_product_should_win().
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune = nullptr);
 
 }  // namespace sinter::cuda

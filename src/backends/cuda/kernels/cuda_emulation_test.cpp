@@ -397,9 +397,7 @@ void run_product(const PendingProduct& p) {
 }
 }  // namespace
 
-void make_barrier(uint32_t at, uint32_t arrivals) {
-  phases(at, block().rank()) = {0, int16_t(arrivals), uint8_t(arrivals), 0};
-}
+void make_barrier(uint32_t at, uint32_t arrivals) { phases(at, block().rank()) = {0, int16_t(arrivals), uint8_t(arrivals), 0}; }
 void wait_phase(uint32_t at, uint32_t parity) {
   while (phases(at, block().rank()).parity == parity) block().yield();
 }

@@ -252,12 +252,12 @@ struct TileProduct {
 
 }  // namespace sinter::device
 
-#define SINTER_TILE_PRODUCT(module, form, columns, gated, bf16)                                                           \
+#define SINTER_TILE_PRODUCT(module, form, columns, gated, bf16)                                                                \
   SINTER_DEVICE_PAIR_KERNEL(module##__##form, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments) { \
-    (void)maps;                                                                                                           \
-    uint64_t at;                                                                                                          \
-    SINTER_PARAMETER_ADDRESS(at, maps, module##__##form, 0);                                                                    \
-    sinter::device::TileProduct<columns, gated, bf16>(arguments).run(at);                                                 \
+    (void)maps;                                                                                                                \
+    uint64_t at;                                                                                                               \
+    SINTER_PARAMETER_ADDRESS(at, maps, module##__##form, 0);                                                                   \
+    sinter::device::TileProduct<columns, gated, bf16>(arguments).run(at);                                                      \
   }
 /// The kernels of one form and type, a module of their own: the driver takes half a second to compile one.
 #define SINTER_TILE_PRODUCTS(columns, type, bf16)                                   \
