@@ -334,10 +334,12 @@ TEST_CASE("a stored algorithm that the library refuses costs a new choice and no
   TestVendor* v = test_vendor(NeedsLibrary::CublasLt);
   if (!v) return;
   LinearShape s{.m = 88, .n = 72, .k = 128};
-  Facts facts = v->vendor.key_facts("cublaslt", v->vendor.cublaslt()->version);
+  Facts facts = linear_facts(v->vendor);
   std::string text = normalised(s).text();
-  for (size_t bytes : {size_t(5), size_t(76)}) {  // too short, and as long as an entry is
-    Blob garbage(bytes, std::byte(0x7f));
+  Blob no_algorithm(80, std::byte(0x7f));  // as long as an entry is; of the library's, whose form is -1
+  std::fill(no_algorithm.end() - 4, no_algorithm.end(), std::byte(0xff));
+  const Blob no_form(80, std::byte(0x7f)), too_short(5, std::byte(0x7f));
+  for (const Blob& garbage : {too_short, no_form, no_algorithm}) {
     v->cache.put(choice_key("linear", text, facts, true), garbage, choice_facts("linear", text, facts, true));
     auto plan = plan_linear(v->vendor, s);
     REQUIRE(plan);

@@ -410,9 +410,7 @@ class LinearPlanner {
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
         why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
-        facts_(vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0)) {
-    if (has_own()) facts_.emplace_back("tile products", kTileProducts);
-  }
+        facts_(linear_facts(vendor)) {}
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
     if (!has_library() && !has_own()) return {nullptr, shape_.gated ? why_no_own_ : why_no_library_};
@@ -547,6 +545,12 @@ class LinearPlanner {
   std::string why_no_library_, why_no_own_;
   Facts facts_;
 };
+
+Facts linear_facts(const Vendor& vendor) {
+  Facts facts = vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0);
+  if (vendor.kernels()) facts.emplace_back("tile products", kTileProducts);
+  return facts;
+}
 
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune) {
   LinearShape s = normalised(shape);

@@ -105,6 +105,9 @@ class LinearPlan : public std::enable_shared_from_this<LinearPlan> {
   Choice choice_;
 };
 
+/// What stored choices depend on, beside the shape.
+Facts linear_facts(const Vendor& vendor);
+
 /// The stored choice if there is one; else, with `tune`, the fastest of the library's best eight and our tile products, which is
 /// stored; else the library's first, or a tile product where tile_product_should_win().
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune = nullptr);
