@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "graph/ops.h"
+#include "models/unet.h"
 
 using namespace sinter;
 
@@ -179,5 +180,29 @@ TEST_CASE(
         gated_layer({.fuse = false, .vendor = true, .gated = true}, 96)}) {
     for (const LinearStep& step : steps_of<LinearStep>(program)) CHECK(!step.tail->gated);
     CHECK(program.steps.size() > 1);
+  }
+}
+
+namespace {
+
+/// The gated products of a graph and of all that it calls.
+size_t gated_products(const Graph& graph, const LowerOptions& options) {
+  Graph legal;
+  legalise(graph, legal, options);
+  size_t count = 0;
+  for (const LinearStep& step : steps_of<LinearStep>(lower(legal, options))) count += step.tail && step.tail->gated;
+  for (Value v : topological_order(graph))
+    if (v->op == &call_op) count += gated_products(v->attrs.as<CallAttrs>().function->graph, options);
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("every transformer block of the U-Nets has one gated product") {
+  for (auto [config, blocks] : {std::pair{sd15_unet_config(), size_t(16)}, {sdxl_unet_config(), size_t(70)}}) {
+    Graph graph;
+    build_unet(graph, config, {Dim::symbol("batch"), Dim::symbol("height"), Dim::symbol("width"), Dim::symbol("text")},
+               {.compute = DType::bf16, .storage = {}});
+    CHECK(gated_products(graph, {.vendor = true, .gated = true}) == blocks);
   }
 }
