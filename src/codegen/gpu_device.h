@@ -24,8 +24,12 @@ class GpuDevice {
   virtual V block_number() = 0;                        ///< i32
   virtual V shuffle(V x, int distance) = 0;            ///< the f32 x of the thread whose number in its warp differs by xor
   virtual void barrier() = 0;                          ///< waits for all threads of the block
-  virtual V shared_floats(int count) = 0;              ///< memory of the block, aligned to 16 bytes; once a kernel
-  virtual unsigned global_space() const = 0;           ///< LLVM's number for the address space of operands
+  /// Before the first access to operands: lets the kernels queued after this one begin, and waits for those before it.
+  virtual void wait_for_operands() = 0;
+  /// Whether a kernel begins while others still write what it reads: nothing is constant from its beginning on then.
+  virtual bool overlaps() const = 0;
+  virtual V shared_floats(int count) = 0;     ///< memory of the block, aligned to 16 bytes; once a kernel
+  virtual unsigned global_space() const = 0;  ///< LLVM's number for the address space of operands
 
   /// `quick`: the functions of the hardware where they are right to a few units in the last place, in quotients too; else
   /// quotients are rounded correctly.

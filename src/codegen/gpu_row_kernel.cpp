@@ -136,6 +136,7 @@ class GpuRowKernelWriter {
 
   void row() {
     find_operands();
+    device_.wait_for_operands();
     if (!walks()) {
       begin_chunk(column_);
       load_ahead();
@@ -204,6 +205,9 @@ class GpuRowKernelWriter {
     return b.CreateConstGEP1_64(b.getInt8Ty(), first, uint64_t(int64_t(turn) * schedule_.row_threads * vector() * bytes));
   }
 
+  /// Nobody writes to it while the kernel runs.
+  bool reads_only(int operand) const { return schedule_.operands[size_t(operand)].read_only && !device_.overlaps(); }
+
   void load_packed(int operand) {
     auto& packed = packed_[size_t(operand)];
     if (!packed.empty()) return;
@@ -211,8 +215,8 @@ class GpuRowKernelWriter {
     DType type = kernel_.operands[size_t(operand)].dtype;
     V stride = operands_[size_t(operand)].column_stride;
     for (int u = 0; u < turns(); ++u)
-      packed.push_back(stride ? memory_.load_strided(type, address(operand, u), stride, vector(), how.read_only)
-                              : memory_.load(type, address(operand, u), vector(), how.access, how.read_only));
+      packed.push_back(stride ? memory_.load_strided(type, address(operand, u), stride, vector(), reads_only(operand))
+                              : memory_.load(type, address(operand, u), vector(), how.access, reads_only(operand)));
   }
 
   /// Loads everything at once before the first value is used: what later passes need arrives while threads wait for each other.
@@ -351,9 +355,7 @@ class GpuRowKernelWriter {
     Values& value = values_[size_t(i)];
     switch (s.kind) {
       case KernelStep::load:
-        value = {memory_.element(
-            memory_.load(type_of(s), operands_[size_t(s.operand)].row, 1, 1, schedule_.operands[size_t(s.operand)].read_only),
-            0)};
+        value = {memory_.element(memory_.load(type_of(s), operands_[size_t(s.operand)].row, 1, 1, reads_only(s.operand)), 0)};
         break;
       case KernelStep::store:
         store_row(s);

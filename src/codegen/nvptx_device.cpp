@@ -82,6 +82,13 @@ class NvptxDevice : public GpuDevice {
                                {b().getInt32(0xffffffffu), x, b().getInt32(uint32_t(distance)), b().getInt32(31)});
   }
   void barrier() override { b().CreateIntrinsic(llvm::Intrinsic::nvvm_barrier0, {}, {}); }
+  void wait_for_operands() override {
+    if (!overlaps()) return;
+    auto* type = llvm::FunctionType::get(b().getVoidTy(), false);
+    const char* text = "griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;";
+    b().CreateCall(type, llvm::InlineAsm::get(type, text, "~{memory}", /*hasSideEffects=*/true));
+  }
+  bool overlaps() const override { return target_.overlaps_launches(); }
   V shared_floats(int count) override {
     auto* type = llvm::ArrayType::get(b().getFloatTy(), uint64_t(count));
     auto* memory =

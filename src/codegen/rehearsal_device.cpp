@@ -48,6 +48,8 @@ class RehearsalDevice : public GpuDevice {
                         {machine(), x, b().getInt32(uint32_t(distance))});
   }
   void barrier() override { call_machine(b(), machine(), offsetof(GpuRehearsal, barrier), b().getVoidTy(), {machine()}); }
+  void wait_for_operands() override {}
+  bool overlaps() const override { return false; }
   V shared_floats(int) override { return field(b(), machine(), offsetof(GpuRehearsal, shared), b().getPtrTy()); }
   unsigned global_space() const override { return 0; }
   std::unique_ptr<VectorMath> math(bool quick) override { return std::make_unique<RehearsalMath>(b(), quick, machine()); }

@@ -52,10 +52,10 @@ extern "C" {
 
 // The signatures are those that the program calls with.
 #define SINTER_CUDA_CALL(field, symbol, ...) Result symbol(__VA_ARGS__);
-#define SINTER_CUDA_LATER_CALL(...)  // this driver is older
+#define SINTER_CUDA_NEWER_CALL(field, symbol, ...)  // an old driver
 #include "backends/cuda/driver_calls.list"
+#undef SINTER_CUDA_NEWER_CALL
 #undef SINTER_CUDA_CALL
-#undef SINTER_CUDA_LATER_CALL
 
 Result cuInit(unsigned) { return told("cuInit"); }
 Result cuDriverGetVersion(int* version) {

@@ -36,6 +36,8 @@ struct DeviceInfo {
   int capability() const { return capability_major * 10 + capability_minor; }  ///< 90
   bool has_bf16() const { return capability() >= 80; }
   bool has_fp8() const { return capability() >= 89; }
+  /// Kernels can begin before those queued earlier have ended, also inside captured graphs: LaunchShape::overlaps.
+  bool overlaps_launches() const { return capability() >= 90 && cuda_version >= 12040; }
 };
 
 /// The CUDA devices, without making a context on any. None: the reason in words in `why_none`, if given.
@@ -180,6 +182,9 @@ struct Extent {
 struct LaunchShape {
   Extent grid, block;
   uint32_t shared_bytes = 0;  ///< dynamic
+  /// The kernel may begin while what was queued before it still runs. Its code waits for that by itself (griddepcontrol.wait),
+  /// on every path that reads or writes what another kernel writes or reads. Only where DeviceInfo::overlaps_launches().
+  bool overlaps = false;
 };
 
 /// A kernel of a Module; valid as long as that is.

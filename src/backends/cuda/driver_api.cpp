@@ -49,11 +49,11 @@ FoundDriver open_driver() {
   found.calls.field = reinterpret_cast<Result (*)(__VA_ARGS__)>(dlsym(library, #symbol)); \
   if (!found.calls.field && found.why_none.empty())                                       \
     found.why_none = "the NVIDIA driver is too old: it has no " #symbol "; install version 470 or newer";
-#define SINTER_CUDA_LATER_CALL(field, symbol, ...) \
+#define SINTER_CUDA_NEWER_CALL(field, symbol, ...) \
   found.calls.field = reinterpret_cast<Result (*)(__VA_ARGS__)>(dlsym(library, #symbol));
 #include "backends/cuda/driver_calls.list"
+#undef SINTER_CUDA_NEWER_CALL
 #undef SINTER_CUDA_CALL
-#undef SINTER_CUDA_LATER_CALL
   if (!found.why_none.empty()) return found;
   if (Result result = found.calls.init(0); result != Result::Success) {
     const char* name = nullptr;

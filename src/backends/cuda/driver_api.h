@@ -38,14 +38,30 @@ enum class Result : int {
   Unknown = 999,
 };
 
+/// CUlaunchAttribute and CUlaunchConfig.
+struct LaunchAttribute {
+  int id = 0;
+  int unused = 0;
+  union {
+    int number;
+    char bytes[64];
+  } value = {};
+};
+struct LaunchConfig {
+  unsigned grid_x = 1, grid_y = 1, grid_z = 1, block_x = 1, block_y = 1, block_z = 1, shared_bytes = 0;
+  void* stream = nullptr;
+  LaunchAttribute* attributes = nullptr;
+  unsigned attribute_count = 0;
+};
+
 /// The entry points of libcuda that we use, by the field names of driver_calls.list. Pointers to what only the driver knows
-/// (contexts, streams, events, modules, functions, graphs) are void*.
+/// (contexts, streams, events, modules, functions, graphs) are void*. Calls that only newer drivers have are null elsewhere.
 struct DriverCalls {
 #define SINTER_CUDA_CALL(field, symbol, ...) Result (*field)(__VA_ARGS__) = nullptr;
-#define SINTER_CUDA_LATER_CALL SINTER_CUDA_CALL  // null in drivers that are older than the call
+#define SINTER_CUDA_NEWER_CALL SINTER_CUDA_CALL
 #include "backends/cuda/driver_calls.list"
+#undef SINTER_CUDA_NEWER_CALL
 #undef SINTER_CUDA_CALL
-#undef SINTER_CUDA_LATER_CALL
 };
 
 /// libcuda, opened and initialised once for the process; null without one, with the reason in `why_none` if given.

@@ -204,7 +204,7 @@ void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
   GpuLaunch bound = launch_of(kernel, schedule, params);
   if (bound.blocks == 0) return;
   set_addresses(bound, kernel, schedule, addresses);
-  LaunchShape shape{{uint32_t(bound.blocks)}, {uint32_t(bound.threads)}, 0};
+  LaunchShape shape{{uint32_t(bound.blocks)}, {uint32_t(bound.threads)}, 0, engine_.context().device().overlaps_launches()};
   std::string detail;
   for (size_t d = 0; d < use.outer.size(); ++d) detail += fmt::format("{} x ", params[1 + d]);
   detail += fmt::format("{}, {} operands", params[0], use.operands.size());
@@ -352,34 +352,48 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   buffers.weights = step.computed ? address(in, step.filter, step.filter_type) : weights_.get(in.unit, in.prefix, step.weight);
   buffers.out = address(in, step.out, tail.out_type);
   if (shape.bias) buffers.bias = weights_.get(in.unit, in.prefix, tail.bias);
-  if (!step.doubled) return add_conv(shape, buffers, tail.out_type);
-
-  shape.out_step = 2;
-  const int64_t filters = 4 * step.out_c * step.c * byte_size(step.in_type), pixel = step.out_c * byte_size(tail.out_type);
-  for (int64_t place = 0; place < 4; ++place) {
-    const int64_t odd[] = {place / 2, place % 2};
-    for (size_t i = 0; i < 2; ++i)
-      shape.axes[i].kernel = 2, shape.axes[i].pad_before = 1 - odd[i], shape.axes[i].pad_after = odd[i];
-    ConvBuffers one = buffers;
-    one.weights += DevicePtr(place * filters);
-    one.out += DevicePtr((odd[0] * 2 * shape.axes[1].in + odd[1]) * pixel);
-    add_conv(shape, one, tail.out_type);
+  if (step.doubled) {
+    shape.doubles = true;
+    for (ConvAxis& axis : shape.axes) axis.kernel = 4, axis.stride = 2;
   }
-}
-
-void LaunchBuilder::add_conv(const ConvShape& shape, const ConvBuffers& buffers, DType out_type) {
-  bool vendor_can = out_type == shape.type;
+  bool vendor_can = tail.out_type == step.in_type;
   if (vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, engine_.options().tune).empty()) return;
   ConvCall own;
-  own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = shape.c, own.out_c = shape.out_c;
-  const ConvAxis &rows = shape.axes[0], &columns = shape.axes[1];
-  own.kernel_h = int(rows.kernel), own.kernel_w = int(columns.kernel), own.stride = int(rows.stride);
-  own.pad_top = int(rows.pad_before), own.pad_left = int(columns.pad_before), own.pad_bottom = int(rows.pad_after),
-  own.pad_right = int(columns.pad_after), own.out_step = shape.out_step;
-  own.type = shape.type, own.in = buffers.in, own.filters = buffers.weights;
-  own.epilogue = {.out = buffers.out, .out_type = out_type, .bias = buffers.bias, .bias_type = out_type};
+  own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
+  own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
+  own.pad_top = int(step.top), own.pad_left = int(step.left), own.pad_bottom = int(step.bottom), own.pad_right = int(step.right);
+  own.type = step.in_type, own.in = buffers.in, own.filters = buffers.weights;
+  own.epilogue = {.out = buffers.out, .out_type = tail.out_type, .bias = buffers.bias, .bias_type = tail.out_type};
   engine_.kernels().load("gemm");
+  if (step.doubled) return add_places(own, shape.text());
   launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });
+}
+
+/// Even and odd rows and columns of the result are convolutions of their own, of 2 x 2 pixels.
+void LaunchBuilder::add_places(const ConvCall& whole, std::string detail) {
+  const int64_t element = byte_size(whole.type), filters = 4 * whole.out_c * whole.c * element;
+  const int64_t pixel = whole.out_c * byte_size(whole.epilogue.out_type);
+  engine_.kernels().load("elements");
+  call("conv (own)", std::move(detail), 4 * filters, [=, e = &engine_](const Workspace& workspace) {
+    return [=] {
+      filters_of_places(e->kernel_target(), {.from = whole.filters,
+                                             .to = workspace.address,
+                                             .from_type = whole.type,
+                                             .to_type = whole.type,
+                                             .k = whole.out_c,
+                                             .c = whole.c,
+                                             .taps = 16});
+      for (int place = 0; place < 4; ++place) {
+        const int odd_row = place / 2, odd_column = place % 2;
+        ConvCall one = whole;
+        one.kernel_h = one.kernel_w = 2, one.out_step = 2;
+        one.pad_top = 1 - odd_row, one.pad_bottom = odd_row, one.pad_left = 1 - odd_column, one.pad_right = odd_column;
+        one.filters = workspace.address + DevicePtr(place * filters);
+        one.epilogue.out += DevicePtr((odd_row * 2 * whole.w + odd_column) * pixel);
+        conv(e->kernel_target(), one);
+      }
+    };
+  });
 }
 
 void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {

@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
+#include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
 
@@ -50,7 +50,7 @@ class LaunchBuilder {
   template <class Shape, class Buffers, class Plan>
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               bool tune);
-  void add_conv(const ConvShape& shape, const ConvBuffers& buffers, DType out_type);
+  void add_places(const ConvCall& whole, std::string detail);
   /// A product in the library's form or one of ours.
   void add_linear(const LinearShape& shape, const LinearBuffers& buffers);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);

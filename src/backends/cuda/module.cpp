@@ -145,9 +145,25 @@ Function Module::function(const std::string& name) const {
   return Function(handle, name);
 }
 
+namespace {
+/// With the next kernels' leave to begin (CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION); captured, it becomes an edge of
+/// the graph that says the same.
+Result launch_overlapping(void* function, const LaunchShape& s, const Stream& stream, void** arguments) {
+  constexpr int kProgrammaticStreamSerialization = 6;
+  LaunchAttribute overlaps{.id = kProgrammaticStreamSerialization};
+  overlaps.value.number = 1;
+  LaunchConfig config{s.grid.x,  s.grid.y,       s.grid.z,        s.block.x, s.block.y,
+                      s.block.z, s.shared_bytes, stream.handle(), &overlaps, 1};
+  return driver().launch_with(&config, function, arguments, nullptr);
+}
+}  // namespace
+
 void Function::launch(const LaunchShape& s, const Stream& stream, std::span<void* const> arguments) const {
-  Result result = driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes,
-                                  stream.handle(), const_cast<void**>(arguments.data()), nullptr);
+  auto** pointers = const_cast<void**>(arguments.data());
+  Result result = s.overlaps && driver().launch_with
+                      ? launch_overlapping(handle_, s, stream, pointers)
+                      : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes,
+                                        stream.handle(), pointers, nullptr);
   check(result, "launching {} with {}x{}x{} blocks of {}x{}x{} threads and {} bytes of shared memory", name_, s.grid.x, s.grid.y,
         s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes);
 }

@@ -13,6 +13,8 @@ namespace sinter {
 struct GpuTarget {
   int capability = 80;  ///< 80, 86, 89 or 90: compute capability times ten
   int ptx = 71;         ///< version of the PTX language times ten; decides the oldest driver
+  /// Kernels wait by themselves for those queued before them, and may be launched so that they begin earlier.
+  bool overlaps_launches() const { return capability >= 90; }
   bool operator==(const GpuTarget&) const = default;
   std::string text() const;
 };

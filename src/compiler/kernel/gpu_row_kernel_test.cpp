@@ -132,15 +132,31 @@ TEST_CASE("the main kernels use 128-bit accesses, and no local memory") {
         CAPTURE(e.name);
         CAPTURE(schedule.text());
         std::string ptx = code_generator().gpu_row_kernels(std::vector<NamedGpuKernel>{{"kernel", e.kernel, schedule}}, target);
-        CHECK(contains(ptx, "ld.global.nc.v4."));
+        CHECK(contains(ptx, target.overlaps_launches() ? "ld.global.v4." : "ld.global.nc.v4."));
         CHECK(contains(ptx, "st.global.v4."));
-        for (const char* narrow : {"ld.global.nc.u16", "ld.global.nc.v2.", "st.global.u16", "st.global.v2.", ".local"})
+        for (const char* narrow : {"ld.global.nc.u16", "ld.global.nc.v2.", "ld.global.u16", "ld.global.v2.", "st.global.u16",
+                                   "st.global.v2.", ".local"})
           CHECK_MESSAGE(!contains(ptx, narrow), narrow);
         if (ptxas().empty()) continue;
         std::string log = assemble(ptx, target);
         CHECK_MESSAGE(contains(log, " 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"), log);
         if (std::getenv("SINTER_TEST_VERBOSE")) MESSAGE(e.name, " ", target.text(), " ", schedule.text(), "\n", log);
       }
+}
+
+TEST_CASE("kernels for devices that begin them early wait before they touch memory, and take nothing for constant") {
+  for (const Example& e : main_kernels(DType::bf16)) {
+    CAPTURE(e.name);
+    const std::vector<NamedGpuKernel> kernels{{"kernel", e.kernel, schedule_of(e)}};
+    std::string early = code_generator().gpu_row_kernels(kernels, gpu_target(90));
+    const size_t wait = early.find("griddepcontrol.wait");
+    REQUIRE(wait != early.npos);
+    CHECK(early.find("griddepcontrol.launch_dependents") < wait);
+    CHECK(early.find("ld.global") > wait);
+    CHECK(early.find("st.global") > wait);
+    CHECK(!contains(early, "ld.global.nc"));
+    CHECK(!contains(code_generator().gpu_row_kernels(kernels, gpu_target(89)), "griddepcontrol"));
+  }
 }
 
 TEST_CASE("a launch covers large sizes, and refuses what its code cannot address") {

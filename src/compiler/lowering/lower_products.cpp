@@ -114,7 +114,6 @@ Value Lowering::doubled_input(const Node& conv) const {
   bool twice = large.type.shape[1] == small.dim(1) * 2 && large.type.shape[2] == small.dim(2) * 2;
   bool around =
       a.stride == 1 && a.top == 1 && a.left == 1 && a.bottom == 1 && a.right == 1 && window[2] == Dim(3) && window[3] == Dim(3);
-  // Every second pixel of the result begins at a multiple of 16 bytes.
   bool aligned = conv.type.shape.back().constant() * byte_size(conv.type.dtype) % 16 == 0;
   return twice && around && aligned && weight_of(conv.inputs[1]) ? small : Value();
 }

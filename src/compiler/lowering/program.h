@@ -163,8 +163,8 @@ struct WeightSlot {
     rows,         ///< row-major [rows, k], several weights one below the other; a bias is rows of one
     filters,      ///< [out, height, width, in]
     e4m3_rows,    ///< `rows` as f8e4m3, and an f32 factor for each row
-    /// [2, 2, out, 2, 2, in]: what windows of 3 x 3 do to a picture at twice its size, said of the picture itself. The first two
-    /// axes are the row and column of the result, even or odd; each takes 2 x 2 pixels, whose weights are sums.
+    /// [in, 4, 4, out]: what windows of 3 x 3 do to a picture at twice its size, said of the picture itself: its pixel i is added
+    /// to the result's 2 i - 1 to 2 i + 2, in both directions, times these sums of the windows' weights.
     doubled_filters,
   } form = plain;
   PanelType panels = PanelType::f32;  ///< the element type of all forms but `plain` and `e4m3_rows`

@@ -8,15 +8,15 @@ namespace {
 /// Ids of the tensors in memory; they are part of stored plans.
 enum Id : int64_t { kIn = 1, kWeights = 2, kOut = 3, kBias = 4, kResidual = 5 };
 
-/// Sizes in the library's order (n, c, spatial axes) with strides of channels-last memory, or of every `step`-th pixel there.
-CudnnTensor channels_last(Id id, int64_t n, int64_t c, const std::vector<int64_t>& space, DType type, int64_t step = 1) {
+/// Sizes in the library's order (n, c, spatial axes) with strides of channels-last memory.
+CudnnTensor channels_last(Id id, int64_t n, int64_t c, const std::vector<int64_t>& space, DType type) {
   CudnnTensor t{.id = id, .sizes = {n, c}, .strides = {0, 1}, .type = cudnn_type(type)};
   t.sizes.insert(t.sizes.end(), space.begin(), space.end());
   t.strides.resize(t.sizes.size());
   int64_t stride = c;
   for (size_t i = t.sizes.size(); i-- > 2;) {
-    t.strides[i] = stride * step;
-    stride *= t.sizes[i] * step;
+    t.strides[i] = stride;
+    stride *= t.sizes[i];
   }
   t.strides[0] = stride;
   return t;
@@ -31,20 +31,21 @@ std::vector<int64_t> along(const ConvShape& s, auto what) {
 void build(const ConvShape& s, CudnnGraph& g) {
   auto in = along(s, [](const ConvAxis& a) { return a.in; });
   auto kernel = along(s, [](const ConvAxis& a) { return a.kernel; });
-  auto size = along(s, [](const ConvAxis& a) { return a.out(); });
-  CudnnTensor result = channels_last(kOut, s.n, s.out_c, size, s.type, s.out_step);
+  auto size = along(s, [&](const ConvAxis& a) { return s.out_size(a); });
+  CudnnTensor result = channels_last(kOut, s.n, s.out_c, size, s.type);
   int x = g.tensor(channels_last(kIn, s.n, s.c, in, s.type));
-  int w = g.tensor(channels_last(kWeights, s.out_c, s.c, kernel, s.type));
+  int w = g.tensor(s.doubles ? channels_last(kWeights, s.c, s.out_c, kernel, s.type)
+                             : channels_last(kWeights, s.out_c, s.c, kernel, s.type));
 
   // Every step but the last writes an intermediate.
   int steps = 1 + s.bias + s.residual + s.silu;
   auto next = [&] { return --steps == 0 ? g.tensor(result) : g.intermediate(result.sizes, CudnnType::F32, result.strides); };
   int y = next();
-  g.convolution({.strides = along(s, [](const ConvAxis& a) { return a.stride; }),
-                 .dilations = along(s, [](const ConvAxis& a) { return a.dilation; }),
-                 .pad_before = along(s, [](const ConvAxis& a) { return a.pad_before; }),
-                 .pad_after = along(s, [](const ConvAxis& a) { return a.pad_after; })},
-                x, w, y);
+  const CudnnGraph::Window window{.strides = along(s, [](const ConvAxis& a) { return a.stride; }),
+                                  .dilations = along(s, [](const ConvAxis& a) { return a.dilation; }),
+                                  .pad_before = along(s, [](const ConvAxis& a) { return a.pad_before; }),
+                                  .pad_after = along(s, [](const ConvAxis& a) { return a.pad_after; })};
+  s.doubles ? g.convolution_back(window, x, w, y) : g.convolution(window, x, w, y);
   auto add = [&](const CudnnTensor& tensor) {
     int more = g.tensor(tensor), out = next();
     g.pointwise(Pointwise::Add, y, more, out);
@@ -58,9 +59,11 @@ void build(const ConvShape& s, CudnnGraph& g) {
 void check_shape(const ConvShape& s) {
   if (s.axes.size() != 2 && s.axes.size() != 3)
     fail(Code::InvalidArgument, "convolution: {} spatial axes, 2 or 3 are possible", s.axes.size());
-  if (s.n < 1 || s.c < 1 || s.out_c < 1 || s.out_step < 1)
-    fail(Code::InvalidArgument, "convolution: sizes must be positive, n {} c {} out_c {} out_step {}", s.n, s.c, s.out_c,
-         s.out_step);
+  if (s.n < 1 || s.c < 1 || s.out_c < 1)
+    fail(Code::InvalidArgument, "convolution: sizes must be positive, n {} c {} out_c {}", s.n, s.c, s.out_c);
+  for (const auto& a : s.axes)
+    if (s.doubles && (a.kernel != 4 || a.stride != 2 || a.pad_before != 1 || a.pad_after != 1 || a.dilation != 1))
+      fail(Code::InvalidArgument, "convolution: a result of twice the size is that of windows of 4 by 2, padded by 1");
   for (const auto& a : s.axes)
     if (a.kernel < 1 || a.stride < 1 || a.dilation < 1 || a.pad_before < 0 || a.pad_after < 0 || a.out() < 1 ||
         a.in + a.pad_before + a.pad_after < a.dilation * (a.kernel - 1) + 1)
@@ -95,13 +98,13 @@ std::vector<CudnnArgument> arguments_of(const ConvShape& s, const ConvBuffers& b
 
 int64_t ConvShape::out_pixels() const {
   int64_t pixels = n;
-  for (const auto& a : axes) pixels *= a.out();
+  for (const auto& a : axes) pixels *= out_size(a);
   return pixels;
 }
 
 double ConvShape::flops() const {
   double window = 1;
-  for (const auto& a : axes) window *= double(a.kernel);
+  for (const auto& a : axes) window *= double(a.kernel) / (doubles ? 2 : 1);  // half of the taps meet each pixel
   return 2.0 * double(out_pixels()) * double(out_c) * double(c) * window;
 }
 
@@ -112,7 +115,7 @@ std::string ConvShape::text() const {
     if (a.pad_before || a.pad_after) t += fmt::format(" pad {}+{}", a.pad_before, a.pad_after);
     if (a.dilation != 1) t += fmt::format(" dilation {}", a.dilation);
   }
-  if (out_step != 1) t += fmt::format(" every {}", out_step);
+  if (doubles) t += " doubles";
   if (bias) t += " bias";
   if (residual) t += " residual";
   if (silu) t += " silu";

@@ -19,7 +19,9 @@ struct ConvAxis {
 struct ConvShape {
   int64_t n = 1, c = 0, out_c = 0;
   std::vector<ConvAxis> axes;
-  int64_t out_step = 1;      ///< the result's pixels are every so many of a picture that is so many times as large along all axes
+  /// The result is twice as large along all axes, which have windows of 4, strides of 2 and paddings of 1: the other way round,
+  /// pixel i of `in` is added to the result's 2 i - 1 to 2 i + 2, times weights that are [c, kernel..., out_c].
+  bool doubles = false;
   DType type = DType::bf16;  ///< of in, weights, bias, residual and out; sums are f32
   bool bias = false;
   /// These two make cuDNN compile a kernel of their own, which may be slower than a plain one and a separate pass: plan both,
@@ -27,6 +29,7 @@ struct ConvShape {
   bool residual = false, silu = false;
   bool allow_tf32 = false;  ///< f32: round inputs to 10 fraction bits
 
+  int64_t out_size(const ConvAxis& axis) const { return doubles ? 2 * axis.in : axis.out(); }
   double flops() const;
   int64_t out_pixels() const;
   std::string text() const;

@@ -45,10 +45,11 @@ struct Case {
   void expected(int64_t pixel, int64_t channel, double& value, double& terms) const {
     std::vector<ConvAxis> axes = s.axes;
     if (axes.size() == 2) axes.insert(axes.begin(), {.in = 1, .kernel = 1, .pad_before = 0, .pad_after = 0});
+    auto size = [&](int i) { return axes.size() > s.axes.size() && i == 0 ? 1 : s.out_size(axes[size_t(i)]); };
     int64_t at[3], rest = pixel;
     for (int i = 3; i-- > 0;) {
-      at[i] = rest % axes[size_t(i)].out();
-      rest /= axes[size_t(i)].out();
+      at[i] = rest % size(i);
+      rest /= size(i);
     }
     value = terms = 0;
     auto add = [&](double x) {
@@ -58,17 +59,25 @@ struct Case {
     for (int64_t i = 0; i < axes[0].kernel; ++i)
       for (int64_t j = 0; j < axes[1].kernel; ++j)
         for (int64_t k = 0; k < axes[2].kernel; ++k) {
-          int64_t window[3] = {i, j, k}, from = rest, weight = channel;
+          int64_t window[3] = {i, j, k}, from = rest, weight = s.doubles ? 0 : channel;
           bool inside = true;
           for (size_t a = 0; a < 3; ++a) {
             int64_t position = at[a] * axes[a].stride - axes[a].pad_before + window[a] * axes[a].dilation;
+            if (s.doubles) {
+              position = at[a] + axes[a].pad_before - window[a];
+              inside = inside && position % 2 == 0;
+              position /= 2;
+            }
             inside = inside && position >= 0 && position < axes[a].in;
             from = from * axes[a].in + position;
             weight = weight * axes[a].kernel + window[a];
           }
           if (!inside) continue;
-          for (int64_t c = 0; c < s.c; ++c)
-            add(double(in.values[size_t(from * s.c + c)]) * weights.values[size_t(weight * s.c + c)]);
+          const int64_t taps = axes[0].kernel * axes[1].kernel * axes[2].kernel;
+          for (int64_t c = 0; c < s.c; ++c) {
+            const int64_t tap = s.doubles ? (c * taps + weight) * s.out_c + channel : weight * s.c + c;
+            add(double(in.values[size_t(from * s.c + c)]) * weights.values[size_t(tap)]);
+          }
         }
     if (s.bias) add(bias.values[size_t(channel)]);
     if (s.residual) add(residual.values[size_t(pixel * s.out_c + channel)]);
@@ -143,6 +152,18 @@ TEST_CASE("strides and one-sided padding are right") {
       check_conv(*v, down);
       for (auto& a : down.axes) a.pad_before = 0;
       check_conv(*v, down);
+    }
+}
+
+TEST_CASE("convolutions to twice the size are right") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  for (DType type : {DType::bf16, DType::f16, DType::f32})
+    for (bool tune : {false, true}) {
+      ConvShape s = conv(2, 9, 7, 32, 64, type);
+      for (auto& a : s.axes) a.kernel = 4, a.stride = 2;
+      s.doubles = true, s.bias = false;
+      check_conv(*v, s, tune);
     }
 }
 

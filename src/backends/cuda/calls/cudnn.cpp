@@ -20,6 +20,7 @@ enum {
   kHeuristics = 4,
   kPlan = 5,
   kConvolutionForward = 10,
+  kConvolutionBackward = 12,
   kPointwiseOperation = 13,
   kOperationGraph = 15,
   kVariantPack = 16,
@@ -77,6 +78,12 @@ enum {
   kForwardW = 703,
   kForwardX = 704,
   kForwardY = 705,
+  kBackwardAlpha = 706,
+  kBackwardBeta = 707,
+  kBackwardConvolution = 708,
+  kBackwardW = 709,
+  kBackwardOut = 710,
+  kBackwardIn = 711,
   kOperationPointwise = 750,
   kPointwiseX = 751,
   kPointwiseB = 752,
@@ -305,7 +312,7 @@ void CudnnGraph::reduce(Reduction operation_kind, int x, int out) {
   operations_.push_back(std::move(o));
 }
 
-void CudnnGraph::convolution(const Window& w, int x, int weights, int out) {
+const CudnnObject& CudnnGraph::describe(const Window& w) {
   CudnnType compute = CudnnType::F32;
   int mode = kCrossCorrelation;
   CudnnObject& description = parts_.emplace_back(calls_, kind::kConvolution);
@@ -317,6 +324,25 @@ void CudnnGraph::convolution(const Window& w, int x, int weights, int out) {
   description.set(attribute::kPrePaddings, type::kInt64, w.pad_before);
   description.set(attribute::kPostPaddings, type::kInt64, w.pad_after);
   description.finalize("describing a convolution to cuDNN");
+  return description;
+}
+
+void CudnnGraph::convolution_back(const Window& w, int x, int weights, int out) {
+  const CudnnObject& description = describe(w);
+  CudnnObject o = operation(kind::kConvolutionBackward);
+  float alpha = 1, beta = 0;
+  o.set_number(attribute::kBackwardAlpha, type::kFloat, &alpha);
+  o.set_number(attribute::kBackwardBeta, type::kFloat, &beta);
+  o.set_object(attribute::kBackwardConvolution, description);
+  connect(o, attribute::kBackwardIn, x);
+  connect(o, attribute::kBackwardW, weights);
+  connect(o, attribute::kBackwardOut, out);
+  o.finalize("describing a convolution to cuDNN");
+  operations_.push_back(std::move(o));
+}
+
+void CudnnGraph::convolution(const Window& w, int x, int weights, int out) {
+  const CudnnObject& description = describe(w);
   CudnnObject o = operation(kind::kConvolutionForward);
   float alpha = 1, beta = 0;
   o.set_number(attribute::kForwardAlpha, type::kFloat, &alpha);

@@ -95,11 +95,14 @@ class CudnnGraph {
     std::vector<int64_t> strides, dilations, pad_before, pad_after;
   };
   void convolution(const Window& window, int x, int weights, int out);
+  /// What such a convolution of `out` does to gradients: x is of the size of its result.
+  void convolution_back(const Window& window, int x, int weights, int out);
 
   /// With `handle` for that handle's device; without one (null) for a device that is described later.
   CudnnObject finish(void* handle);
 
  private:
+  const CudnnObject& describe(const Window& window);
   CudnnObject operation(int kind);
   void connect(CudnnObject& operation, int attribute, int tensor);
 

@@ -209,16 +209,34 @@ TEST_CASE("windows for a picture at twice its size become sums of their taps") {
       filters_doubled(t, call);
       const auto seen = decode(t.download<uint8_t>(call.to, size_t(k * c * 16 * byte_size(to))), to);
       std::vector<float> sums(seen.size());
-      // Row y of the large picture is row y / 2 of the small one: result 2 i + odd reads rows 2 i + odd - 1 + tap.
-      for (int64_t odd_y = 0; odd_y < 2; ++odd_y)
-        for (int64_t odd_x = 0; odd_x < 2; ++odd_x)
-          for (int64_t tap = 0; tap < 9; ++tap) {
-            const int64_t y = (odd_y + 1 + tap / 3) / 2 - odd_y, x = (odd_x + 1 + tap % 3) / 2 - odd_x;
+      // Row y of the large picture is row y / 2 of the small one: tap t of row y of the result reads row (y - 1 + t) / 2.
+      auto place = [](int64_t tap, int64_t y) { return y - 2 * ((y - 1 + tap) / 2) + 1; };
+      for (int64_t odd_y : {2, 3})
+        for (int64_t odd_x : {2, 3})
+          for (int64_t tap = 0; tap < 9; ++tap)
             for (int64_t o = 0; o < k; ++o)
               for (int64_t i = 0; i < c; ++i)
-                sums[size_t(((((odd_y * 2 + odd_x) * k + o) * 2 + y) * 2 + x) * c + i)] += taps[size_t((o * c + i) * 9 + tap)];
-          }
+                sums[size_t(((i * 4 + place(tap / 3, odd_y)) * 4 + place(tap % 3, odd_x)) * k + o)] +=
+                    taps[size_t((o * c + i) * 9 + tap)];
       CHECK(seen == rounded(sums, to));
+
+      FiltersCall apart{.from = call.to, .from_type = to, .to_type = DType::f32, .k = k, .c = c, .taps = 16};
+      apart.to = t.untouched(k * c * 16 * 4);
+      filters_of_places(t, apart);
+      const auto windows = t.download<float>(apart.to, size_t(k * c * 16));
+      size_t wrong = 0;
+      for (int64_t odd_y = 0; odd_y < 2; ++odd_y)
+        for (int64_t odd_x = 0; odd_x < 2; ++odd_x)
+          for (int64_t y = 0; y < 2; ++y)
+            for (int64_t x = 0; x < 2; ++x)
+              for (int64_t o = 0; o < k; ++o)
+                for (int64_t i = 0; i < c; ++i) {
+                  // Pixel m - 1 + odd + y gives row 2 m + odd of the result.
+                  const int64_t row = odd_y - 2 * (odd_y - 1 + y) + 1, column = odd_x - 2 * (odd_x - 1 + x) + 1;
+                  wrong += windows[size_t(((((odd_y * 2 + odd_x) * k + o) * 2 + y) * 2 + x) * c + i)] !=
+                           seen[size_t(((i * 4 + row) * 4 + column) * k + o)];
+                }
+      CHECK(wrong == 0);
     }
   });
 }

@@ -23,9 +23,10 @@ std::string find_ptxas() {
 TEST_CASE("every built-in module is PTX for its architecture and of the version that its oldest driver knows") {
   for (const auto& [name, text] : Kernels::all_ptx()) {
     CAPTURE(name);
-    const bool hopper = name.ends_with("(sm_90a)"), newer = name.ends_with("(sm_89)");
-    CHECK(text.find(hopper ? ".version 8.0\n" : newer ? ".version 8.1\n" : ".version 7.1\n") != text.npos);
-    CHECK(text.find(hopper ? ".target sm_90a\n" : newer ? ".target sm_89\n" : ".target sm_80\n") != text.npos);
+    const auto device = name.substr(name.find('(') + 1, name.find(')') - name.find('(') - 1);
+    const char* version = device == "sm_80" ? "7.1" : device == "sm_89" ? "8.1" : device == "sm_90a" ? "8.0" : "7.8";
+    CHECK(text.find(fmt::format(".version {}\n", version)) != text.npos);
+    CHECK(text.find(fmt::format(".target {}\n", device)) != text.npos);
     // What the device cannot inline it would have to call: nothing here may depend on a library.
     CHECK(text.find(".extern .func") == text.npos);
   }
@@ -42,7 +43,7 @@ TEST_CASE("every built-in module assembles for the devices that it may run on, w
     write_atomically(folder / "in.ptx", text);
     for (const char* target : {"sm_80", "sm_86", "sm_89", "sm_90", "sm_90a"}) {
       if (name.ends_with("(sm_90a)") != (target == std::string_view("sm_90a"))) continue;
-      if (name.ends_with("(sm_89)") && std::string_view(target) < "sm_89") continue;
+      if (std::string_view(target) < name.substr(name.find('(') + 1, 5)) continue;
       CAPTURE(name);
       CAPTURE(target);
       const std::string command = fmt::format("{} -arch {} -v {} -o {} > {} 2>&1", ptxas, target, (folder / "in.ptx").string(),
@@ -53,6 +54,22 @@ TEST_CASE("every built-in module assembles for the devices that it may run on, w
       for (size_t at = log.find("bytes spill stores"); at != log.npos; at = log.find("bytes spill stores", at + 1))
         CHECK_MESSAGE(log.substr(at - 2, 2) == "0 ", log);
       CHECK_MESSAGE(log.find("Potential Performance Loss") == log.npos, log);
+    }
+  }
+}
+
+TEST_CASE("kernels that are launched to begin early wait before they touch memory, each of them") {
+  for (const auto& [name, text] : Kernels::all_ptx()) {
+    if (!name.ends_with("(sm_90)")) continue;
+    CAPTURE(name);
+    std::string_view rest = text;
+    for (size_t at = rest.find(".entry"); at != rest.npos; at = rest.find(".entry")) {
+      rest.remove_prefix(at + 1);
+      const std::string_view kernel = rest.substr(0, rest.find(".entry"));
+      const size_t wait = kernel.find("griddepcontrol.wait");
+      REQUIRE(wait != kernel.npos);
+      for (const char* access : {"ld.global", "st.global", "atom.", "\tld.b", "\tld.u", "\tld.v", "\tst.b", "\tst.u", "\tst.v"})
+        CHECK(kernel.find(access) > wait);
     }
   }
 }

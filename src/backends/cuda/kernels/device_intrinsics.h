@@ -24,6 +24,14 @@ SINTER_DEVICE_INLINE int blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 /// Waits for all threads of the block; what they wrote to memory before is seen after.
 SINTER_DEVICE_INLINE void barrier() { __syncthreads(); }
 
+/// Lets the kernels that were queued after this one begin, and waits for those queued before it: before the first access to what
+/// they write or read. Devices without that begin nothing early.
+SINTER_DEVICE_INLINE void wait_for_operands() {
+#if SINTER_DEVICE_ARCH >= 90
+  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /// Adds one to a counter in memory and gives what it was. Who sees all others' counts also sees what their blocks wrote before a
 /// barrier before this.
 SINTER_DEVICE_INLINE uint32_t arrive(uint32_t* counter) {

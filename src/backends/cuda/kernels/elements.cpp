@@ -87,13 +87,24 @@ void quantise_rows(KernelTarget& target, const QuantiseRowsCall& c) {
          c.x_stride ? c.x_stride : c.columns, int(c.columns), c.to, c.to_stride ? c.to_stride : c.columns, c.scales);
 }
 
-void filters_doubled(KernelTarget& target, const FiltersCall& c) {
-  if (c.taps != 9) fail(Code::InvalidArgument, "filters_doubled: {} taps, windows of 3 x 3 have 9", c.taps);
+namespace {
+void by_filter_and_channel(KernelTarget& target, const char* kernel, const FiltersCall& c) {
   const int64_t count = c.k * c.c;
   if (count == 0) return;
   const LaunchShape shape{.grid = {uint32_t(divide_up(count, int64_t(kThreads)))}, .block = {kThreads}};
-  target("elements__filters_doubled", shape, c.from, source_type("filters_doubled", c.from_type), c.to,
-         target_type("filters_doubled", c.to_type), c.k, c.c);
+  target(fmt::format("elements__{}", kernel), shape, c.from, source_type(kernel, c.from_type), c.to,
+         target_type(kernel, c.to_type), c.k, c.c);
+}
+}  // namespace
+
+void filters_doubled(KernelTarget& target, const FiltersCall& c) {
+  if (c.taps != 9) fail(Code::InvalidArgument, "filters_doubled: {} taps, windows of 3 x 3 have 9", c.taps);
+  by_filter_and_channel(target, "filters_doubled", c);
+}
+
+void filters_of_places(KernelTarget& target, const FiltersCall& c) {
+  if (c.taps != 16) fail(Code::InvalidArgument, "filters_of_places: {} taps, windows of 4 x 4 have 16", c.taps);
+  by_filter_and_channel(target, "filters_of_places", c);
 }
 
 void filters_channels_last(KernelTarget& target, const FiltersCall& c) {

@@ -249,28 +249,43 @@ SINTER_DEVICE_KERNEL(elements__filters_channels_last, const void* from, int from
   }
 }
 
-/// Filters [k][c][3][3] become [2][2][k][2][2][c]: a thread for each k and c. Row 0 of an even result's window is tap 0, its row
-/// 1 taps 1 and 2; of an odd result's, taps 0 and 1, and tap 2. Columns likewise.
+/// Filters [k][c][3][3] become [c][4][4][k]: a thread for each c and k. Tap t of a window lands on pixels 2 - t and 3 - t of
+/// four, along both axes.
 SINTER_DEVICE_KERNEL(elements__filters_doubled, const void* from, int from_type, void* to, int to_type, int64_t k, int64_t c) {
   const int64_t i = int64_t(block_x()) * threads_x() + thread_x();
   if (i >= k * c) return;
-  const int64_t channel = i % c, filter = i / c;
+  const int64_t filter = i % k, channel = i / k;
   float taps[9], v[kWide];
   SINTER_UNROLL
   for (int tap = 0; tap < 9; ++tap) {
-    load(at(from, i * 9 + tap, from_type), from_type, v, 1);
+    load(at(from, (filter * c + channel) * 9 + tap, from_type), from_type, v, 1);
     taps[tap] = v[0];
   }
   SINTER_UNROLL
   for (int place = 0; place < 16; ++place) {
-    const int odd_row = place >> 3, odd_column = place >> 2 & 1, row = place >> 1 & 1, column = place & 1;
     float sum = 0;
     SINTER_UNROLL
     for (int tap = 0; tap < 9; ++tap) {
-      const bool mine = (tap / 3 > (odd_row ? 1 : 0)) == (row == 1) && (tap % 3 > (odd_column ? 1 : 0)) == (column == 1);
-      if (mine) sum += taps[tap];
+      const int row = place / 4 - (2 - tap / 3), column = place % 4 - (2 - tap % 3);
+      if (row >= 0 && row <= 1 && column >= 0 && column <= 1) sum += taps[tap];
     }
     v[0] = sum;
+    store(at(to, (channel * 16 + place) * k + filter, to_type), to_type, v, 1);
+  }
+}
+
+/// Filters [c][4][4][k] become [2][2][k][2][2][c]: row 2 m + odd of the result takes pixel m - 1 + odd + tap, to which it is the
+/// pixel 3 - 2 tap - odd of four; columns likewise.
+SINTER_DEVICE_KERNEL(elements__filters_of_places, const void* from, int from_type, void* to, int to_type, int64_t k, int64_t c) {
+  const int64_t i = int64_t(block_x()) * threads_x() + thread_x();
+  if (i >= k * c) return;
+  const int64_t channel = i % c, filter = i / c;
+  float v[kWide];
+  SINTER_UNROLL
+  for (int place = 0; place < 16; ++place) {
+    const int odd_row = place >> 3, odd_column = place >> 2 & 1, row = place >> 1 & 1, column = place & 1;
+    const int tap = (3 - 2 * row - odd_row) * 4 + 3 - 2 * column - odd_column;
+    load(at(from, (channel * 16 + tap) * k + filter, from_type), from_type, v, 1);
     store(at(to, (((place >> 2) * k + filter) * 4 + (place & 3)) * c + channel, to_type), to_type, v, 1);
   }
 }

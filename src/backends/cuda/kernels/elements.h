@@ -63,8 +63,10 @@ struct FiltersCall {
   int64_t k = 0, c = 0, taps = 9;
 };
 void filters_channels_last(KernelTarget& target, const FiltersCall& call);
-/// Windows of 3 x 3 (taps = 9) for a picture whose every pixel is read as 2 x 2, as windows of 2 x 2 for the picture itself, one
-/// for each of the four places of a result's pixel: [row parity][column parity][k][2][2][c]. The sums are of f32.
+/// Windows of 3 x 3 (taps = 9) over a picture at twice its size, as [c][4][4][k]: what each pixel of the picture gives to 4 x 4
+/// of the result, see WeightSlot::doubled_filters. The sums are of f32.
 void filters_doubled(KernelTarget& target, const FiltersCall& call);
+/// These as four windows of 2 x 2 for the picture itself, for even and odd rows and columns of the result: [2][2][k][2][2][c].
+void filters_of_places(KernelTarget& target, const FiltersCall& call);
 
 }  // namespace sinter::cuda

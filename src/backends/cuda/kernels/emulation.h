@@ -50,6 +50,7 @@ int block_y();
 int block_z();
 int blocks_x();
 void barrier();
+inline void wait_for_operands() {}
 uint32_t arrive(uint32_t* counter);
 void prefetch(const void* at);
 char* shared_memory();

@@ -16,9 +16,10 @@ constexpr int64_t kBlocksPerMultiprocessor = 3;  // what their registers allow a
 constexpr int64_t kLeastPixels = 8;              // of a thread where blocks share a group: two rounds of loads
 constexpr int64_t kMomentsBytes = 8, kSectorBytes = 32;
 constexpr int64_t kMostSharedBytes = 48 * 1024;
+constexpr int64_t kLeastSlabBytes = 128;  // of a pixel, where blocks share a group: a line of the cache
 /// What one block may read of a group by itself. Sharing a group between blocks costs 1.5 to 2 us for meeting at its end; a
-/// multiprocessor reads 60 to 100 KB from L2 in that time.
-constexpr int64_t kMostWholeBytes = 128 * 1024;
+/// multiprocessor reads some 25 KB from L2 in a microsecond.
+constexpr int64_t kMostWholeBytes = 48 * 1024;
 
 int element_type(DType type) {
   if (type == DType::f32) return device::kF32;
@@ -63,14 +64,20 @@ Plan whole_plan(const GroupStatsCall& c) {
   return p;
 }
 
-/// As few slabs as blocks of at most `threads` threads allow, each of whole groups and whole vectors; 0 groups: impossible.
+/// The narrowest slab of whole groups, whole vectors and whole lines of the cache that at most `threads` threads read, for the
+/// last block of a slab joins the others' moments alone; 0 groups: impossible.
 int64_t groups_of_slab(const GroupStatsCall& c, int64_t wide, int64_t threads) {
-  for (int64_t groups = c.groups; groups > 0; --groups)
-    if (c.groups % groups == 0 && groups * group_width(c) % wide == 0 && groups * group_width(c) / wide <= threads) return groups;
-  return 0;
+  int64_t widest = 0;
+  for (int64_t groups = 1; groups <= c.groups; ++groups) {
+    const int64_t channels = groups * group_width(c);
+    if (c.groups % groups || channels % wide || channels / wide > threads) continue;
+    widest = groups;
+    if (channels * byte_size(c.type) >= kLeastSlabBytes) break;
+  }
+  return widest;
 }
 
-/// Whole rows of pixels, which all blocks of the device share.
+/// Slabs of all pixels, each of which some blocks share.
 Plan shared_plan(const GroupStatsCall& c, int multiprocessors) {
   Plan p;
   for (int64_t wide = 16 / byte_size(c.type); wide > 0; wide /= 2)

@@ -143,7 +143,8 @@ class GroupStats {
   SINTER_DEVICE_INLINE void run() {
     const int chunk = block_x(), count = least(a.chunk, a.pixels - chunk * a.chunk);
     const int row_pieces = a.vectors * kWide >> a.piece_log;
-    if (chunk == 0) fetch_parameters();
+    if (chunk == 0) fetch_parameters();  // weights, which no kernel writes
+    wait_for_operands();
     read(chunk, count, row_pieces);
     barrier();
 

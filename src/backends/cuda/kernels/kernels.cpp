@@ -9,33 +9,43 @@ namespace sinter::cuda {
 // One text for each module of modules.list, and one more where newer devices have an instruction for it.
 #define SINTER_DEVICE_MODULE(name) extern const std::string_view name##_ptx;
 #define SINTER_DEVICE_MODULE_89(name) extern const std::string_view name##_ptx, name##_ptx_sm_89;
+#define SINTER_DEVICE_MODULE_90(name) extern const std::string_view name##_ptx, name##_ptx_sm_90;
 #define SINTER_DEVICE_MODULE_90A(name) extern const std::string_view name##_ptx_sm_90a;
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
+#undef SINTER_DEVICE_MODULE_90
 #undef SINTER_DEVICE_MODULE_90A
 
 namespace {
 
 struct BuiltIn {
-  std::string_view name, sm_80, sm_89;  ///< sm_89 empty where it would be the same
-  std::string_view sm_90a = {};         ///< alone: for devices of capability 9.0 and no others
+  std::string_view name, sm_80, sm_89, sm_90;  ///< empty where it would be the same
+  std::string_view sm_90a;                     ///< alone: for devices of capability 9.0 and no others
 };
 
 const auto& built_in() {
   static const std::array all = {
-#define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}},
-#define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89},
-#define SINTER_DEVICE_MODULE_90A(name) BuiltIn{#name, {}, {}, name##_ptx_sm_90a},
+#define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}, {}, {}},
+#define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89, {}, {}},
+#define SINTER_DEVICE_MODULE_90(name) BuiltIn{#name, name##_ptx, {}, name##_ptx_sm_90, {}},
+#define SINTER_DEVICE_MODULE_90A(name) BuiltIn{#name, {}, {}, {}, name##_ptx_sm_90a},
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
+#undef SINTER_DEVICE_MODULE_90
 #undef SINTER_DEVICE_MODULE_90A
   };
   return all;
 }
 
 constexpr int kCudaOfSm89 = 12010;  // that took PTX 8.1 first, see SinterDeviceCode.cmake
+
+const BuiltIn& module_called(std::string_view name) {
+  for (const BuiltIn& b : built_in())
+    if (b.name == name) return b;
+  fail(Code::NotFound, "there is no module of GPU kernels called {}", name);
+}
 constexpr int64_t kSharedBytesWithoutAsking = 48 * 1024;
 
 }  // namespace
@@ -52,15 +62,18 @@ std::span<const std::string_view> Kernels::modules() {
 }
 
 std::string_view Kernels::ptx(std::string_view module, const DeviceInfo& device) {
-  for (const BuiltIn& b : built_in()) {
-    if (b.name != module) continue;
-    if (b.sm_80.empty() && device.capability() != 90)
-      fail(Code::Unsupported, "the GPU kernels called {} are for capability 9.0; {} has {}.{}", module, device.name,
-           device.capability_major, device.capability_minor);
-    if (!b.sm_90a.empty()) return b.sm_90a;
-    return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
+  const BuiltIn& b = module_called(module);
+  if (!b.sm_90a.empty()) {
+    if (device.capability() == 90) return b.sm_90a;
+    fail(Code::Unsupported, "the GPU kernels called {} are for capability 9.0; {} has {}.{}", module, device.name,
+         device.capability_major, device.capability_minor);
   }
-  fail(Code::NotFound, "there is no module of GPU kernels called {}", module);
+  if (waits_by_itself(module, device)) return b.sm_90;
+  return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
+}
+
+bool Kernels::waits_by_itself(std::string_view module, const DeviceInfo& device) {
+  return !module_called(module).sm_90.empty() && device.overlaps_launches();
 }
 
 std::map<std::string, std::string_view> Kernels::all_ptx() {
@@ -68,6 +81,7 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
   for (const BuiltIn& b : built_in()) {
     if (!b.sm_80.empty()) all[fmt::format("{} (sm_80)", b.name)] = b.sm_80;
     if (!b.sm_89.empty()) all[fmt::format("{} (sm_89)", b.name)] = b.sm_89;
+    if (!b.sm_90.empty()) all[fmt::format("{} (sm_90)", b.name)] = b.sm_90;
     if (!b.sm_90a.empty()) all[fmt::format("{} (sm_90a)", b.name)] = b.sm_90a;
   }
   return all;
@@ -94,7 +108,9 @@ const Function& Kernels::function(std::string_view kernel) {
 }
 
 void KernelStream::launch(std::string_view kernel, const LaunchShape& shape, std::span<void* const> arguments) {
-  kernels_.function(kernel).launch(shape, stream_, arguments);
+  LaunchShape overlapping = shape;
+  overlapping.overlaps = Kernels::waits_by_itself(kernel.substr(0, kernel.find("__")), kernels_.context().device());
+  kernels_.function(kernel).launch(overlapping, stream_, arguments);
 }
 
 }  // namespace sinter::cuda

@@ -39,6 +39,8 @@ class Kernels {
   static std::span<const std::string_view> modules();
   /// The PTX of a module for a device; what is newer than the driver is not taken.
   static std::string_view ptx(std::string_view module, const DeviceInfo& device);
+  /// Whether a module's kernels wait for those queued before them, so that they are launched to begin earlier.
+  static bool waits_by_itself(std::string_view module, const DeviceInfo& device);
   /// All PTX texts that are built in, by name and least architecture: "rows (sm_89)".
   static std::map<std::string, std::string_view> all_ptx();
 
