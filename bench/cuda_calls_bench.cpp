@@ -310,6 +310,8 @@ void attentions(Bench& b) {
   fp8_attention_row(b, dense(1, 24, 4608, 4608, 128, DType::f8e4m3));
   attention_row(b, "sdxl", dense(2, 10, 4096, 4096, 64));
   attention_row(b, "sdxl", dense(2, 20, 1024, 1024, 64));
+  fp8_attention_row(b, dense(2, 10, 4096, 4096, 64, DType::f8e4m3));
+  fp8_attention_row(b, dense(2, 20, 1024, 1024, 64, DType::f8e4m3));
   attention_row(b, "sdxl text", dense(2, 10, 4096, 77, 64));
   attention_row(b, "sdxl text", dense(2, 20, 1024, 77, 64));
   attention_row(b, "sd15", dense(2, 8, 4096, 4096, 40));

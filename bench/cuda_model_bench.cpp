@@ -1,23 +1,30 @@
 // One step of U-Nets and FLUX, and one decoding, on a CUDA device at real size with random weights made there.
-//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|fp8] [--size N] [--tune] [--vendor-only] [--runs N]
-//     [--launches] [--cold] [--whole]
-// Prints how soon the first step was done, the best burst of ten, the mean of a sustained run, the sum of its kernels, and
-// memory.
-// --vendor-only leaves all products to cuBLASLt. --launches lists the slowest; --cold keeps nothing in the cache on disk; --whole
-// times with a step what a picture computes once.
+//   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|tf32|fp8] [--size N] [--json FILE]
+//     --attention-dtype fp8   self-attention that can multiplies in f8e4m3; both: without, then with, and how far apart they are
+//     --tune          time the vendors' candidates
+//     --vendor-only   all products are cuBLASLt's
+//     --launched      launch by launch, as in the modes without capture
+//     --first-only    stop after the first step, and the first one at a second size
+//     --seconds N     of steps without a pause (5)
+//     --launches      list the slowest launches
+//     --cold          keep nothing in the cache on disk
+//     --budget GB     stream blocks' weights from the host's memory until all weights fit into it (0: as many as can be)
+//     --whole         compute in every step what a picture computes once
+// How each figure is measured: bench/README.md. --json appends them to FILE, one object a line.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
-#include <set>
+#include <nlohmann/json.hpp>
 
 #include "backends/cuda/plan.h"
 #include "bench_tools.h"
-#include "compiler/passes/hoist.h"
-#include "graph/ops.h"
-#include "models/flux.h"
-#include "models/unet.h"
-#include "models/vae_image.h"
+#include "compiler/lowering/fp8_attention.h"
+#include "cuda_models.h"
+#include "kernel_times.h"
+#include "planner/residency.h"
+#include "process_start.h"
 
 using namespace sinter;
 
@@ -25,169 +32,329 @@ namespace {
 
 struct Options {
   std::set<std::string> models;
+  std::string dtype_name = "bf16", json;
   DType dtype = DType::bf16;
-  int64_t width = 0, height = 0;
-  int runs = 30;
-  bool tune = false, vendor_only = false, launches = false, cold = false, whole = false, tf32 = false;
+  int64_t size = 0;
+  double seconds = 5;
+  bool tune = false, vendor_only = false, launched = false, first_only = false, launches = false, cold = false, whole = false;
+  bool tf32 = false;
   bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
+  bool fp8_attention = false, both_attentions = false;
+  double budget = -1;  // of weights, in GB
+  std::string mode() const { return budget >= 0 ? "streamed" : launched ? "launched" : tune ? "tuned" : "default"; }
 };
 
-struct Model {
-  std::string name;
-  std::unique_ptr<Graph> graph = std::make_unique<Graph>();
-  Bindings sizes;
-};
-
-FluxConfig flux_dev() {
-  FluxConfig c;
-  c.width = 3072, c.in_channels = c.out_channels = 16, c.head_size = 128, c.mlp = 12288;
-  c.context_width = 4096, c.vector_width = 768, c.double_blocks = 19, c.single_blocks = 38;
-  c.guidance = true, c.axes = {16, 56, 56};
-  return c;
-}
-
-Model make_model(const std::string& name, const Options& o) {
-  Model m{name};
-  BuildOptions build{.compute = o.dtype, .storage = {}};
-  int64_t pixels = name == "sd15" ? 512 : 1024;
-  Dim batch = Dim::symbol("batch"), height = Dim::symbol("height"), width = Dim::symbol("width"), text = Dim::symbol("text");
-  auto bind = [&](const Dim& dim, int64_t value) {
-    std::vector<SymbolId> symbols;
-    dim.collect_symbols(symbols);
-    m.sizes[symbols.at(0)] = value;
-  };
-  bind(height, (o.height ? o.height : pixels) / 8), bind(width, (o.width ? o.width : pixels) / 8);
-  bind(batch, name == "sd15" || name == "sdxl" ? 2 : 1);
-  if (name != "vae") bind(text, name == "flux" ? 512 : 77);
-  if (name == "flux")
-    build_flux(*m.graph, flux_dev(), {batch, height, width, text}, build);
-  else if (name == "vae")
-    build_vae_decoder(*m.graph, sd_vae_config(), batch, height, width, build);
-  else
-    build_unet(*m.graph, name == "sdxl" ? sdxl_unet_config() : sd15_unet_config(), {batch, height, width, text}, build);
-  return m;
-}
-
-/// What runs in every step of a picture: the rest is computed once for its prompt and its timesteps.
-void keep_step_only(Model& m) {
-  std::set<std::string> steady;
-  for (Value input : m.graph->inputs())
-    if (const std::string& name = input->attrs.as<NameAttrs>().name; name != "x") steady.insert(name);
-  m.graph = hoist(*m.graph, steady, "hoisted").step;
-}
-
-std::map<std::string, Tensor> random_inputs(const Model& m) {
-  std::map<std::string, Tensor> inputs;
-  uint32_t state = 7;
-  for (Value input : m.graph->inputs()) {
-    std::vector<int64_t> shape;
-    for (const Dim& dim : input.shape()) shape.push_back(dim.value(m.sizes));
-    Tensor t(DType::f32, shape);
-    for (float& x : t.f32()) state = state * 1664525 + 1013904223, x = float(int32_t(state)) * 0x1p-31f;
-    const std::string& name = input->attrs.as<NameAttrs>().name;
-    if (name == "timesteps") std::fill(t.f32().begin(), t.f32().end(), 500.f);
-    inputs[name] = t;
+/// A compiled graph with random weights.
+struct Network {
+  Network(cuda::Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report, double budget = -1)
+      : compiled(engine, graph, options, report), weights(engine, compiled) {
+    if (budget >= 0) {
+      const WeightSizes sizes = weights.sizes();
+      weights.stream(choose_streamed(sizes, int64_t(budget * 1e9)).value_or(least_resident(sizes)));
+    }
+    weights.fill_random(1);
   }
-  return inputs;
-}
+  CompiledGraph compiled;
+  cuda::BoundWeights weights;
+};
 
-/// Milliseconds of one of `count` runs queued back to back.
-double time_runs(cuda::Engine& engine, cuda::Plan& plan, int count) {
-  cuda::Event begin(engine.context(), cuda::Event::Timing::Yes), end(engine.context(), cuda::Event::Timing::Yes);
-  begin.record(engine.stream());
-  for (int i = 0; i < count; ++i) plan.submit();
-  end.record(engine.stream());
-  end.synchronize();
-  return end.milliseconds_since(begin) / count;
-}
-
-void list_launches(const std::vector<cuda::Launch>& launches, double total) {
-  struct Group {
-    int count = 0;
-    double seconds = 0;
+/// Milliseconds of each of `count` steps that are queued back to back, at most `ahead` of them waiting on the device.
+std::vector<double> time_steps(cuda::Engine& engine, cuda::Plan& plan, int count, int ahead) {
+  std::vector<std::unique_ptr<cuda::Event>> marks;
+  auto mark = [&] {
+    marks.push_back(std::make_unique<cuda::Event>(engine.context(), cuda::Event::Timing::Yes));
+    marks.back()->record(engine.stream());
   };
+  mark();
+  for (int i = 0; i < count; ++i) {
+    plan.submit();
+    mark();
+    if (i >= ahead) marks[size_t(i - ahead)]->synchronize();
+  }
+  marks.back()->synchronize();
+  std::vector<double> times;
+  for (size_t i = 1; i < marks.size(); ++i) times.push_back(marks[i]->milliseconds_since(*marks[i - 1]));
+  return times;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  size_t half = values.size() / 2;
+  return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+/// Four groups of five after a rest each: the card is cool and at its full clock.
+std::vector<double> burst_of(cuda::Engine& engine, cuda::Plan& plan) {
+  std::vector<double> times;
+  for (int group = 0; group < 4; ++group) {
+    usleep(500'000);
+    auto more = time_steps(engine, plan, 5, 16);
+    times.insert(times.end(), more.begin(), more.end());
+  }
+  return times;
+}
+
+/// The mean of the second half of so many seconds of steps.
+double sustained_of(cuda::Engine& engine, cuda::Plan& plan, double about_ms, double seconds) {
+  int count = std::max(4, int(std::ceil(seconds * 1e3 / about_ms)));
+  auto times = time_steps(engine, plan, count, about_ms > 1 ? 4 : 64);
+  double sum = 0;
+  for (int i = count / 2; i < count; ++i) sum += times[size_t(i)];
+  return sum / (count - count / 2);
+}
+
+/// What the host does for a step while the device has nothing else to do.
+double host_ms_of(cuda::Engine& engine, cuda::Plan& plan) {
+  double best = 1e30;
+  for (int i = 0; i < 5; ++i) {
+    engine.stream().synchronize();
+    double begin = now();
+    plan.submit();
+    best = std::min(best, now() - begin);
+  }
+  engine.stream().synchronize();
+  return best * 1e3;
+}
+
+/// By the clock on the wall, inputs and outputs copied.
+double wall_ms_of(cuda::Plan& plan, const std::map<std::string, Tensor>& inputs) {
+  std::vector<double> times;
+  for (int i = 0; i < 5; ++i) {
+    double begin = now();
+    plan.run(inputs);
+    times.push_back((now() - begin) * 1e3);
+  }
+  return median(times);
+}
+
+bool is_finite(const Tensor& t) {
+  Tensor values = t.to(DType::f32);
+  return std::all_of(values.f32().begin(), values.f32().end(), [](float x) { return std::isfinite(x); });
+}
+
+struct Group {
+  int count = 0;
+  double seconds = 0;
+};
+
+/// By `key`, the slowest first.
+template <class Key>
+std::vector<std::pair<std::string, Group>> grouped(const std::vector<cuda::Launch>& launches, const Key& key) {
   std::map<std::string, Group> groups;
   for (const cuda::Launch& l : launches) {
-    Group& g = groups[fmt::format("{:<16} {}", l.kind, l.detail)];
+    Group& g = groups[key(l)];
     ++g.count, g.seconds += l.seconds;
   }
   std::vector<std::pair<std::string, Group>> sorted(groups.begin(), groups.end());
   std::sort(sorted.begin(), sorted.end(), [](auto& a, auto& b) { return a.second.seconds > b.second.seconds; });
-  for (size_t i = 0; i < std::min<size_t>(sorted.size(), 40); ++i) {
-    const auto& [text, g] = sorted[i];
-    fmt::print("    {:>8.3f} ms {:>5.1f} %  {:>4} x {:>8.1f} us  {}\n", g.seconds * 1e3, g.seconds / total * 100, g.count,
-               g.seconds / g.count * 1e6, text);
-  }
+  return sorted;
 }
 
-void bench(const std::string& name, const Options& o) {
-  double start = now();
-  CacheOptions cache_options = o.cold ? CacheOptions{.memory_only = true} : CacheOptions::from_environment();
-  Cache cache(cache_options);
-  cuda::Engine engine(cache, 0, 0, {.tune = o.tune, .tile_products = !o.vendor_only, .allow_tf32 = o.tf32});
-  double context = now() - start;
-  int64_t free_before = engine.context().free_bytes();
-  Model model = make_model(name, o);
-  if (name != "vae" && !o.whole) keep_step_only(model);
-  double begin = now();
-  CompileReport report;
-  CompiledGraph compiled(engine, *model.graph, {.fp8_width = o.fp8 && name != "vae" ? kFp8Width : 0, .label = name}, report);
-  double compiling = now() - begin;
-  begin = now();
-  cuda::BoundWeights weights(engine, compiled);
-  weights.fill_random(1);
-  double filling = now() - begin;
-  Layout layout(compiled, model.sizes);
-  cuda::Plan plan(engine, compiled, layout, weights);
-  begin = now();
-  size_t count = plan.launches().size();
-  double planning = now() - begin;
-  auto inputs = random_inputs(model);
-  std::vector<Tensor> out = plan.run(inputs);
-  double first = now() - start;
-  bool finite = true;
-  for (float x : out[0].to(DType::f32).f32()) finite = finite && std::isfinite(x);
-
-  fmt::print("\n{} {} on {}{}, {} launches, {} programs of which {} compiled{}\n", name, o.fp8 ? "fp8" : sinter::name(o.dtype),
-             engine.context().device().name, o.tune ? ", tuned" : "", count, report.needed, report.compiled,
-             finite ? "" : "  NOT FINITE");
-  fmt::print("  first step done after {:.2f} s: context {:.2f}, compiling {:.2f}, random weights {:.2f}, plans {:.2f}\n", first,
-             context, compiling, filling, planning);
-  int64_t planned = weights.bytes() + layout.bytes() + engine.workspace().bytes();
-  int64_t used = free_before - engine.context().free_bytes();
-  time_runs(engine, plan, 3);
-  double burst = 1e30;
-  for (int i = 0; i < 3; ++i) burst = std::min(burst, time_runs(engine, plan, std::min(10, o.runs)));
-  double sustained = time_runs(engine, plan, o.runs * 3);
-  begin = now();
-  plan.submit();
-  double host = now() - begin;
-  engine.stream().synchronize();
+/// Between events, so with the gaps before each.
+void print_launches(cuda::Engine& engine, cuda::Plan& plan, bool each) {
   for (cuda::Launch& l : plan.launches()) l.seconds = 0;
   plan.measure(true);
   plan.submit();
   plan.submit();
+  plan.measure(false);
+  engine.stream().synchronize();
   double sum = 0;
-  std::map<std::string, double> kinds;
-  for (cuda::Launch& l : plan.launches()) l.seconds /= 2, sum += l.seconds, kinds[l.kind] += l.seconds;
-  fmt::print("  step {:.3f} ms burst, {:.3f} ms sustained; launches one by one {:.3f} ms; host {:.3f} ms\n", burst, sustained,
-             sum * 1e3, host * 1e3);
-  for (const auto& [kind, seconds] : kinds)
-    fmt::print("    {:<18} {:>9.3f} ms {:>5.1f} %\n", kind, seconds * 1e3, seconds / sum * 100);
-  fmt::print("  memory {:.0f} MB planned, {:.0f} MB taken\n", double(planned) / 1e6, double(used) / 1e6);
-  if (o.launches) list_launches(plan.launches(), sum);
+  for (cuda::Launch& l : plan.launches()) l.seconds /= 2, sum += l.seconds;
+  auto print = [&](const std::string& text, const Group& g) {
+    fmt::print("    {:>8.3f} ms {:>5.1f} %  {:>4} x {:>8.1f} us  {}\n", g.seconds * 1e3, g.seconds / sum * 100, g.count,
+               g.seconds / g.count * 1e6, text);
+  };
+  for (const auto& [kind, g] : grouped(plan.launches(), [](const cuda::Launch& l) { return std::string(l.kind); }))
+    print(kind, g);
+  if (!each) return;
+  fmt::print("\n");
+  auto all = grouped(plan.launches(), [](const cuda::Launch& l) { return fmt::format("{:<16} {}", l.kind, l.detail); });
+  for (size_t i = 0; i < std::min<size_t>(all.size(), 40); ++i) print(all[i].first, all[i].second);
+}
+
+/// What was compiled or planned since the cache was made, and kept.
+struct Made {
+  int programs = 0, plans = 0;
+};
+Made made(Cache& cache) {
+  Made m;
+  cache.flush();
+  for (const CompileExplained& record : cache.explain()) {
+    // A vendor's call is planned for one shape; a program serves all.
+    std::string kind = record.label.substr(0, record.label.find(' '));
+    static const std::set<std::string> kVendorKinds{"linear", "matmul", "conv", "attention", "fp8"};
+    ++(kVendorKinds.contains(kind) ? m.plans : m.programs);
+  }
+  return m;
+}
+
+/// The first step at another size, in a process that has run one.
+void second_size(cuda::Engine& engine, Network& network, const BenchParts& parts, const BenchModel& model,
+                 std::map<std::string, Tensor> inputs, nlohmann::json& line) {
+  Made before = made(engine.cache());
+  inputs.erase(input_name(latent_input(*parts.step)));
+  bool small = model.name == "sd15";
+  Bindings sizes = at_size(*parts.step, model.sizes, small ? 576 : 1152, small ? 448 : 896);
+  add_random_inputs(*parts.step, sizes, inputs);
+  double begin = now();
+  Layout layout(network.compiled, sizes, parts.kept);
+  cuda::Plan plan(engine, network.compiled, layout, network.weights);
+  plan.run(inputs);
+  line["second_size_s"] = now() - begin;
+  plan.run(inputs);
+  line["second_size_later_s"] = wall_ms_of(plan, inputs) * 1e-3;
+  Made after = made(engine.cache());
+  line["second_size_compiles"] = after.programs - before.programs;
+  line["second_size_plans"] = after.plans - before.plans;
+}
+
+void print_summary(const nlohmann::json& line) {
+  auto number = [&](const char* key) { return line.contains(key) ? line[key].get<double>() : 0.0; };
+  fmt::print("\n{} {} {} on {}: {} launches, {} of {} programs compiled{}\n", line["model"].get<std::string>(),
+             line["dtype"].get<std::string>(), line["mode"].get<std::string>(), line["gpu"].get<std::string>(),
+             number("launches"), number("compiles"), number("programs"), line["finite"].get<bool>() ? "" : "  NOT FINITE");
+  fmt::print("  first step {:.2f} s after the start of the process; at a second size {:.3f} s, {} programs compiled\n",
+             number("first_step_s"), number("second_size_s"), number("second_size_compiles"));
+  if (line.contains("burst_ms"))
+    fmt::print("  step {:.3f} ms burst (best {:.3f}), {:.3f} sustained, {:.3f} kernels, {:.3f} with copies; host {:.3f} ms\n",
+               number("burst_ms"), number("burst_min_ms"), number("sustained_ms"), number("kernel_sum_ms"), number("wall_ms"),
+               number("host_ms"));
+  if (line.contains("streamed_bytes"))
+    fmt::print("  {} blocks streamed, {:.2f} GB a step, {:.1f} GB/s {}\n", number("streamed_blocks"),
+               number("streamed_bytes") / 1e9, number("streamed_bytes") / 1e6 / number("sustained_ms"),
+               line["streams_slowly"].get<std::string>());
+  fmt::print("  memory {:.0f} MB in a step, {:.0f} planned; {:.0f} at most\n", number("step_bytes") / 1e6,
+             number("planned_bytes") / 1e6, number("peak_bytes") / 1e6);
+}
+
+/// Checks that fp8 attention can be had where it is asked for.
+CompileOptions compile_options(const cuda::Engine& engine, const Graph& step, const std::string& name, const Options& o) {
+  CompileOptions options{.label = name};
+  if (name == "vae") return options;
+  if (o.fp8) options.fp8_width = kFp8Width;
+  if (!o.fp8_attention) return options;
+  options.fp8_keys = kFp8Keys;
+  std::string why_not = engine.why_no_fp8_attention();
+  if (why_not.empty()) why_not = why_no_fp8_attention(step, kFp8Keys);
+  if (!why_not.empty()) fail(Code::Unsupported, "--attention-dtype fp8: {}: {}", name, why_not);
+  return options;
+}
+
+/// Gives the first step's result.
+Tensor bench(const std::string& name, const Options& o) {
+  CacheOptions cache_options = o.cold ? CacheOptions{.memory_only = true} : CacheOptions::from_environment();
+  Cache cache(cache_options);
+  cuda::Engine engine(cache, 0, 0,
+                      {.tune = o.tune, .replay = !o.launched, .tile_products = !o.vendor_only, .allow_tf32 = o.tf32});
+  const double context = seconds_since_process_start();
+  const int64_t free_before = engine.context().free_bytes();
+  BenchModel model = make_bench_model(name, o.dtype, o.size, o.size);
+  BenchParts parts;
+  if (name == "vae" || o.whole)
+    parts.step = std::move(model.graph);
+  else
+    parts = cut(model);
+
+  CompileOptions options = compile_options(engine, *parts.step, name, o), once = options;
+  once.label = name + ", once";
+  CompileReport report;
+  std::map<std::string, Tensor> inputs;
+  double prelude_ms = 0;
+  for (auto& prelude : parts.preludes) {
+    Network network(engine, *prelude, once, report);
+    add_random_inputs(*prelude, model.sizes, inputs);
+    Layout layout(network.compiled, model.sizes);
+    cuda::Plan plan(engine, network.compiled, layout, network.weights);
+    double begin = now();
+    auto results = plan.run(inputs);
+    prelude_ms += (now() - begin) * 1e3;
+    for (size_t i = 0; i < results.size(); ++i) inputs[prelude->outputs()[i].name] = results[i];
+  }
+  Network network(engine, *parts.step, options, report, o.budget);
+  add_random_inputs(*parts.step, model.sizes, inputs);
+  Layout layout(network.compiled, model.sizes, parts.kept);
+  cuda::Plan plan(engine, network.compiled, layout, network.weights);
+  std::vector<Tensor> out = plan.run(inputs);
+  const double first = seconds_since_process_start();
+
+  nlohmann::json line = {{"what", o.first_only ? "first" : "step"},
+                         {"model", name},
+                         {"dtype", o.dtype_name + (options.fp8_keys > 0 ? "+attention" : "")},
+                         {"mode", o.mode()},
+                         {"shape", fmt::format("{}x{}x{}", model.batch, model.width, model.height)},
+                         {"gpu", engine.context().device().name},
+                         {"driver", engine.context().device().driver_version},
+                         {"finite", is_finite(out[0])},
+                         {"launches", plan.launches().size()},
+                         {"programs", report.needed},
+                         {"compiles", report.compiled},
+                         {"compile_s", report.seconds},
+                         {"context_s", context},
+                         {"prelude_first_ms", prelude_ms}};
+  if (o.models.size() == 1) line["first_step_s"] = first;  // a second model in one process starts late
+  engine.note_memory();
+  line["peak_bytes"] = engine.taken_bytes();
+  if (!o.first_only) {
+    plan.run(inputs);
+    plan.run(inputs);
+    auto times = burst_of(engine, plan);
+    line["burst_ms"] = median(times), line["burst_min_ms"] = *std::min_element(times.begin(), times.end());
+    line["sustained_ms"] = sustained_of(engine, plan, median(times), o.seconds);
+    line["host_ms"] = host_ms_of(engine, plan);
+    line["wall_ms"] = wall_ms_of(plan, inputs);
+  }
+  if (const cuda::WeightStream* stream = network.weights.stream()) {
+    line["streamed_blocks"] = stream->count(), line["streamed_bytes"] = stream->bytes();
+    line["streams_slowly"] = network.weights.why_streams_slowly();
+  }
+  line["step_bytes"] = free_before - engine.context().free_bytes();
+  line["planned_bytes"] = network.weights.bytes() + layout.bytes() + layout.kept_bytes() + engine.shared_bytes();
+  if (!o.whole) second_size(engine, network, parts, model, inputs, line);
+  if (!o.first_only) {
+    print_launches(engine, plan, o.launches);
+    KernelTimer timer;
+    auto kernels = timer.measure([&] {
+      plan.submit();
+      engine.stream().synchronize();
+    });
+    if (kernels)
+      line["kernel_sum_ms"] = kernels->seconds * 1e3, line["kernels"] = kernels->count;
+    else
+      fmt::print("no sum of kernels: {}\n", timer.why_not());
+  }
+  print_summary(line);
   std::fflush(stdout);
+  append_line(o.json, line.dump());
+  return out[0];
+}
+
+void bench_attentions(const std::string& name, Options o) {
+  if (!o.both_attentions || name == "vae") return void(bench(name, o));
+  Tensor expected = bench(name, o);
+  o.fp8_attention = true;
+  fmt::print("  the first step differs by {:.2e} of its size\n", relative_error(bench(name, o), expected));
+}
+
+void set_attention(Options& o, const std::string& text) {
+  o.fp8_attention = text == "fp8", o.both_attentions = text == "both";
+  if (!o.fp8_attention && !o.both_attentions && text != "auto")
+    fail(Code::InvalidArgument, "--attention-dtype {}: there are auto, fp8 and both", text);
 }
 
 void set_dtype(Options& o, const std::string& text) {
-  o.fp8 = text == "fp8";
-  auto dtype = parse_dtype(o.fp8 ? "bf16" : text);
-  if (!dtype) fail(Code::InvalidArgument, "--dtype {}: there are bf16, f16, f32 and fp8", text);
+  o.dtype_name = text;
+  o.fp8 = text == "fp8", o.tf32 = text == "tf32";
+  auto dtype = parse_dtype(o.fp8 ? "bf16" : o.tf32 ? "f32" : text);
+  if (!dtype) fail(Code::InvalidArgument, "--dtype {}: there are bf16, f16, f32, tf32 (f32 with rounded factors) and fp8", text);
   o.dtype = *dtype;
 }
 
 Options parse(int argc, char** argv) {
   Options o;
+  std::map<std::string, bool*> flags{{"--tune", &o.tune},         {"--vendor-only", &o.vendor_only},
+                                     {"--launched", &o.launched}, {"--first-only", &o.first_only},
+                                     {"--launches", &o.launches}, {"--cold", &o.cold},
+                                     {"--whole", &o.whole}};
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
     auto value = [&] {
@@ -196,24 +363,20 @@ Options parse(int argc, char** argv) {
     };
     if (word == "sdxl" || word == "sd15" || word == "flux" || word == "vae")
       o.models.insert(word);
+    else if (auto flag = flags.find(word); flag != flags.end())
+      *flag->second = true;
     else if (word == "--dtype")
       set_dtype(o, value());
+    else if (word == "--attention-dtype")
+      set_attention(o, value());
     else if (word == "--size")
-      o.width = o.height = std::atoi(value().c_str());
-    else if (word == "--runs")
-      o.runs = std::max(1, std::atoi(value().c_str()));
-    else if (word == "--vendor-only")
-      o.vendor_only = true;
-    else if (word == "--tune")
-      o.tune = true;
-    else if (word == "--tf32")
-      o.tf32 = true;
-    else if (word == "--launches")
-      o.launches = true;
-    else if (word == "--cold")
-      o.cold = true;
-    else if (word == "--whole")
-      o.whole = true;
+      o.size = std::atoi(value().c_str());
+    else if (word == "--budget")
+      o.budget = std::atof(value().c_str());
+    else if (word == "--seconds")
+      o.seconds = std::atof(value().c_str());
+    else if (word == "--json")
+      o.json = value();
     else
       fail(Code::InvalidArgument, "{} is no option; see the top of bench/cuda_model_bench.cpp", word);
   }
@@ -226,7 +389,11 @@ Options parse(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     Options options = parse(argc, argv);
-    for (const std::string& name : options.models) bench(name, options);
+    if (std::string why; argc == 1 && cuda::devices(&why).empty()) {
+      fmt::print("skipped: no CUDA device: {}\n", why);
+      return 0;
+    }
+    for (const std::string& name : options.models) bench_attentions(name, options);
     return 0;
   } catch (const std::exception& e) {
     fmt::print(stderr, "error: {}\n", e.what());

@@ -5,6 +5,7 @@
 # and, with DEVICE_VARIANTS sm_89 for example, NAME_ptx_sm_89 too. Inside the device code SINTER_DEVICE_ARCH is 80 (or 89 ...).
 # DEVICE_ONLY sm_90a instead makes that one alone, for devices of exactly that architecture.
 # ENTRY_DIRECTIVES are lines for the head of every kernel that clang has no words for.
+# OPTIONS are for the compiler.
 # No toolkit of the vendor is needed: clang knows the target, and nothing of CUDA is included.
 #
 # Functions and inline assembly count as convergent: what lanes do together must not be moved behind a branch.
@@ -18,7 +19,7 @@ set(SINTER_PTX_OF_sm_90 ptx78)  # CUDA 11.8
 set(SINTER_PTX_OF_sm_90a ptx80)  # CUDA 12.0
 
 function(sinter_device_code target)
-  cmake_parse_arguments(ARG "" "DEVICE_ONLY" "DEVICE_VARIANTS;ENTRY_DIRECTIVES" ${ARGN})
+  cmake_parse_arguments(ARG "" "DEVICE_ONLY" "DEVICE_VARIANTS;OPTIONS;ENTRY_DIRECTIVES" ${ARGN})
   set(architectures sm_80 ${ARG_DEVICE_VARIANTS})
   if(ARG_DEVICE_ONLY)
     set(architectures ${ARG_DEVICE_ONLY})
@@ -43,7 +44,7 @@ function(sinter_device_code target)
         COMMAND ${SINTER_DEVICE_CLANG} --target=nvptx64-nvidia-cuda -march=${architecture}
                 --cuda-feature=+${SINTER_PTX_OF_${architecture}} -std=c++20 -x c++ -ffreestanding -nostdinc++ -nogpulib -O3
                 -fno-exceptions -fno-rtti -fconvergent-functions -ffp-contract=fast -Wall -Wextra -Werror -I${CMAKE_SOURCE_DIR}/src
-                -DSINTER_DEVICE_ARCH=${number} -MD -MF ${ptx}.d -MT ${ptx} -S -o ${ptx} ${input}
+                -DSINTER_DEVICE_ARCH=${number} ${ARG_OPTIONS} -MD -MF ${ptx}.d -MT ${ptx} -S -o ${ptx} ${input}
         DEPENDS ${input}
         DEPFILE ${ptx}.d
         COMMENT "Compiling ${name} for ${architecture}"

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/byte_amount.h"
 #include "cli/suggest.h"
 
 namespace sinter {
@@ -54,6 +55,14 @@ Options::Options(const Verb& verb) : CLI::App(std::string(verb.summary), fmt::fo
 }
 
 void Options::add_json(bool& json) { add_flag("--json", json, "print one JSON object and nothing else on standard output"); }
+
+void Options::add_bytes(const std::string& name, std::optional<int64_t>& bytes, const std::string& what) {
+  auto take = [&bytes, name](const std::string& text) {
+    bytes = parse_bytes(text);
+    if (!bytes) throw CLI::ValidationError(name, fmt::format("\"{}\" is no amount of memory, such as 8G, 6.5GiB or 800M", text));
+  };
+  add_option_function<std::string>(name, take, what)->type_name("BYTES");
+}
 
 void Options::parse_arguments(Arguments arguments) {
   try {

@@ -1,6 +1,8 @@
 #pragma once
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "cli/verb.h"
 
@@ -12,6 +14,8 @@ class Options : public CLI::App {
   explicit Options(const Verb& verb);
   /// `--json`, for verbs whose result is one JSON object.
   void add_json(bool& json);
+  /// An amount of memory, see parse_bytes().
+  void add_bytes(const std::string& name, std::optional<int64_t>& bytes, const std::string& what);
   /// Throws UsageError with our wording (unknown options with the nearest known one), or HelpRequest.
   void parse_arguments(Arguments arguments);
 };

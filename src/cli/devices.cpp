@@ -43,15 +43,18 @@ std::vector<Support> support(const cuda::DeviceInfo& d, const std::vector<Librar
   auto from = [&](bool has, const char* needed) {
     return has ? std::string() : fmt::format("{} is below {}", capability, needed);
   };
-  constexpr int kFp8Attention = 90;
   const bool has_cudnn = !found[1].version.empty();
-  return {{"f32", why_unsupported(d)},
-          {"f16", why_unsupported(d)},
-          {"bf16", from(d.has_bf16(), "8.0")},
-          {"fp8 arithmetic", from(d.has_fp8(), "8.9") + (d.has_fp8() ? "" : "; fp8 weights are widened to bf16")},
-          {"fp8 attention",
-           d.capability() >= kFp8Attention && !has_cudnn ? "it needs cuDNN" : from(d.capability() >= kFp8Attention, "9.0")},
-          {"attention heads of any size (fast: multiples of 8 up to 256)", why_unsupported(d)}};
+  std::vector<Support> all = {
+      {"f32", ""},
+      {"f16", ""},
+      {"bf16", from(d.has_bf16(), "8.0")},
+      {"fp8 arithmetic", from(d.has_fp8(), "8.9") + (d.has_fp8() ? "" : "; fp8 weights are widened to bf16")},
+      {"fp8 attention", d.has_fp8_attention() && !has_cudnn ? "it needs cuDNN" : from(d.has_fp8_attention(), "9.0")},
+      {"attention heads of any size (fast: multiples of 8 up to 256)", ""}};
+  const std::string problem = why_unsupported(d);
+  for (Support& s : all)
+    if (s.why_not.empty()) s.why_not = problem;
+  return all;
 }
 
 std::string driver_text(const cuda::DeviceInfo& d) {
@@ -128,6 +131,7 @@ std::string library_text(const Library& library) {
 
 std::string cuda_text(const cuda::DeviceInfo& d, const std::vector<Library>& found) {
   std::string no_context, supported;
+  const std::string problem = why_unsupported(d);
   const int64_t free = free_bytes(d, no_context);
   std::vector<std::vector<std::string>> rows = {
       {fmt::format("cuda:{}", d.ordinal), d.name},
@@ -140,8 +144,9 @@ std::string cuda_text(const cuda::DeviceInfo& d, const std::vector<Library>& fou
     if (s.why_not.empty()) supported += (supported.empty() ? "" : ", ") + s.what;
   if (!supported.empty()) rows.push_back({"", "supports " + supported});
   for (const Support& s : support(d, found))
-    if (!s.why_not.empty()) rows.push_back({"", fmt::format("no {}: {}", s.what, s.why_not)});
-  if (!no_context.empty()) rows.push_back({"", "cannot be used: " + printable(no_context)});
+    if (!s.why_not.empty() && s.why_not != problem) rows.push_back({"", fmt::format("no {}: {}", s.what, s.why_not)});
+  for (const std::string& why : {problem, no_context})
+    if (!why.empty()) rows.push_back({"", "cannot be used: " + printable(why)});
   return table(rows);
 }
 

@@ -35,11 +35,12 @@ struct Settings {
   std::filesystem::path init_image;
   std::vector<std::string> loras;
   std::string out = "sinter_{index}.png", backend = "native", mode = "default", device = "auto", dtype = "auto",
-              weight_dtype = "auto";
+              attention_dtype = "auto", weight_dtype = "auto";
   bool dynamic = true, json = false, no_cache = false;
   int64_t tile = 0;
   int quality = 90;
   bool tf32 = false, f16_accumulate = false, lossless = false;
+  std::optional<int64_t> vram_budget, reserve_vram;
 };
 
 std::vector<std::string> names_of(auto list) {
@@ -88,12 +89,21 @@ void add_options(Options& o, Settings& s) {
                "type of the arithmetic: auto (f32 on the CPU, bf16 on a GPU), f32, bf16, f16 (GPU) or fp8 (GPU: bf16 with the "
                "denoiser's wide linear layers in 8 bits)")
       ->check(one_of({"auto", "f32", "bf16", "f16", "fp8"}));
+  o.add_option("--attention-dtype", s.attention_dtype,
+               "type in which attention multiplies: auto (that of the arithmetic) or fp8 (GPU of compute capability 9.0 with "
+               "cuDNN, with --dtype bf16 or fp8: the denoiser's self-attention, where queries and keys are normalised)")
+      ->check(one_of({"auto", "fp8"}));
   o.add_flag("--tf32", s.tf32, "f32 products on a GPU may round their factors to 10 fraction bits");
   o.add_flag("--fp16-accumulation", s.f16_accumulate, "f16 products on a GPU may be summed in f16");
   o.add_option("--weight-dtype", s.weight_dtype, "type in which weights are kept: auto (as in the file), f32, f16 or bf16")
       ->check(one_of({"auto", "f32", "f16", "bf16"}));
   o.add_option("--vae-tile", s.tile, "decode in tiles of this many pixels (default: only where memory asks for it)")
       ->check(CLI::Range(128, 4096));
+  o.add_bytes(
+      "--vram-budget", s.vram_budget,
+      "device memory that the run may take (8G, 6.5GiB, 800M; a number alone is GB): what does not fit is decoded in tiles "
+      "or streamed from the host's memory (default: what is free, less --reserve-vram)");
+  o.add_bytes("--reserve-vram", s.reserve_vram, "device memory left to other programs (default: 400MiB)");
   o.add_option("--threads", s.threads, "threads (default: one a core)")->check(CLI::Range(0, 1024));
   o.add_flag("--no-cache", s.no_cache, "keep compiled programs in memory only");
   o.add_json(s.json);
@@ -140,6 +150,9 @@ void name_idle_options(const Settings& s, const Family& family, const DeviceChoi
   idle(s.mode != "default" && !gpu, "--mode " + s.mode, "the CPU backend has no device graphs and nothing to tune");
   idle(s.tf32 && !gpu, "--tf32", "the CPU multiplies f32 whole");
   idle(s.f16_accumulate && !(gpu && s.dtype == "f16"), "--fp16-accumulation", "it is for --dtype f16 on a GPU");
+  idle(s.vram_budget.has_value() && !gpu, "--vram-budget", "the run is on the CPU");
+  idle(s.reserve_vram.has_value() && !gpu, "--reserve-vram", "the run is on the CPU");
+  idle(s.reserve_vram.has_value() && gpu && s.vram_budget.has_value(), "--reserve-vram", "--vram-budget says what may be taken");
   idle(!s.dynamic && s.backend == "reference", "--dynamic false", "the reference backend compiles nothing");
   idle(s.lossless && !s.out.ends_with(".webp"), "--lossless", "only WebP has the choice");
 }
@@ -201,19 +214,41 @@ class Generation {
     catch_interrupts();
     // Long steps look at the engine's flag; the signal handler may only set its own.
     std::jthread watch([this](std::stop_token stop) {
-      while (!stop.stop_requested()) {
+      constexpr int kTellAfter = 25;  // half a second
+      for (int seen = 0; !stop.stop_requested(); seen += interrupted() ? 1 : 0) {
         if (interrupted()) session_.engine().cancelled() = true;
+        if (seen == kTellAfter) note("ending with the step that is under way; once more ends at once");
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
       }
     });
     prepare();
     announce();
-    for (int i = 0; i < s_.count; ++i) one_run(i);
+    try {
+      for (int i = 0; i < s_.count; ++i) one_run(i);
+    } catch (const Error& e) {
+      if (e.code() != Code::OutOfMemory) throw;
+      throw Error(e.code(), e.message() + memory_advice());
+    }
     report();
     return kSuccess;
   }
 
  private:
+  /// For a run that was planned to fit, and does not.
+  std::string memory_advice() {
+    const bool gpu = session_.options().device.kind == DeviceChoice::Kind::Cuda;
+    std::string text = fmt::format("\n  The run was planned to take {} of the {} that were free; now {} are free",
+                                   human_bytes(uint64_t(plan_.peak_bytes)), human_bytes(uint64_t(budget_)),
+                                   human_bytes(uint64_t(session_.available_bytes())));
+    if (!images_.empty()) text += fmt::format(". {} pictures were written before", images_.size());
+    return text +
+           fmt::format(
+               ".\n  Other programs take {} memory too: close them, make the picture or the batch smaller{}. Another try is "
+               "planned with what is free then{}",
+               gpu ? "the device's" : "this machine's", gpu && s_.dtype != "fp8" ? ", or give --dtype fp8" : "",
+               gpu ? "; --vram-budget makes it take less" : "");
+  }
+
   static SessionOptions session_options(const Settings& s) {
     SessionOptions options{parse_backend(s.backend), s.dynamic, s.threads, {}, {}};
     if (options.backend != Backend::Reference) options.device = choose_device(s.device);
@@ -245,6 +280,16 @@ class Generation {
       fail(Code::Unsupported, "--dtype fp8 is for the native backend, not for {}", name(session_.options().backend));
   }
 
+  /// What keeps this device and these types from attention in fp8; the model may have reasons of its own.
+  std::string why_no_fp8_attention(DType compute) {
+    const auto* gpu = dynamic_cast<const cuda::Engine*>(&session_.engine());
+    if (!gpu) return "it needs a GPU of compute capability 9.0 and cuDNN";
+    if (session_.options().backend != Backend::Native)
+      return fmt::format("it is for the native backend, not for {}", name(session_.options().backend));
+    if (compute != DType::bf16) return fmt::format("it is for --dtype bf16 or fp8, not for {}", sinter::name(compute));
+    return gpu->why_no_fp8_attention();
+  }
+
   void prepare() {
     auto start = Clock::now();
     ModelOptions options;
@@ -254,8 +299,17 @@ class Generation {
     if (options.fp8) check_fp8();
     options.compute = s_.dtype == "auto" || options.fp8 ? (gpu ? DType::bf16 : DType::f32) : *parse_dtype(s_.dtype);
     if (s_.weight_dtype != "auto") options.weights = parse_dtype(s_.weight_dtype);
+    std::string why_no_fp8_attention;
+    if (s_.attention_dtype == "fp8") {
+      why_no_fp8_attention = this->why_no_fp8_attention(options.compute);
+      options.fp8_attention = why_no_fp8_attention.empty();
+    }
     model_ = std::make_unique<ImageModel>(session_, s_.files, options);
     load_seconds_ += seconds_since(start);
+    if (options.fp8_attention) why_no_fp8_attention = model_->why_no_fp8_attention();
+    if (!why_no_fp8_attention.empty())
+      note(fmt::format("note: --attention-dtype fp8 has no effect: {}; attention is in {}", why_no_fp8_attention,
+                       sinter::name(options.compute)));
 
     const SamplingDefaults& d = model_->family().defaults;
     if (!s_.init_image.empty()) init_ = read_image(s_.init_image).pixels;
@@ -299,20 +353,32 @@ class Generation {
     compile_seconds_ = seconds_since(start);
     for (const std::string& reason : session_.compiled().reasons) note("  compiled " + reason);
 
-    int64_t available = session_.available_bytes();
-    if (s_.tile)
-      tiles_ = DecodeTiles{s_.tile / model_->scale(), s_.tile / model_->scale() / 4};
-    else
-      tiles_ = model_->choose_tiles(shape, available);
-    planned_ = model_->planned_peak_bytes(shape, tiles_);
-    note(
-        fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)),
-                    tiles_ ? fmt::format("; the picture is decoded in tiles of {} pixels", tiles_->tile * model_->scale()) : ""));
-    if (planned_ > available)
-      fail(Code::OutOfMemory,
-           "the run needs {} and {} are available; make the picture or the batch smaller, or close other programs",
-           human_bytes(uint64_t(planned_)), human_bytes(uint64_t(available)));
+    const int64_t budget = budget_ = memory_budget();
+    std::optional<DecodeTiles> tiles;
+    if (s_.tile) tiles = DecodeTiles{s_.tile / model_->scale(), s_.tile / model_->scale() / 4};
+    plan_ = model_->plan_memory(shape, budget, tiles);
+    std::string how;
+    if (plan_.tiles) how += fmt::format("; the picture is decoded in tiles of {} pixels", plan_.tiles->tile * model_->scale());
+    if (plan_.streamed) how += fmt::format("; the weights of {} of {} blocks are streamed", plan_.streamed, plan_.blocks);
+    note(fmt::format("memory: {} planned, {} available{}", human_bytes(uint64_t(plan_.peak_bytes)), human_bytes(uint64_t(budget)),
+                     how));
+    if (plan_.peak_bytes > budget)
+      fail(Code::OutOfMemory, "the run needs {} at the least and {} are available; make the picture or the batch smaller, or {}",
+           human_bytes(uint64_t(plan_.peak_bytes)), human_bytes(uint64_t(budget)),
+           s_.vram_budget ? "raise --vram-budget" : "close other programs");
     program_ = program_memory_bytes();
+  }
+
+  /// What a run may take, of the device's memory or the host's.
+  int64_t memory_budget() {
+    const int64_t available = session_.available_bytes();
+    if (session_.options().device.kind != DeviceChoice::Kind::Cuda) return available;
+    constexpr int64_t kReserve = int64_t(400) << 20;
+    if (!s_.vram_budget) return std::max<int64_t>(0, available - s_.reserve_vram.value_or(kReserve));
+    if (*s_.vram_budget > available)
+      note(fmt::format("note: --vram-budget {} is more than the {} that are free", human_bytes(uint64_t(*s_.vram_budget)),
+                       human_bytes(uint64_t(available))));
+    return std::min(*s_.vram_budget, available);
   }
 
   void encode_prompts() {
@@ -350,6 +416,8 @@ class Generation {
     job_.seed = seed_ + uint64_t(number);
     job_.latent = latent_;
     model_->prepare(job_);
+    if (std::string why = model_->why_streams_slowly(); !why.empty() && number == 0)
+      note("note: streamed weights come slower than the bus could bring them: " + why);
     load_seconds_ += seconds_since(start);
     std::string label = s_.count > 1 ? fmt::format("picture {} of {}", number + 1, s_.count) : "sampling";
     Tensor latent;
@@ -370,7 +438,7 @@ class Generation {
     throw_if_interrupted();
     if (number + 1 == s_.count) model_->unload_denoiser();  // its memory serves the decoder
     start = Clock::now();
-    Tensor pixels = model_->decode(latent, tiles_);
+    Tensor pixels = model_->decode(latent, plan_.tiles);
     decode_seconds_ += seconds_since(start);
     refuse_nan(pixels, fmt::format("the autoencoder of {}", (s_.files.vae.empty() ? s_.files.model : s_.files.vae).string()));
     throw_if_interrupted();
@@ -401,7 +469,8 @@ class Generation {
                     {"seconds", compile_seconds_},
                     {"reasons", c.reasons}}},
                   {"memory",
-                   {{"planned_peak_bytes", {{session_.options().device.text(), planned_}}},
+                   {{"planned_peak_bytes", {{session_.options().device.text(), plan_.peak_bytes}}},
+                    {"streamed_blocks", plan_.streamed},
                     {"program_bytes", {{"cpu", program_}}},
                     {"measured_peak_bytes", {{session_.options().device.text(), measured}}}}},
                   {"timing",
@@ -429,8 +498,8 @@ class Generation {
   Tensor init_, latent_;
   bool guided_ = true;
   uint64_t seed_ = 0;
-  std::optional<DecodeTiles> tiles_;
-  int64_t planned_ = 0, program_ = 0;
+  MemoryPlan plan_;
+  int64_t budget_ = 0, program_ = 0;
   std::vector<std::string> images_;
   std::vector<double> step_milliseconds_;
   double load_seconds_ = 0, text_seconds_ = 0, decode_seconds_ = 0, compile_seconds_ = 0, first_step_seconds_ = -1;

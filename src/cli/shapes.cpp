@@ -50,8 +50,9 @@ void add_options(Options& o, Settings& s) {
   o.add_option("--candidates", s.search.candidates, "random shapes tried for each shape")->check(CLI::Range(1, 1'000'000));
   o.add_option("--climbers", s.search.climbers, "how many of the best candidates are improved side by side")
       ->check(CLI::Range(1, 4096));
-  o.add_option("--mutations", s.search.mutations, "a climber gives up after so many failures in a row")
+  o.add_option("--mutations", s.search.mutations, "changes that each of the last four climbers tries; earlier ones try fewer")
       ->check(CLI::Range(1, 100'000));
+  o.add_flag("--anneal", s.search.anneal, "climbers also take some changes for the worse: a better score for a little more time");
   o.add_option("--compute-size", s.search.compute_size, "longer side of the picture that is searched in (default: 256)")
       ->check(CLI::Range(64, 2048));
   o.add_option("--fill-color", s.fill, "colour to start from, also below transparent pixels: auto or #rrggbb (default: auto)");

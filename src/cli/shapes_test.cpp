@@ -96,6 +96,14 @@ fs::path corpus(const std::string& name) {
 
 }  // namespace
 
+TEST_CASE("--anneal searches in another way, for as many candidates") {
+  Workplace w;
+  const auto plain = w.figures({w.folder / "scene.png", "--device", "cpu", "--out", w.folder / "plain.json"});
+  const auto annealed = w.figures({w.folder / "scene.png", "--device", "cpu", "--anneal", "--out", w.folder / "annealed.json"});
+  CHECK(w.result("plain.json").steps != w.result("annealed.json").steps);
+  CHECK(plain["candidates"] == annealed["candidates"]);
+}
+
 TEST_CASE("without a GPU the search says once that it is on the CPU, and why") {
   const DeviceChoice choice = choose_device("auto");
   if (choice.kind == DeviceChoice::Kind::Cuda) {

@@ -4,6 +4,7 @@
 
 #include "codegen/element_types.h"
 #include "codegen/emit.h"
+#include "codegen/gpu_math.h"
 #include "compiler/kernel/gpu_row_kernel.h"
 
 namespace sinter {
@@ -31,9 +32,7 @@ class GpuDevice {
   virtual V shared_floats(int count) = 0;     ///< memory of the block, aligned to 16 bytes; once a kernel
   virtual unsigned global_space() const = 0;  ///< LLVM's number for the address space of operands
 
-  /// `quick`: the functions of the hardware where they are right to a few units in the last place, in quotients too; else
-  /// quotients are rounded correctly.
-  virtual std::unique_ptr<VectorMath> math(bool quick) = 0;
+  virtual std::unique_ptr<VectorMath> math(GpuQuick quick) = 0;
   virtual std::unique_ptr<ElementTypes> types(VectorMath& math) = 0;
 
  protected:

@@ -2,7 +2,6 @@
 #include <llvm/IR/IntrinsicsNVPTX.h>
 
 #include "codegen/gpu_device.h"
-#include "codegen/gpu_math.h"
 
 namespace sinter {
 namespace {
@@ -98,7 +97,7 @@ class NvptxDevice : public GpuDevice {
     return memory;
   }
   unsigned global_space() const override { return kGlobal; }
-  std::unique_ptr<VectorMath> math(bool quick) override { return std::make_unique<NvptxMath>(b(), quick); }
+  std::unique_ptr<VectorMath> math(GpuQuick quick) override { return std::make_unique<NvptxMath>(b(), quick); }
   std::unique_ptr<ElementTypes> types(VectorMath& math) override { return std::make_unique<NvptxTypes>(b(), math, target_); }
 
  private:

@@ -1,5 +1,4 @@
 #include "codegen/gpu_device.h"
-#include "codegen/gpu_math.h"
 
 namespace sinter {
 namespace {
@@ -18,7 +17,7 @@ V call_machine(llvm::IRBuilder<>& b, V machine, size_t function, llvm::Type* res
 
 class RehearsalMath : public GpuMath {
  public:
-  RehearsalMath(llvm::IRBuilder<>& builder, bool quick, V machine) : GpuMath(builder, quick), machine_(machine) {}
+  RehearsalMath(llvm::IRBuilder<>& builder, GpuQuick quick, V machine) : GpuMath(builder, quick), machine_(machine) {}
 
  protected:
   V exp2_of(V x) override { return call_machine(b, machine_, offsetof(GpuRehearsal, exp2), floats(), {x}); }
@@ -52,7 +51,7 @@ class RehearsalDevice : public GpuDevice {
   bool overlaps() const override { return false; }
   V shared_floats(int) override { return field(b(), machine(), offsetof(GpuRehearsal, shared), b().getPtrTy()); }
   unsigned global_space() const override { return 0; }
-  std::unique_ptr<VectorMath> math(bool quick) override { return std::make_unique<RehearsalMath>(b(), quick, machine()); }
+  std::unique_ptr<VectorMath> math(GpuQuick quick) override { return std::make_unique<RehearsalMath>(b(), quick, machine()); }
   std::unique_ptr<ElementTypes> types(VectorMath& math) override { return std::make_unique<ElementTypes>(b(), math); }
 
  private:

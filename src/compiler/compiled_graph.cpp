@@ -32,6 +32,7 @@ Signature signature(const Engine& engine, const Graph& graph, const std::string&
   std::string target = engine.target_text(), version(engine.compiler_version());
   Hasher h;
   h.add(version).add(structure_digest(graph)).add(options.fuse).add(options.fp8_width).add(target);
+  if (options.fp8_keys > 0) h.add("fp8 attention").add(options.fp8_keys);
   std::string types;
   for (Value input : graph.inputs()) types += (types.empty() ? "" : ", ") + input->type.text();
   std::string storage;
@@ -40,6 +41,7 @@ Signature signature(const Engine& engine, const Graph& graph, const std::string&
     if (storage.find(type) == std::string::npos) storage += (storage.empty() ? "" : " ") + type;
   }
   if (options.fp8_width > 0) storage += fmt::format(" (linears from width {} f8e4m3)", options.fp8_width);
+  if (options.fp8_keys > 0) storage += fmt::format(" (attention from {} keys on f8e4m3)", options.fp8_keys);
   return {h.digest(),
           {label,
            {{"inputs", types},
@@ -54,6 +56,7 @@ LowerOptions lowering_of(const Engine& engine, const CompileOptions& options) {
   LowerOptions lowering = engine.lowering();
   lowering.fuse = options.fuse;
   lowering.fp8_width = options.fp8_width;
+  lowering.fp8_keys = options.fp8_keys;
   return lowering;
 }
 
@@ -81,8 +84,10 @@ struct Job {
     Blob bytes = engine.cache().find_or_compile(key, facts, make, &lookup, [&] { return engine.cancelled().load(); });
     try {
       use(bytes);
-    } catch (const Error&) {
-      if (!lookup.hit) throw;
+    } catch (const Error& e) {
+      if (!lookup.hit || !making_anew_may_help(e)) throw;
+      lookup.hit = false;
+      lookup.reason = "what was stored cannot be used: " + e.message().substr(0, e.message().find('\n'));
       bytes = make();
       engine.cache().put(key, bytes, facts);
       use(bytes);
@@ -92,6 +97,10 @@ struct Job {
 };
 
 }  // namespace
+
+bool making_anew_may_help(const Error& error) {
+  return error.code() != Code::OutOfMemory && error.code() != Code::Io && error.code() != Code::Cancelled;
+}
 
 bool CompileReport::count(const Digest& key) {
   if (!counted.insert(key).second) return false;

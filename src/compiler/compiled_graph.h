@@ -9,7 +9,8 @@ namespace sinter {
 
 struct CompileOptions {
   bool fuse = true;             ///< false: the eager backend
-  int64_t fp8_width = 0;        ///< as in LowerOptions
+  int64_t fp8_width = 0;        ///< as in LowerOptions, like the next
+  int64_t fp8_keys = 0;
   std::string label = "model";  ///< of the graph itself, for people; blocks have their own
 };
 
@@ -27,6 +28,10 @@ struct Unit {
   std::vector<Callee> callees;
   std::vector<WeightUse> weights;  ///< own ones, names relative to the call
 };
+
+/// Whether stored code that failed to load so is worth compiling again: not where memory or the device is gone, or somebody asked
+/// to stop.
+bool making_anew_may_help(const Error& error);
 
 /// A graph with the programs of all its blocks, ready to be bound to sizes and weights.
 class CompiledGraph {

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -56,12 +57,31 @@ class WeightReader {
   std::function<std::optional<ScaledRows>(const std::string&)> scaled_;
 };
 
+/// What weights take where all of them stay on the device, in bytes.
+struct WeightSizes {
+  int64_t shared = 0;           ///< of no block, or of several
+  std::vector<int64_t> blocks;  ///< of one alone, for each block that the graph calls, in order; empty: none can be streamed
+};
+
+/// Streamed blocks share so many places on the device: while one computes, the next one's weights arrive.
+inline constexpr int kStreamSlots = 2;
+
 /// The weights of one model in the forms that its programs want, where its device reads them. Each is read once and kept.
 class BoundWeights {
  public:
   virtual ~BoundWeights() = default;
-  /// Bytes that are held at most once all is loaded.
+  /// Bytes that are held at most on the device once all is loaded.
   virtual int64_t bytes() const = 0;
+  virtual WeightSizes sizes() const { return {bytes(), {}}; }
+  /// From now on the weights of these blocks (ascending) stay in the host's memory and come to the device each time they are
+  /// needed, through kStreamSlots places of the largest one's size; all others stay there. Unloads everything. Plans made before
+  /// are of no use afterwards.
+  virtual void stream(const std::vector<int>& blocks) {
+    if (!blocks.empty()) fail(Code::Unsupported, "this device streams no weights");
+  }
+  virtual std::vector<int> streamed_blocks() const { return {}; }
+  /// Why streamed weights come slower than the bus could bring them; empty where they do not. Once they are loaded.
+  virtual std::string why_streams_slowly() const { return {}; }
   /// Bytes that load() holds at most at any time, where reading one weight takes `reading(name)` until it is in its place.
   virtual int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>& reading) const = 0;
   /// Reads everything that is not loaded yet. `done` is called with each name once its tensor is not needed any more (that may be
@@ -117,6 +137,10 @@ class Engine {
     if (cancelled_.load(std::memory_order_relaxed)) fail(Code::Cancelled, "cancelled");
   }
 
+  /// Tells once about each thing (`about`) that makes work slower than it should be: to `on_note`, else to standard error.
+  void note(const std::string& about, const std::string& text);
+  std::function<void(const std::string& text)> on_note;
+
   /// What programs are compiled for, and by which version of the compiler: both are part of every signature.
   virtual std::string target_text() const = 0;
   virtual std::string_view compiler_version() const = 0;
@@ -145,6 +169,8 @@ class Engine {
   Cache& cache_;
   ThreadPool pool_;
   std::atomic<bool> cancelled_{false};
+  std::mutex note_mutex_;
+  std::set<std::string> noted_;
 };
 
 }  // namespace sinter

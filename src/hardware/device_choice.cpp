@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "compiler/kernel/gpu_row_kernel.h"
 
 namespace sinter {
 
@@ -24,9 +25,15 @@ DeviceRequest parse_device(std::string_view text) {
 std::string DeviceChoice::text() const { return kind == Kind::Cpu ? "cpu" : fmt::format("cuda:{}", ordinal); }
 
 std::string why_unsupported(const cuda::DeviceInfo& device) {
-  if (device.capability() >= 80) return {};
-  return fmt::format("its compute capability {}.{} is below 8.0 (Ampere), which the kernels need", device.capability_major,
-                     device.capability_minor);
+  if (device.capability() < 80)
+    return fmt::format("its compute capability {}.{} is below 8.0 (Ampere), which the kernels need", device.capability_major,
+                       device.capability_minor);
+  const int needed = gpu_target(device.capability()).cuda_version();
+  if (device.cuda_version >= needed) return {};
+  return fmt::format("the NVIDIA driver{} knows CUDA {}, and code for compute capability {}.{} needs {}; update the driver",
+                     device.driver_version.empty() ? "" : " " + device.driver_version,
+                     cuda::cuda_version_text(device.cuda_version), device.capability_major, device.capability_minor,
+                     cuda::cuda_version_text(needed));
 }
 
 namespace {

@@ -13,6 +13,7 @@ cuda::DeviceInfo device(int ordinal, int major, int minor) {
   d.name = "Card";
   d.capability_major = major;
   d.capability_minor = minor;
+  d.cuda_version = 12040;
   return d;
 }
 
@@ -47,6 +48,16 @@ TEST_CASE("cuda and auto take the first device that the kernels run on") {
   CHECK(chosen("cuda:2", all) == "cuda:2");
   CHECK(chosen("cpu", all) == "cpu");
   CHECK(refusal("cuda:0", all, Code::Unsupported).find("7.5 is below 8.0") != std::string::npos);
+}
+
+TEST_CASE("a driver older than the code for its device is told with both versions") {
+  cuda::DeviceInfo hopper = device(0, 9, 0), ampere = device(1, 8, 0);
+  hopper.cuda_version = ampere.cuda_version = 11070;
+  hopper.driver_version = "515.1";
+  CHECK(refusal("cuda:0", {hopper}, Code::Unsupported)
+            .find("driver 515.1 knows CUDA 11.7, and code for compute capability 9.0 needs 11.8") != std::string::npos);
+  CHECK(chosen("auto", {hopper, ampere}) == "cuda:1");
+  CHECK(choose_device(parse_device("auto"), std::vector{hopper}, "").why_not_cuda.find("update the driver") != std::string::npos);
 }
 
 TEST_CASE("auto falls back to the CPU and says why; cuda does not") {

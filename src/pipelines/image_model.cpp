@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "compiler/lowering/fp8_attention.h"
 #include "models/clip.h"
 #include "models/flux.h"
 #include "models/unet.h"
@@ -74,10 +75,13 @@ std::unique_ptr<Network> ImageModel::make_network(Component component, const std
     if (!rows) return {};
     return ScaledRows{std::move(rows->rows), std::move(rows->scales)};
   };
-  int64_t fp8_width = options_.fp8 && component == Component::Denoiser ? kFp8Width : 0;
+  bool denoiser = component == Component::Denoiser;
+  int64_t fp8_width = options_.fp8 && denoiser ? kFp8Width : 0, fp8_keys = options_.fp8_attention && denoiser ? kFp8Keys : 0;
   auto done = [&weights](const std::string& name) { weights.drop(name); };
-  return std::make_unique<Network>(session_, label, std::move(graph), WeightReader(read, scaled), done, fp8_width);
+  return std::make_unique<Network>(session_, label, std::move(graph), WeightReader(read, scaled), done, fp8_width, fp8_keys);
 }
+
+std::string ImageModel::why_no_fp8_attention() const { return sinter::why_no_fp8_attention(denoiser_->graph(), kFp8Keys); }
 
 /// Models that see a picture or a mask beside the latent are of a family by their names, and a pipeline for them is lacking.
 void ImageModel::refuse_other_inputs(int64_t channels) const {
@@ -179,14 +183,43 @@ Tensor ImageModel::encode_image(const Tensor& pixels) {
   return vae_encoder_->run({{"x", x}}).at(0);
 }
 
-Tensor ImageModel::decode(const Tensor& latent, const std::optional<DecodeTiles>& tiles) {
+Tensor ImageModel::decode_once(const Tensor& latent, const std::optional<DecodeTiles>& tiles) {
   auto whole = [&](const Tensor& z) { return vae_decoder_->run({{"z", z}}).at(0); };
-  Tensor out;
-  if (tiles) {
-    out = decode_in_tiles(latent, *tiles, scale(), whole);
-  } else {
-    out = whole(latent);
-  }
+  return tiles ? decode_in_tiles(latent, *tiles, scale(), whole) : whole(latent);
+}
+
+/// Somebody has taken memory since the run was planned.
+Tensor ImageModel::decode_with_less(const Tensor& latent, const std::optional<DecodeTiles>& tiles, const Error& why) {
+  unload_text_encoders();
+  unload_denoiser();
+  unload_encoder();
+  int64_t largest = std::max(latent.dim(2), latent.dim(3));
+  std::vector<std::optional<DecodeTiles>> ways{tiles};
+  for (int64_t tile : kTiles)
+    if (tile < (tiles ? tiles->tile : largest)) ways.emplace_back(overlapping(tile));
+  for (const auto& way : ways) try {
+      Tensor out = decode_once(latent, way);
+      session_.engine().note(
+          "decode", way == tiles
+                        ? "memory became short: weights were given back before decoding"
+                        : fmt::format("memory became short: the picture is decoded in tiles of {} pixels", way->tile * scale()));
+      return out;
+    } catch (const Error& e) {
+      if (e.code() != Code::OutOfMemory) throw;
+    }
+  throw why;
+}
+
+Tensor ImageModel::decode(const Tensor& latent, const std::optional<DecodeTiles>& tiles) {
+  auto decoded = [&] {
+    try {
+      return decode_once(latent, tiles);
+    } catch (const Error& e) {
+      if (e.code() != Code::OutOfMemory) throw;
+      return decode_with_less(latent, tiles, e);
+    }
+  };
+  Tensor out = decoded();
   int64_t batch = out.dim(0), channels = out.dim(1), height = out.dim(2), width = out.dim(3);
   Tensor pixels(DType::f32, {batch, height, width, channels});
   for (int64_t b = 0; b < batch; ++b)

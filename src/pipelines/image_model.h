@@ -27,7 +27,8 @@ struct ModelFiles {
 
 struct ModelOptions {
   DType compute = DType::f32;
-  bool fp8 = false;  ///< with bf16 on a GPU: the denoiser's wide linear layers multiply in f8e4m3
+  bool fp8 = false;            ///< with bf16 on a GPU: the denoiser's wide linear layers multiply in f8e4m3
+  bool fp8_attention = false;  ///< with bf16 on a GPU that can: the denoiser's normalised self-attention does
   /// The type in which weights are kept; none: as in the file.
   std::optional<DType> weights;
   std::optional<Prediction> prediction;  ///< none: as the checkpoint says
@@ -67,6 +68,16 @@ struct RunShape {
   bool repeated = false;                     ///< more pictures are to come: the denoiser stays while one is decoded
 };
 
+/// How a run fits into memory.
+struct MemoryPlan {
+  /// The most that it takes at once: weights, buffers, what is read of files, pictures; not the program itself. It holds where
+  /// text encoders, encoder and denoiser are unloaded as soon as their work is done, the denoiser after the last picture is
+  /// sampled.
+  int64_t peak_bytes = 0;
+  std::optional<DecodeTiles> tiles;  ///< none: decoded as a whole
+  int streamed = 0, blocks = 0;      ///< blocks of the denoiser whose weights are streamed, of all
+};
+
 /// A model of the sd15, sdxl or flux1 family, from prompt to picture. Networks are compiled together and loaded when they are
 /// first needed.
 class ImageModel {
@@ -76,6 +87,8 @@ class ImageModel {
 
   const Family& family() const { return *parts_.family; }
   const ModelSampling& sampling() const { return sampling_; }
+  /// Why no attention of the denoiser would multiply in f8e4m3 with ModelOptions::fp8_attention; empty where one would.
+  std::string why_no_fp8_attention() const;
   /// Pixels along one side of a latent's element.
   int64_t scale() const { return scale_; }
   /// Reads LoRA files and changes weights by them from now on; compiles nothing. Gives the keys that nobody knows.
@@ -91,7 +104,8 @@ class ImageModel {
   Tensor sample(const SamplingJob& job);
   /// pixels f32[batch, height, width, 3] in 0..1 -> latents; sizes are cropped to multiples of scale() about the middle.
   Tensor encode_image(const Tensor& pixels);
-  /// Latents -> pixels f32[batch, height, width, 3] in 0..1; in tiles if `tiles` says so.
+  /// Latents -> pixels f32[batch, height, width, 3] in 0..1; in tiles if `tiles` says so. Where memory turns out to be too short,
+  /// the other networks' weights are given back, and smaller tiles are tried; the engine's notes tell.
   Tensor decode(const Tensor& latent, const std::optional<DecodeTiles>& tiles = {});
 
   std::vector<int64_t> latent_shape(int64_t batch, int64_t width, int64_t height) const;
@@ -100,12 +114,13 @@ class ImageModel {
   CompileReport foresee(const RunShape& run);
   /// Compiles everything for it.
   void compile(const RunShape& run);
-  /// The most memory that it takes at once: weights, buffers, what is read of files, pictures; not the program itself, and 0 on
-  /// the reference backend. It holds where text encoders, encoder and denoiser are unloaded as soon as their work is done, the
-  /// denoiser after the last picture is sampled. Compiles what is missing.
-  int64_t planned_peak_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles);
-  /// The largest tiles with which the run fits into `budget` bytes; none where it fits without, or where tiles help nothing.
-  std::optional<DecodeTiles> choose_tiles(const RunShape& run, int64_t budget);
+  /// Decides how a run fits into `budget` bytes: as it is where it does; else decoded in tiles, as large as do; else with weights
+  /// streamed from the host's memory as well, as few as do. Where nothing does, the plan is the least that was found and its peak
+  /// is above the budget. `tiles`: those and no others. Compiles what is missing, and nothing is loaded otherwise from now on.
+  /// No plan on the reference backend: peak 0.
+  MemoryPlan plan_memory(const RunShape& run, int64_t budget, const std::optional<DecodeTiles>& tiles = {});
+  /// Why streamed weights come slower than the bus could bring them; empty where they do not. Once the denoiser is loaded.
+  std::string why_streams_slowly() const { return denoiser_->step().why_streams_slowly(); }
 
   /// Give the memory of these weights back; they are read again when needed.
   void unload_text_encoders();
@@ -130,6 +145,11 @@ class ImageModel {
   struct Stage;
   std::vector<Stage> stages(const RunShape& run);
   int64_t loading_peak_bytes(const Stage& stage);
+  Tensor decode_once(const Tensor& latent, const std::optional<DecodeTiles>& tiles);
+  Tensor decode_with_less(const Tensor& latent, const std::optional<DecodeTiles>& tiles, const Error& why);
+  int64_t decoding_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles, int64_t buffers);
+  struct Walk;
+  Walk walk(const RunShape& run, const std::optional<DecodeTiles>& tiles, std::optional<int64_t> budget);
   int64_t decode_buffer_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles);
 
   Session& session_;

@@ -14,6 +14,10 @@ inline const Dim kPictureHeight = Dim::symbol("picture_height"), kPictureWidth =
 /// More are not computed before a run.
 inline constexpr int kMostTimesteps = 256;
 
+/// Tiles that a decode falls back to, in latent elements, the largest first; with the overlaps of `overlapping`.
+inline constexpr int64_t kTiles[] = {64, 48, 32};
+inline DecodeTiles overlapping(int64_t tile) { return {tile, tile / 4 - tile % 4}; }
+
 inline bool is_flux(const Family& family) { return family.prediction == Prediction::Flow; }
 inline bool is_sdxl(const Family& family) { return &family == &sdxl_family; }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "pipelines/image_model_parts.h"
+#include "planner/residency.h"
 
 namespace sinter {
 using namespace image_model;
@@ -26,6 +27,8 @@ class RunningMemory {
   /// Something is held from now on; or, where negative, no more.
   void hold(int64_t bytes) { held_ += bytes; }
   int64_t peak() const { return peak_; }
+  /// What is held beside the weights to come when a network has run that needs such buffers.
+  int64_t beside(int64_t buffers) const { return held_ + weights_ + std::max(buffers_, buffers); }
 
  private:
   void note(int64_t more) { peak_ = std::max(peak_, held_ + weights_ + buffers_ + more); }
@@ -95,9 +98,28 @@ int64_t ImageModel::decode_buffer_bytes(const RunShape& run, const std::optional
   return std::max({buffers(1, 2 * t, t / 2), buffers(1, t / 2, 2 * t), buffers(1, t, t)});
 }
 
-int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles) {
-  if (session_.options().backend == Backend::Reference) return 0;
+/// What decoding takes beside a denoiser that stays, where that has `buffers` already.
+int64_t ImageModel::decoding_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles, int64_t buffers) {
+  Bindings picture{{id(kBatch), run.batch}, {id(kHeight), run.height / scale()}, {id(kWidth), run.width / scale()}};
+  return resident_bytes(vae_decoder_->weight_sizes(picture), {}) +
+         std::max<int64_t>(0, decode_buffer_bytes(run, tiles) - buffers);
+}
+
+/// A run's memory from beginning to end, and the choices that it rests on.
+struct ImageModel::Walk {
+  int64_t peak = 0;
+  struct Choice {
+    Stage stage;
+    WeightSizes sizes;
+    std::vector<int> streamed;
+  };
+  std::vector<Choice> choices;
+};
+
+/// With a budget, weights are streamed where they would not fit into it.
+ImageModel::Walk ImageModel::walk(const RunShape& run, const std::optional<DecodeTiles>& tiles, std::optional<int64_t> budget) {
   RunningMemory memory;
+  Walk walk;
   // Pictures, tables of rows and what is read of files lie in the host's memory, which is not what a GPU's plan is about.
   Engine& engine = session_.engine();
   bool host = engine.in_host_memory();
@@ -108,49 +130,76 @@ int64_t ImageModel::planned_peak_bytes(const RunShape& run, const std::optional<
   int64_t tables = 0;
   for (const Stage& stage : stages(run)) {
     bool is_decoder = stage.network == vae_decoder_.get(), is_encoder = stage.network == vae_encoder_.get();
-    bool is_denoiser = stage.component == Component::Denoiser;
+    bool is_step = stage.network == &denoiser_->step(), is_denoiser = stage.component == Component::Denoiser;
     // Text encoders stay until all prompts are encoded, the encoder until the start is, the denoiser while it is needed again.
     if (text && (is_encoder || is_denoiser)) {
       memory.leave();
       text = false;
     }
-    memory.load(stage.network->weight_bytes(stage.sizes), loading_peak_bytes(stage));
+    int64_t buffers = is_decoder ? decode_buffer_bytes(run, tiles) : stage.network->arena_bytes(stage.sizes);
+    int64_t kept = is_step ? stage.network->kept_bytes(stage.sizes) : 0;
+    WeightSizes sizes = stage.network->weight_sizes(stage.sizes);
+    std::vector<int> streamed;
+    if (budget) {
+      int64_t others = memory.beside(buffers) + kept;
+      if (is_step && run.repeated) others += decoding_bytes(run, tiles, buffers);
+      streamed = choose_streamed(sizes, *budget - others).value_or(least_resident(sizes));
+    }
+    int64_t weights = resident_bytes(sizes, streamed);
+    memory.load(weights, host ? loading_peak_bytes(stage) : weights);
+    walk.choices.push_back({stage, std::move(sizes), std::move(streamed)});
     if (is_decoder) {
       // The decoded pictures and their copy with colours last; or, for one picture at a time, three tilings, the sum and the
       // weights of one.
       int64_t tensors = pictures + (tiles ? std::max(pictures, 4 * picture + picture / 3) : pictures);
-      memory.run(decode_buffer_bytes(run, tiles), tensors);
+      memory.run(buffers, tensors);
     } else if (stage.table) {
       int64_t bytes = host ? stage.table->bytes(stage.sizes) : 0;
-      memory.run(stage.network->arena_bytes(stage.sizes), bytes);
+      memory.run(buffers, bytes);
       memory.leave();
       memory.hold(bytes);
       tables += bytes;
-    } else if (is_denoiser) {
+    } else if (is_step) {
       int64_t joined = 0;  // the rows of one step; those of prompts are taken as they are where each is needed once
       for (auto& table : denoiser_->tables())
         if (host && (!table->for_a_run() || run.batch > 1)) joined += table->bytes(stage.sizes);
-      memory.hold(stage.network->kept_bytes(stage.sizes));
-      memory.run(stage.network->arena_bytes(stage.sizes), joined);
+      memory.hold(kept);
+      memory.run(buffers, joined);
       if (run.repeated) continue;
       memory.leave();
-      memory.hold(-tables - stage.network->kept_bytes(stage.sizes));
+      memory.hold(-tables - kept);
     } else {
-      memory.run(stage.network->arena_bytes(stage.sizes), is_encoder ? picture : 0);
+      memory.run(buffers, is_encoder ? picture : 0);
     }
     if (is_encoder) memory.leave();
   }
-  return memory.peak();
+  walk.peak = memory.peak();
+  return walk;
 }
 
-std::optional<DecodeTiles> ImageModel::choose_tiles(const RunShape& run, int64_t budget) {
-  int64_t whole = planned_peak_bytes(run, {});
-  if (whole <= budget) return {};
-  for (int64_t tile : {64, 48, 32}) {
-    DecodeTiles tiles{tile, tile / 4 - tile % 4};
-    if (planned_peak_bytes(run, tiles) <= budget) return tiles;
+MemoryPlan ImageModel::plan_memory(const RunShape& run, int64_t budget, const std::optional<DecodeTiles>& tiles) {
+  if (session_.options().backend == Backend::Reference) return {0, tiles};
+  std::vector<std::optional<DecodeTiles>> ways{tiles};
+  if (!tiles)
+    for (int64_t tile : kTiles) ways.emplace_back(overlapping(tile));
+  std::optional<Walk> least;
+  MemoryPlan plan;
+  for (bool stream : {false, true})
+    for (const auto& way : ways) {
+      if (least && (least->peak <= budget || (stream && session_.engine().in_host_memory()))) continue;
+      Walk next = walk(run, way, stream ? std::optional(budget) : std::nullopt);
+      if (least && next.peak >= least->peak) continue;
+      least = std::move(next);
+      plan.tiles = way;
+    }
+  plan.peak_bytes = least->peak;
+  for (const Walk::Choice& choice : least->choices) {
+    choice.stage.network->stream_weights(choice.stage.sizes, choice.streamed);
+    if (choice.stage.network != &denoiser_->step()) continue;
+    plan.streamed = int(choice.streamed.size());
+    plan.blocks = int(choice.sizes.blocks.size());
   }
-  return {};
+  return plan;
 }
 
 }  // namespace sinter

@@ -81,17 +81,20 @@ struct Network::Compiled {
 };
 
 Network::Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-                 std::function<void(const std::string&)> done_with_weight, int64_t fp8_width)
+                 std::function<void(const std::string&)> done_with_weight, int64_t fp8_width, int64_t fp8_keys)
     : session_(session),
       label_(std::move(label)),
       graph_(std::move(graph)),
       weights_(std::move(weights)),
       done_(std::move(done_with_weight)),
-      fp8_width_(fp8_width) {}
+      fp8_width_(fp8_width),
+      fp8_keys_(fp8_keys) {}
 
 Network::~Network() = default;
 
-CompileOptions Network::compile_options() const { return {session_.options().backend == Backend::Native, fp8_width_, label_}; }
+CompileOptions Network::compile_options() const {
+  return {session_.options().backend == Backend::Native, fp8_width_, fp8_keys_, label_};
+}
 
 void Network::foresee(const Bindings& bindings, CompileReport& report) {
   if (session_.options().backend == Backend::Reference) return;
@@ -127,8 +130,23 @@ void Network::compile(const Bindings& bindings) {
   compiled_for(bindings);
 }
 
-int64_t Network::weight_bytes(const Bindings& bindings) {
-  return session_.options().backend == Backend::Reference ? 0 : compiled_for(bindings).weights->bytes();
+WeightSizes Network::weight_sizes(const Bindings& bindings) {
+  return session_.options().backend == Backend::Reference ? WeightSizes{} : compiled_for(bindings).weights->sizes();
+}
+
+void Network::stream_weights(const Bindings& bindings, const std::vector<int>& blocks) {
+  if (session_.options().backend == Backend::Reference) return;
+  Compiled& c = compiled_for(bindings);
+  if (c.weights->streamed_blocks() == blocks) return;
+  for (auto& b : c.bound) b.plan.reset();
+  c.weights->stream(blocks);
+  c.loaded = false;
+}
+
+std::string Network::why_streams_slowly() const {
+  for (const auto& c : compiled_)
+    if (std::string why = c->weights->why_streams_slowly(); !why.empty()) return why;
+  return {};
 }
 
 int64_t Network::loading_peak_bytes(const Bindings& bindings, const std::function<int64_t(const std::string&)>& reading) {
@@ -147,7 +165,7 @@ int64_t Network::kept_bytes(const Bindings& bindings) {
 
 void Network::load_weights(const std::function<void(double)>& progress) {
   for (auto& c : compiled_) {
-    c->weights->load(weights_, done_, progress);
+    in_context("loading the weights of " + label_, [&] { c->weights->load(weights_, done_, progress); });
     c->loaded = true;
   }
 }

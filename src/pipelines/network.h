@@ -50,11 +50,11 @@ class Session {
 };
 
 /// A graph on the session's backend: compiled at first use, weights loaded once, one plan for each set of sizes (the last few are
-/// kept). `fp8_width` as in LowerOptions.
+/// kept). `fp8_width` and `fp8_keys` as in LowerOptions.
 class Network {
  public:
   Network(Session& session, std::string label, std::unique_ptr<Graph> graph, WeightReader weights,
-          std::function<void(const std::string&)> done_with_weight = {}, int64_t fp8_width = 0);
+          std::function<void(const std::string&)> done_with_weight = {}, int64_t fp8_width = 0, int64_t fp8_keys = 0);
   ~Network();
   Network(Network&&) = delete;
 
@@ -65,12 +65,16 @@ class Network {
   void compile(const Bindings& bindings);
   /// Bytes of loaded weights, and of buffers for one run at these sizes; 0 on the reference backend, which plans
   /// nothing.
-  int64_t weight_bytes(const Bindings& bindings);
+  WeightSizes weight_sizes(const Bindings& bindings);
   int64_t arena_bytes(const Bindings& bindings);
   /// Bytes of inputs that are kept until the weights are unloaded.
   int64_t kept_bytes(const Bindings& bindings);
   /// Bytes that loading the weights holds at most at any time, where reading one takes `reading(name)` until it is packed.
   int64_t loading_peak_bytes(const Bindings& bindings, const std::function<int64_t(const std::string& name)>& reading);
+  /// These blocks' weights are streamed from now on, see BoundWeights::stream; weights that are loaded otherwise are unloaded.
+  void stream_weights(const Bindings& bindings, const std::vector<int>& blocks);
+  /// See BoundWeights.
+  std::string why_streams_slowly() const;
   void load_weights(const std::function<void(double fraction)>& progress = {});
   /// Gives the memory of all weights back, and that of the session's buffers.
   void unload_weights();
@@ -98,7 +102,7 @@ class Network {
   WeightReader weights_;
   std::function<void(const std::string&)> done_;
   std::vector<std::unique_ptr<Compiled>> compiled_;  // one if dynamic, else one for each set of sizes
-  int64_t fp8_width_ = 0;
+  int64_t fp8_width_ = 0, fp8_keys_ = 0;
   std::set<std::string> kept_inputs_;
   bool measuring_ = false;
 };

@@ -25,15 +25,24 @@ class Canvas {
   /// Groups of kSumLanes words, width() + 1 for each row, aligned to 64 bytes.
   const int32_t* table() const { return table_.get(); }
 
-  /// The change of the error that drawing the shape would bring, with real rounding.
-  int64_t exact_change(const Shape& shape) const;
-  /// Draws it, and brings error and sums up to date.
+  /// Draws a shape, and brings error and sums up to date.
   void draw(const Shape& shape, ThreadPool& pool);
+  /// Draws it only where that lowers the error, with real rounding; says whether.
+  bool draw_if_better(const Shape& shape, ThreadPool& pool);
   /// Where the error is: running sums over square cells, for Scene.
   void describe(Scene& scene) const;
 
  private:
-  void rebuild_row(int row, int begin);
+  struct Span {
+    int row, begin, end;
+  };
+  /// Fills spans_ and rows_.
+  void collect(const Shape& shape);
+  /// Draws the spans and brings their rows' sums up to date; returns the change of the error.
+  int64_t draw_spans(const Shape& shape, ThreadPool& pool);
+  void undo_spans();
+  /// After a change of the row's pixels from `begin` to before `end`.
+  void rebuild_row(int row, int begin, int end);
   /// After a change of the rows from `top` to before `bottom`.
   void rebuild_map(int top, int bottom);
 
@@ -41,6 +50,9 @@ class Canvas {
     void operator()(int32_t* memory) const { std::free(memory); }
   };
   Pixels target_, canvas_;
+  std::vector<Span> spans_;      // of the shape at hand
+  std::vector<size_t> rows_;     // where the spans of each of its rows begin, and the end
+  std::vector<uint8_t> before_;  // the canvas below the spans as it was
   uint64_t error_ = 0;
   std::unique_ptr<int32_t[], Free> table_;
   int32_t cell_ = 1, columns_ = 0;

@@ -18,14 +18,15 @@ void ClimbShare::Lock::lock() {
     }
 }
 
-ClimbShare::ClimbShare(const std::vector<Climber*>& climbers, int tries, int threads)
+ClimbShare::ClimbShare(const std::vector<Climber*>& climbers, int candidates, int tries, int threads)
     : courses_(climbers.size()),
       versions_(climbers.size()),
+      candidates_(candidates),
       tries_(tries),
       threads_(threads),
-      left_(int64_t(climbers.size()) * tries),
+      left_(int64_t(climbers.size()) * (candidates + tries)),
       open_(climbers.size()) {
-  for (size_t i = 0; i < climbers.size(); ++i) courses_[i].climber = climbers[i];
+  for (size_t i = 0; i < climbers.size(); ++i) courses_[i] = {climbers[i], -candidates, -candidates, {}};
 }
 
 bool ClimbShare::take(Part& part) {
@@ -35,16 +36,17 @@ bool ClimbShare::take(Part& part) {
   for (size_t i = 0; i < courses_.size(); ++i) {
     const Course& c = courses_[i];
     const bool alone = c.handed_out == c.done;
-    const int left = tries_ - c.handed_out + (alone ? tries_ : 0);
+    if (c.done < 0 && !alone) continue;  // nobody can go ahead of who has not begun
+    const int left = tries_ - c.handed_out + (alone ? candidates_ + tries_ : 0);
     if (c.handed_out < tries_ && left > most) most = left, best = i;
   }
   if (best == courses_.size()) return false;
   Course& c = courses_[best];
   part.of = best;
   // Large parts first, to be handed out seldom; small ones at the end, so that all come to it together.
-  constexpr int64_t kShares = 4, kLeast = 8;
+  constexpr int64_t kShares = 4, kLeast = 4;
   const int64_t size = std::max(left_ / (threads_ * kShares), kLeast);
-  part.begin = c.handed_out, part.end = int(std::min<int64_t>(tries_, c.handed_out + size));
+  part.begin = c.handed_out, part.end = int(std::clamp<int64_t>(c.handed_out + size, 0, tries_));
   left_ -= part.end - part.begin;
   part.version = versions_[best].load(std::memory_order_relaxed);
   part.climber = *c.climber;
@@ -90,9 +92,10 @@ void ClimbShare::work(const Climb& climb) {
   while (open_ > 0) {
     if (take(part)) {
       lock.unlock();
-      const int64_t before = part.climber.change;
-      climb(part.climber, part.end - part.begin, versions_[part.of], part.version);
-      part.helped = part.climber.change != before;
+      const uint32_t before = part.climber.taken;
+      const int first = std::max(part.begin, 0);
+      climb(part.climber, {std::max(-part.begin, 0), first, part.end - first, versions_[part.of], part.version});
+      part.helped = part.climber.taken != before;
       lock.lock();
       finish(part);
       continue;

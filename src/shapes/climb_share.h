@@ -14,16 +14,25 @@ namespace sinter::shapes {
 /// nothing; what they did counts where that came true, and is done again where not. The result is that of one thread.
 class ClimbShare {
  public:
-  /// Tries so many changes of a climber, and keeps those that help. `stale` says that the result is no longer wanted.
-  using Climb = std::function<void(Climber& climber, int tries, const std::atomic<uint32_t>& version, uint32_t wanted)>;
+  /// What of a climber is to be done: where it has yet to begin, so many random shapes, then so many changes, of which those that
+  /// help are kept. Once `version` is another than wanted, the result is of no use.
+  struct Work {
+    int candidates = 0;
+    int first = 0, tries = 0;  ///< the changes' number in the round, how many
+    const std::atomic<uint32_t>& version;
+    uint32_t wanted = 0;
+  };
+  using Climb = std::function<void(Climber& climber, const Work& work)>;
 
-  /// All climbers try `tries` changes. The dearest to score should come first.
-  ClimbShare(const std::vector<Climber*>& climbers, int tries, int threads);
+  /// All climbers try `tries` changes; they begin with so many `candidates` first, or have begun (0). The dearest to score should
+  /// come first.
+  ClimbShare(const std::vector<Climber*>& climbers, int candidates, int tries, int threads);
   /// Works until all is done, or until the others need no help. To be called by any number of threads, each with its own `climb`.
   void work(const Climb& climb);
 
  private:
-  /// Tries begin..end of a climber, from what it was when `begin` tries were over if none of those in flight helps.
+  /// Tries begin..end of a climber, from what it was when `begin` tries were over if none of those in flight helps. Random shapes
+  /// count as tries before 0, all in one part.
   struct Part {
     size_t of = 0;
     int begin = 0, end = 0;
@@ -32,9 +41,9 @@ class ClimbShare {
     bool helped = false;
   };
   struct Course {
-    Climber* climber = nullptr;  ///< after `done` tries
-    int done = 0, handed_out = 0;
-    std::vector<Part> ahead;  ///< finished, but not yet known to count
+    Climber* climber = nullptr;    ///< after `done` tries
+    int done = 0, handed_out = 0;  ///< tries
+    std::vector<Part> ahead;       ///< finished, but not yet known to count
   };
   bool take(Part& part);
   void finish(const Part& part);
@@ -53,7 +62,7 @@ class ClimbShare {
   Lock mutex_;
   std::vector<Course> courses_;
   std::vector<std::atomic<uint32_t>> versions_;  // of each course: how often something helped
-  int tries_, threads_;
+  int candidates_, tries_, threads_;
   int64_t left_;                      // tries that nobody has been given
   size_t open_;                       // courses that are not done
   std::atomic<uint32_t> changes_{0};  // counts what may give idle threads something to do

@@ -136,12 +136,12 @@ struct Ellipse {
 
 constexpr Ellipse ellipse_of(const Shape& s) {
   int64_t a = clamped(s.points[1].x, 1, kRadiusLimit), b = clamped(s.points[1].y, 1, kRadiusLimit);
-  if (s.kind != Kind::rotated_ellipse) return {b * b << 20, (a << 16) / b, 0};
+  if (s.kind != Kind::rotated_ellipse) return {b * b << 20, floor_div(a << 16, b), 0};
   int64_t sin = sine(s.angle) >> 15, cos = cosine(s.angle) >> 15;  // in 2^-15, squares in 2^-30
   Ellipse e{};
   e.height_squared = (a * a * (sin * sin) + b * b * (cos * cos)) >> 10;
   int64_t squared = larger<int64_t>(e.height_squared >> 6, 1);  // in 2^-14
-  e.ratio = (a * b << 30) / squared;
+  e.ratio = floor_div(a * b << 30, squared);
   // (a^2 - b^2) sin cos is at most 2^30 in size before the shift; halved it stays within 64 bits
   e.shear = round_div((a * a - b * b) * (sin * cos >> 1), larger<int64_t>(squared >> 1, 1));
   return e;

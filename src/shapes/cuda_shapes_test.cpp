@@ -95,6 +95,11 @@ TEST_CASE("emulated warps of any number find the same, and a result is resumed")
   options.shapes = 2;
   const Result part = run(picture, options);
   check_equal(emulated(4, picture, options, &part), whole);
+  options.anneal = true;
+  for (int climbers : {1, 6}) {
+    options.climbers = climbers;
+    check_equal(emulated(3, picture, options), run(picture, options));
+  }
 }
 
 TEST_CASE("an emulated search ends where nothing helps, and on pictures of a row, a column and a pixel") {
@@ -153,9 +158,17 @@ TEST_CASE("the kernels assemble for the devices that they may run on, without sp
     REQUIRE_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), log);
     for (size_t at = log.find("bytes spill stores"); at != log.npos; at = log.find("bytes spill stores", at + 1))
       CHECK_MESSAGE(log.substr(at - 2, 2) == "0 ", log);
-    constexpr int kWarpsOfBlock = 8, kRegisters = 65536 / (kWarpsOfBlock * 32);
     for (size_t at = log.find("Used "); at != log.npos; at = log.find("Used ", at + 1))
-      CHECK(std::stoi(log.substr(at + 5)) <= kRegisters);
+      CHECK(std::stoi(log.substr(at + 5)) <= 65536 / (kDrawWarps * 32));
+    // Shapes and sums stay in registers, but for random_shape_of(); and 16 warps climb together.
+    auto after = [&](const char* kernel, const char* words) {
+      const size_t entry = log.find(fmt::format("Compiling entry function 'shape_search__{}'", kernel));
+      REQUIRE(entry != log.npos);
+      return log.find(words, entry);
+    };
+    for (const char* kernel : {"measure", "draw", "count", "rebuild"})
+      CHECK_MESSAGE(log.substr(after(kernel, " bytes stack frame") - 2, 2) == " 0", kernel);
+    CHECK(std::stoi(log.substr(after("round", "Used ") + 5)) <= 65536 / (16 * 32));
   }
 }
 
@@ -204,6 +217,8 @@ TEST_CASE("the GPU finds the shapes of the CPU, whatever is asked for") {
   }
   Options options;
   options.shapes = 100;
+  compare(test_image(256, 200), options);
+  options.anneal = true;
   compare(test_image(256, 200), options);
   options.kinds = kAllKinds;
   options.alpha = parse_style("crispy");

@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "backends/cuda/cached_module.h"
 #include "backends/cuda/driver.h"
 #include "base/error.h"
 #include "base/hash.h"
@@ -18,28 +19,23 @@ namespace {
 
 constexpr std::string_view kName = "shape_search";
 
-std::string machine_code(const Context& context, Cache* cache) {
+Module kernels_of(const Context& context, Cache* cache) {
   auto compile = [&] { return compile_ptx(context, shape_search_ptx, kName); };
-  if (!cache) return compile();
+  if (!cache) return Module(context, compile(), kName);
   const DeviceInfo& device = context.device();
   const std::string target = fmt::format("sm_{}", device.capability());
   // Another driver may have a better compiler.
   Digest key =
       Hasher().add("shape search").add(shape_search_ptx).add(target).add(cuda_version_text(device.cuda_version)).digest();
   CompileFacts facts{"cuda/shape search kernels", {{"target", target}, {"cuda", cuda_version_text(device.cuda_version)}}, 0};
-  const Blob code = cache->find_or_compile(key, facts, [&] {
-    const std::string made = compile();
-    const auto* bytes = reinterpret_cast<const std::byte*>(made.data());
-    return Blob(bytes, bytes + made.size());
-  });
-  return std::string(reinterpret_cast<const char*>(code.data()), code.size());
+  return cached_module(context, *cache, key, facts, compile, kName);
 }
 
 }  // namespace
 
 class Gpu {
  public:
-  Gpu(int ordinal, Cache* cache) : context_(ordinal), module_(context_, machine_code(context_, cache), kName) {
+  Gpu(int ordinal, Cache* cache) : context_(ordinal), module_(kernels_of(context_, cache)) {
     // All now: none may be loaded while launches are recorded.
     for (const char* kernel : {"round", "measure", "draw", "count", "rebuild"}) {
       const std::string name = fmt::format("{}__{}", kName, kernel);
@@ -100,7 +96,7 @@ class GpuMachine final : public SearchMachine {
     constexpr int kLanes = 32;
     int warps = 16;
     const auto& round = gpu_->function("shape_search__round");
-    while (warps > 1 && round.blocks_per_multiprocessor(warps * kLanes, sizeof(ClimbShared)) == 0) --warps;
+    while (warps > 1 && round.blocks_per_multiprocessor(warps * kLanes, climbing_shared_bytes(warps)) == 0) --warps;
     return warps;
   }
 

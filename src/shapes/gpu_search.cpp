@@ -50,8 +50,6 @@ GpuSearcher::GpuSearcher(std::unique_ptr<SearchMachine> machine, const Canvas& c
   for (auto& climbers : job_.climbers) climbers = pointer<Climber>(m.allocate(effort.climbers * int64_t(sizeof(Climber))));
   constexpr int kMostDrawBlocks = 64;  // a warp for each row at 512 px
   draw_blocks_ = std::min(m.multiprocessors(), kMostDrawBlocks);
-  job_.draw_warps = draw_blocks_ * kDrawWarps;
-  job_.partial = pointer<int64_t>(m.allocate(job_.draw_warps * int64_t(sizeof(int64_t))));
   SearchState state;
   state.number = number, state.wanted = options.shapes;
   state.error = canvas.error(), state.sizes = sizes;
@@ -64,7 +62,7 @@ GpuSearcher::GpuSearcher(std::unique_ptr<SearchMachine> machine, const Canvas& c
   scored_by_search_ = scored_by_search(effort);
   constexpr int kLanes = 32, kRows = 8;
   m("shape_search__rebuild", {{uint32_t((height + kRows - 1) / kRows)}, {kRows * kLanes}}, job_);
-  m("shape_search__count", {{1}, {kMapThreads}, kMapThreads * sizeof(uint32_t)}, job_, 0, 0);
+  m("shape_search__count", {{1}, {kMapThreads}, kCountingSharedBytes}, job_, 0, 0);
 }
 
 /// The launches of one search, each reading what the one before wrote.
@@ -74,13 +72,13 @@ void GpuSearcher::queue_search() {
   int count = 0, last = int(rounds_.size()) - 1;
   for (int i = 0; i <= last; ++i) {
     const Round& round = rounds_[size_t(i)];
-    m("shape_search__round", {{uint32_t(round.climbers)}, {uint32_t(warps_) * kLanes}, sizeof(ClimbShared)}, job_, i, count,
-      round.tries);
+    m("shape_search__round", {{uint32_t(round.climbers)}, {uint32_t(warps_) * kLanes}, uint32_t(climbing_shared_bytes(warps_))},
+      job_, i, count, round.tries, int(round.anneal));
     count = round.climbers;
   }
-  m("shape_search__measure", {{uint32_t(draw_blocks_)}, {kDrawWarps * kLanes}}, job_, last, count);
-  m("shape_search__draw", {{uint32_t(draw_blocks_)}, {kDrawWarps * kLanes}}, job_, last, count);
-  m("shape_search__count", {{1}, {kMapThreads}, kMapThreads * sizeof(uint32_t)}, job_, last, count);
+  m("shape_search__measure", {{uint32_t(draw_blocks_)}, {kDrawWarps * kLanes}, kDrawingSharedBytes}, job_, last, count);
+  m("shape_search__draw", {{uint32_t(draw_blocks_)}, {kDrawWarps * kLanes}, kDrawingSharedBytes}, job_, last, count);
+  m("shape_search__count", {{1}, {kMapThreads}, kCountingSharedBytes}, job_, last, count);
 }
 
 void GpuSearcher::queue() {

@@ -20,6 +20,39 @@ struct Scene {
   const uint32_t* map = nullptr;   ///< running sums of the cells' errors, scaled so that they fit
 };
 
+namespace detail {
+
+/// Calls body(i) for i in 0..count - 1, at most kMaxPoints. On GPUs every i is a constant in the code: an index that is not
+/// would put a shape's points into memory.
+template <class Body>
+constexpr void for_points(int count, Body&& body) {
+#if defined(__NVPTX__)
+  SINTER_UNROLL_LOOP
+  for (int i = 0; i < kMaxPoints; ++i)
+    if (i < count) body(i);
+#else
+  for (int i = 0; i < count; ++i) body(i);
+#endif
+}
+constexpr void set_point(Shape& s, int which, Point point) {
+#if defined(__NVPTX__)
+  SINTER_UNROLL_LOOP
+  for (int i = 0; i < kMaxPoints; ++i) s.points[i] = i == which ? point : s.points[i];
+#else
+  s.points[which] = point;
+#endif
+}
+constexpr void move_point(Shape& s, int which, int32_t x, int32_t y) {
+#if defined(__NVPTX__)
+  SINTER_UNROLL_LOOP
+  for (int i = 0; i < kMaxPoints; ++i) s.points[i].x += i == which ? x : 0, s.points[i].y += i == which ? y : 0;
+#else
+  s.points[which].x += x, s.points[which].y += y;
+#endif
+}
+
+}  // namespace detail
+
 constexpr int32_t longer_side(const Scene& scene) { return larger(scene.width, scene.height) * kUnitsPerPixel; }
 
 /// Half of the longer side of the box around a shape's points, in units, at least half a pixel.
@@ -27,10 +60,10 @@ constexpr int32_t extent(const Shape& s) {
   int32_t result = kUnitsPerPixel / 2;
   if (is_centred(s.kind)) return larger(result, larger(s.points[1].x, s.points[1].y));
   int32_t left = s.points[0].x, right = left, top = s.points[0].y, bottom = top;
-  for (int i = 1; i < s.count; ++i) {
+  detail::for_points(s.count, [&](int i) {
     left = smaller(left, s.points[i].x), right = larger(right, s.points[i].x);
     top = smaller(top, s.points[i].y), bottom = larger(bottom, s.points[i].y);
-  }
+  });
   return larger(result, larger(right - left, bottom - top) / 2);
 }
 
@@ -115,8 +148,8 @@ constexpr int32_t kept_width(int32_t value, const Scene& scene) {
 }
 
 /// The shape with all points inside the neighbourhood of the picture and all sizes in their ranges.
-constexpr void keep_near(Shape& s, const Scene& scene) {
-  for (int i = 0; i < (is_centred(s.kind) ? 1 : int(s.count)); ++i) s.points[i] = kept_near(s.points[i], scene);
+SINTER_INLINE_ON_GPU constexpr void keep_near(Shape& s, const Scene& scene) {
+  for_points(is_centred(s.kind) ? 1 : int(s.count), [&](int i) { s.points[i] = kept_near(s.points[i], scene); });
   if (is_centred(s.kind)) s.points[1] = {kept_half_axis(s.points[1].x, scene), kept_half_axis(s.points[1].y, scene)};
   if (s.kind == Kind::circle) s.points[1].y = s.points[1].x;
   if (is_stroke(s.kind)) s.width = kept_width(s.width, scene);
@@ -171,8 +204,9 @@ constexpr Shape random_shape(Random& random, const Scene& scene) {
       for (int i = 0; i < s.count; ++i) {
         uint32_t angle = start + uint32_t(i) * kTurn / s.count;
         int64_t radius = random.between(size / 4, size);
-        s.points[i] = {centre.x + int32_t(radius * cosine(angle) >> kSineBits),
-                       centre.y + int32_t(radius * sine(angle) >> kSineBits)};
+        set_point(
+            s, i,
+            {centre.x + int32_t(radius * cosine(angle) >> kSineBits), centre.y + int32_t(radius * sine(angle) >> kSineBits)});
       }
       break;
     }
@@ -180,7 +214,7 @@ constexpr Shape random_shape(Random& random, const Scene& scene) {
     case Kind::bezier:
     case Kind::polyline:
       s.count = s.kind == Kind::line ? 2 : s.kind == Kind::bezier ? 3 : 4;
-      for (int i = 0; i < s.count; ++i) s.points[i] = moved(centre, random, size);
+      for (int i = 0; i < s.count; ++i) set_point(s, i, moved(centre, random, size));
       s.width = random_octave(random, kUnitsPerPixel, larger(size / 4, kUnitsPerPixel));
       break;
   }
@@ -189,7 +223,7 @@ constexpr Shape random_shape(Random& random, const Scene& scene) {
 }
 
 /// One random change. Steps are of every size from the shape's own down to a pixel.
-constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
+SINTER_INLINE_ON_GPU constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
   using namespace detail;
   const int32_t size = extent(s);
   const int32_t way = larger(size >> random.below(5), kUnitsPerPixel);
@@ -203,13 +237,14 @@ constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
     case Kind::bezier:
       if (choice == 0) {
         int32_t x = random.between(-way, way), y = random.between(-way, way);
-        for (int i = 0; i < s.count; ++i) s.points[i] = {s.points[i].x + x, s.points[i].y + y};
+        for_points(s.count, [&](int i) { s.points[i] = {s.points[i].x + x, s.points[i].y + y}; });
       } else if (is_stroke(s.kind) && choice < 4) {
         int32_t step = larger(smaller(way, s.width) / 2, 2);
         s.width += random.between(-step, step);
       } else {
-        uint32_t i = random.below(s.count);
-        s.points[i] = moved(s.points[i], random, way);
+        const int which = int(random.below(s.count));
+        const Point by = moved({}, random, way);
+        move_point(s, which, by.x, by.y);
       }
       break;
     case Kind::rectangle: {
@@ -218,8 +253,8 @@ constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
         int32_t other = random.between(-way, way);
         for (int i = 0; i < 2; ++i) s.points[i] = {s.points[i].x + step, s.points[i].y + other};
       } else {
-        Point& corner = s.points[choice & 1];
-        (choice & 2 ? corner.x : corner.y) += step;
+        const bool sideways = choice & 2;
+        move_point(s, choice & 1, sideways ? step : 0, sideways ? 0 : step);
       }
       break;
     }
@@ -235,7 +270,9 @@ constexpr void mutate(Shape& s, Random& random, const Scene& scene) {
       if (choice < 6) {
         s.points[0] = moved(s.points[0], random, way);
       } else if (choice < 12 || s.kind == Kind::ellipse) {
-        (choice & 1 ? s.points[1].x : s.points[1].y) += random.between(-way, way);
+        const bool across = choice & 1;
+        const int32_t step = random.between(-way, way);
+        s.points[1].x += across ? step : 0, s.points[1].y += across ? 0 : step;
       } else {
         int32_t turn = int32_t(kTurn / 8) >> random.below(5);
         s.angle = (s.angle + uint32_t(random.between(-turn, turn))) & (kTurn - 1);

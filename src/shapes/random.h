@@ -13,7 +13,11 @@ class Random {
 
   constexpr uint32_t next() {
     if (left_ == 0) refill();
-    return words_[--left_];
+    --left_;
+    // Moved along instead of indexed: on GPUs an index would put them into memory.
+    const uint32_t word = words_[3];
+    words_[3] = words_[2], words_[2] = words_[1], words_[1] = words_[0];
+    return word;
   }
   /// 0 to count - 1, each as likely but for 2^-32 of `count`.
   constexpr uint32_t below(uint32_t count) { return uint32_t(uint64_t(next()) * count >> 32); }

@@ -42,7 +42,7 @@ constexpr uint8_t best_alpha(const Sums& s, uint8_t low, uint8_t high) {
   }
   variance /= 255;
   if (variance <= 0) return high;
-  return uint8_t(clamped<int64_t>(-covariance / variance, low, high));
+  return uint8_t(bounded_quotient(-covariance, variance, low, high));
 }
 
 constexpr Paint best_paint(const Sums& s, uint8_t low_alpha, uint8_t high_alpha) {
@@ -52,7 +52,8 @@ constexpr Paint best_paint(const Sums& s, uint8_t low_alpha, uint8_t high_alpha)
   const int64_t a = paint.alpha;
   int64_t squares = 0, products = 0;
   for (int i = 0; i < kChannels; ++i) {
-    int64_t color = clamped<int64_t>(round_div(255 * s.d(i) + a * s.c(i), a * s.pixels), 0, 255);
+    // to the nearest, halves up
+    const int64_t color = bounded_quotient(2 * (255 * s.d(i) + a * s.c(i)) + a * s.pixels, 2 * a * s.pixels, 0, 255);
     paint.color[i] = uint8_t(color);
     squares += color * (color * s.pixels - 2 * s.c(i));
     products += color * s.d(i);

@@ -1,6 +1,7 @@
 #include "shapes/search.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "shapes/climb_share.h"
 #include "shapes/coverage.h"
@@ -19,7 +20,7 @@ int64_t cost(const Shape& s) {
 }  // namespace
 
 Effort effort_of(const Options& options) {
-  Effort effort{options.climbers, options.candidates, options.mutations};
+  Effort effort{options.climbers, options.candidates, options.mutations, options.anneal};
   if (effort.climbers == 0) effort.climbers = 64;
   if (effort.candidates == 0) effort.candidates = 12 * effort.climbers;
   if (effort.mutations == 0) effort.mutations = 240;
@@ -33,11 +34,15 @@ std::vector<Round> rounds_of(const Effort& effort) {
   constexpr int kLeast = 4;
   std::vector<Round> rounds;
   for (int climbers = effort.climbers;; climbers = std::max(climbers / 2, kLeast)) {
-    rounds.push_back({climbers, 0});
+    rounds.push_back({climbers});
     if (climbers <= kLeast) break;
   }
   int tries = effort.mutations;
-  for (size_t i = rounds.size(); i-- > 0; tries = std::max(1, tries / 2)) rounds[i].tries = tries;
+  for (size_t i = rounds.size(); i-- > 0; tries = std::max(1, tries / 2)) {
+    constexpr size_t kAnneal = 2;  // where many climbers are left, annealing is of no use
+    rounds[i].tries = tries;
+    rounds[i].anneal = effort.anneal && i + kAnneal >= rounds.size();
+  }
   return rounds;
 }
 
@@ -81,33 +86,51 @@ void Search::begin(Climber& climber, int candidates, int worker) {
     int64_t change = paint(shape, worker).change;
     if (i == 0 || change < climber.change) climber.change = change, climber.shape = shape;
   }
+  if (candidates > 0) climber.best_change = climber.change, climber.best = climber.shape;
 }
 
-void Search::climb(Climber& climber, int tries, int worker, const std::atomic<uint32_t>* version, uint32_t wanted) {
+void Search::climb(Climber& climber, const Round& round, int first, int tries, int worker, const std::atomic<uint32_t>* version,
+                   uint32_t wanted) {
   for (int i = 0; i < tries; ++i) {
     if (version && version->load(std::memory_order_relaxed) != wanted) return;
     Random random(options_.seed, number_, climber.stream, climber.step++);
     Shape shape = climber.shape;
     mutate(shape, random, scene_);
     int64_t change = paint(shape, worker).change;
-    if (change < climber.change) climber.change = change, climber.shape = shape;
+    if (change >= climber.change + (round.anneal ? allowed_loss(climber.best_change, round.tries, first + i) : 0)) continue;
+    climber.change = change, climber.shape = shape;
+    ++climber.taken;
+    if (round.anneal && change < climber.best_change) climber.best_change = change, climber.best = shape;
   }
 }
 
-void Search::climb_all(std::vector<Climber>& climbers, int tries) {
-  if (pool_.threads() == 1) {
-    for (Climber& climber : climbers) climb(climber, tries, 0);
-    return;
+void Search::climb_all(std::vector<Climber>& climbers, int candidates, const Round& round) {
+  if (round.anneal && candidates == 0)
+    for (Climber& climber : climbers) climber.best_change = climber.change, climber.best = climber.shape;
+  if (pool_.threads() > 1) {
+    share_climbs(climbers, candidates, round);
+  } else {
+    for (Climber& climber : climbers) {
+      begin(climber, candidates, 0);
+      climb(climber, round, 0, round.tries, 0);
+    }
   }
-  // The dearest first, so that no thread begins a long climb when the others are done.
+  if (round.anneal)
+    for (Climber& climber : climbers) climber.change = climber.best_change, climber.shape = climber.best;
+}
+
+void Search::share_climbs(std::vector<Climber>& climbers, int candidates, const Round& round) {
   std::vector<Climber*> order;
   for (Climber& climber : climbers) order.push_back(&climber);
-  std::stable_sort(order.begin(), order.end(),
-                   [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
-  ClimbShare share(order, tries, pool_.threads());
+  // The dearest first, so that no thread begins a long climb when the others are done.
+  if (candidates == 0)
+    std::stable_sort(order.begin(), order.end(),
+                     [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
+  ClimbShare share(order, candidates, round.tries, pool_.threads());
   pool_.parallel_for(pool_.threads(), 1, [&](int64_t, int64_t, int worker) {
-    share.work([&](Climber& climber, int count, const std::atomic<uint32_t>& version, uint32_t wanted) {
-      climb(climber, count, worker, &version, wanted);
+    share.work([&](Climber& climber, const ClimbShare::Work& work) {
+      begin(climber, work.candidates, worker);
+      climb(climber, round, work.first, work.tries, worker, &work.version, work.wanted);
     });
   });
 }
@@ -118,13 +141,10 @@ std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typ
   scene_.typical = typical;
   std::vector<Climber> climbers(size_t(effort_.climbers));
   for (size_t i = 0; i < climbers.size(); ++i) climbers[i].stream = attempt << 16 | uint32_t(i);
-  const int candidates = candidates_of_climber(effort_);
-  pool_.parallel_for(int64_t(climbers.size()), 1, [&](int64_t first, int64_t last, int worker) {
-    for (int64_t i = first; i < last; ++i) begin(climbers[size_t(i)], candidates, worker);
-  });
+  int candidates = candidates_of_climber(effort_);
   for (const Round& round : rounds_) {
     climbers.resize(size_t(round.climbers));
-    climb_all(climbers, round.tries);
+    climb_all(climbers, std::exchange(candidates, 0), round);
     std::sort(climbers.begin(), climbers.end(), before);
   }
   scored_ += scored_by_search(effort_);
@@ -148,8 +168,7 @@ std::optional<Step> CpuSearcher::next() {
   canvas_.describe(scene);
   for (uint32_t attempt = 0; attempt < kAttempts; ++attempt) {
     auto found = search_.find(number_, attempt, sizes_.typical(scene));
-    if (!found || canvas_.exact_change(*found) >= 0) continue;
-    canvas_.draw(*found, pool_);
+    if (!found || !canvas_.draw_if_better(*found, pool_)) continue;
     sizes_.add(*found);
     ++number_;
     return Step{*found, canvas_.error()};

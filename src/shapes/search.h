@@ -14,6 +14,7 @@ namespace sinter::shapes {
 /// How hard one shape is searched for.
 struct Effort {
   int climbers = 0, candidates = 0, mutations = 0;
+  bool anneal = false;
 };
 /// The options', with the defaults where they say 0.
 Effort effort_of(const Options& options);
@@ -21,6 +22,7 @@ Effort effort_of(const Options& options);
 /// So many climbers try so many changes each.
 struct Round {
   int climbers = 0, tries = 0;
+  bool anneal = false;  ///< see allowed_loss()
 };
 /// The rounds of one shape: each keeps the best climbers of the one before.
 std::vector<Round> rounds_of(const Effort& effort);
@@ -42,9 +44,12 @@ class Search {
 
  private:
   void begin(Climber& climber, int candidates, int worker);
-  /// Gives up as soon as *version is another than wanted.
-  void climb(Climber& climber, int tries, int worker, const std::atomic<uint32_t>* version = nullptr, uint32_t wanted = 0);
-  void climb_all(std::vector<Climber>& climbers, int tries);
+  /// The tries of a round from the one numbered `first` on. Gives up as soon as *version is another than wanted.
+  void climb(Climber& climber, const Round& round, int first, int tries, int worker,
+             const std::atomic<uint32_t>* version = nullptr, uint32_t wanted = 0);
+  /// Climbers that have not begun take so many candidates first; 0: all have.
+  void climb_all(std::vector<Climber>& climbers, int candidates, const Round& round);
+  void share_climbs(std::vector<Climber>& climbers, int candidates, const Round& round);
 
   const Canvas& canvas_;
   Options options_;

@@ -1,6 +1,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "shapes/coverage.h"
 #include "shapes/moves.h"
 #include "shapes/scoring.h"
 #include "shapes/shape.h"
@@ -18,7 +19,17 @@ struct Climber {
   uint32_t step = 0;  ///< random numbers used
   int64_t change = 0;
   Shape shape;
+  uint32_t taken = 0;  ///< changes of the shape
+  /// In a round that anneals: the best shape so far; `shape` may be worse.
+  int64_t best_change = 0;
+  Shape best;
 };
+
+/// Annealing: how much worse than what it changes a shape may be, and is taken nevertheless. Over the tries of a round this falls
+/// from 1/128 of what the climber's best shape brings to nothing.
+constexpr int64_t allowed_loss(int64_t best_change, int tries, int tried) {
+  return best_change >= 0 ? 0 : floor_div(-best_change >> 7, tries) * (tries - tried);
+}
 
 /// Better ones first; no two have one stream.
 constexpr bool before(const Climber& a, const Climber& b) {
@@ -33,6 +44,7 @@ struct SearchState {
   uint32_t attempt = 0;  ///< at it
   int64_t found = 0, wanted = 0;
   int64_t searches = 0;  ///< attempts, counted over all shapes
+  int64_t measured = 0;  ///< what the best shape at hand would change
   uint64_t error = 0;
   RecentSizes sizes;
   Ended ended = Ended::no;
@@ -71,25 +83,47 @@ struct SearchJob {
   uint32_t* cell_rows = nullptr;  ///< [row][column]: the error of a cell's part of a row
   uint32_t* map = nullptr;        ///< Scene::map
   Climber* climbers[2] = {};      ///< of even and odd rounds
-  int32_t draw_warps = 0;         ///< of the launches that measure and draw
-  int64_t* partial = nullptr;     ///< parts of a change of the error, one for each warp that draws
   SearchState* state = nullptr;
   FoundShape* found = nullptr;         ///< host memory
   SearchProgress* progress = nullptr;  ///< host memory, kProgressRing of them
 };
 
 constexpr int kMostCells = 1024;
-constexpr int kMapThreads = 256;
+constexpr int kMapThreads = kMostCells;
 constexpr int kMostWarps = 32;
+static_assert(kMapThreads == 32 * 32);
 /// Warps of a block that measures or draws.
 constexpr int kDrawWarps = 8;
 
-/// The shared memory of a block that climbs.
-struct ClimbShared {
-  int64_t changes[2][kMostWarps];
-  uint32_t steps[kMostWarps];
-  int32_t chosen;
-  Shape shape;
+/// What tells climbers apart.
+struct RankedClimber {
+  int64_t change;
+  uint32_t stream;
+  constexpr bool before(int64_t of_change, uint32_t of_stream) const {
+    return change != of_change ? change < of_change : stream < of_stream;
+  }
 };
+constexpr int kRankedAtOnce = 256;
+
+/// Which pixels of a row the pieces of a stroke cover (StrokePiece::row()); a part of a block's shared memory.
+struct alignas(16) StrokeRow {
+  int32_t pieces[kCurveSegments];
+};
+constexpr int kClimbingStrokeRows = 64;
+
+/// The shared memory of a block that climbs; behind it lie kClimbingStrokeRows of StrokeRow for each warp.
+struct alignas(16) ClimbShared {
+  Shape shape;              ///< the climber's
+  Shape best;               ///< where the round anneals, the climber's best
+  Shape tried[kMostWarps];  ///< by each warp
+  int64_t changes[2][kMostWarps];
+  RankedClimber ranked[kRankedAtOnce];
+  int32_t chosen;
+};
+constexpr int64_t climbing_shared_bytes(int warps) {
+  return int64_t(sizeof(ClimbShared)) + int64_t(warps) * kClimbingStrokeRows * int64_t(sizeof(StrokeRow));
+}
+constexpr uint32_t kDrawingSharedBytes = kDrawWarps * sizeof(StrokeRow);
+constexpr uint32_t kCountingSharedBytes = 32 * sizeof(uint32_t);
 
 }  // namespace sinter::shapes

@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/sha256.h"
@@ -97,6 +99,35 @@ TEST_CASE("the change of the error from running sums is that of going through th
   CHECK(covered > 2500);
 }
 
+TEST_CASE("a shape that does not help leaves no trace, and one that helps is drawn as ever, with any number of threads") {
+  const Pixels target = test_pixels(150, 90);
+  for (int threads : {1, 4}) {
+    ThreadPool pool(threads);
+    Canvas canvas(target, {90, 120, 30}), plain = Canvas(target, {90, 120, 30});
+    int drawn = 0, refused = 0;
+    for (uint32_t i = 0; i < 400; ++i) {
+      Random random(12, 0, 0, i);
+      Shape s = wild_shape(random, Kind(i % kKinds), 150, 90);
+      s.alpha = uint8_t(random.between(1, 255));
+      for (auto& c : s.color) c = uint8_t(random.below(256));
+      Pixels with = canvas.pixels();
+      draw(with, s);
+      const bool helps = squared_error(with, target) < canvas.error();
+      CHECK(canvas.draw_if_better(s, pool) == helps);
+      if (helps) plain.draw(s, pool);
+      (helps ? drawn : refused) += 1;
+      CHECK(canvas.error() == plain.error());
+    }
+    CHECK(drawn > 20);
+    CHECK(refused > 20);
+    CHECK(canvas.pixels() == plain.pixels());
+    CHECK(std::memcmp(canvas.table(), plain.table(), sizeof(int32_t) * kSumLanes * 151 * 90) == 0);
+    Scene a, b;
+    canvas.describe(a), plain.describe(b);
+    CHECK(std::equal(a.map, a.map + a.cells, b.map, b.map + b.cells));
+  }
+}
+
 TEST_CASE("no other colour is better, and hardly any other alpha") {
   ThreadPool pool(1);
   Pixels target = noise(40, 40, 0, 100, 150);
@@ -166,6 +197,33 @@ TEST_CASE("threads and vector instructions change nothing") {
       CHECK(other.steps == one.steps);
       CHECK(other.candidates == one.candidates);
     }
+}
+
+TEST_CASE("annealing finds other shapes, no worse ones, and the same with any number of threads") {
+  Image image = test_image();
+  Options options = quick();
+  const Result plain = run(image, options);
+  options.anneal = true;
+  const Result annealed = run(image, options);
+  CHECK(annealed.steps != plain.steps);
+  CHECK(annealed.candidates == plain.candidates);
+  CHECK(score(annealed) < 1.03 * score(plain));
+  for (int threads : {2, 4}) {
+    options.threads = threads;
+    CHECK(run(image, options).steps == annealed.steps);
+  }
+  options.climbers = 1, options.threads = 1;  // one round, which begins and anneals
+  const Result one = run(image, options);
+  options.threads = 3;
+  CHECK(run(image, options).steps == one.steps);
+}
+
+TEST_CASE("a change may be worse by 1/128 of what the best shape brings, by less from try to try, by nothing without one") {
+  CHECK(allowed_loss(-128 * 1000, 10, 0) == 1000);
+  CHECK(allowed_loss(-128 * 1000, 10, 9) == 100);
+  CHECK(allowed_loss(0, 10, 0) == 0);
+  CHECK(allowed_loss(500, 10, 0) == 0);
+  CHECK(allowed_loss(-(int64_t(1) << 56), 100'000, 0) > 0);  // the largest there is
 }
 
 TEST_CASE("the search finds what it has always found") {

@@ -2,7 +2,7 @@
 // measured, drawn, and counted. All decisions are the device's, so that the host can queue many shapes ahead. What is computed
 // is what search.cpp and canvas.cpp compute, number for number.
 #include "backends/cuda/kernels/device.h"
-#include "shapes/coverage.h"
+#include "shapes/coverage_by_row.h"
 #include "shapes/search_job.h"
 
 namespace sinter::device {
@@ -40,26 +40,80 @@ SINTER_DEVICE_INLINE Scene scene_of(const SearchJob& job) {
   return scene;
 }
 
-/// Alpha, colour and change of a shape, found by a warp: its lanes share out the rows.
-__attribute__((noinline)) Paint paint_by_warp(const Shape& shape, const SearchJob& job) {
-  const auto* table = reinterpret_cast<const Words4*>(job.table);
-  int64_t sums[kSumLanes + 1] = {};
-  for_each_span(shape, {job.width, job.height, lane_of_warp(), kLanes}, [&](int row, int begin, int end) {
-    constexpr int kVectors = kSumLanes / 4;
-    const Words4* place = table + (int64_t(row) * (job.width + 1)) * kVectors;
-    SINTER_UNROLL
-    for (int half = 0; half < kVectors; ++half) {
-      const Words4 difference = place[end * kVectors + half] - place[begin * kVectors + half];
+/// Calls sink(row, begin, end) for the spans of a stroke. Each piece of its path has some lanes, which share that piece's rows
+/// and write what it covers of them; then the spans of a row are put together. kRows of 1: all lanes do that for the same rows,
+/// those of `rows`. Else each lane does it for other rows, kRows of them in turn, and all rows are taken.
+template <int kRows, class Sink>
+SINTER_DEVICE_INLINE void stroke_by_warp(const Shape& shape, const Rows& rows, StrokeRow* memory, Sink&& sink) {
+  const int count = stroke_pieces(shape), lane = lane_of_warp();
+  const int shift = count == 1 ? 5 : count == 2 ? 4 : count <= 4 ? 3 : 2, lanes_each = 1 << shift;
+  const int index = lane >> shift, part = lane & (lanes_each - 1);
+  StrokePiece piece;
+  if (index < count) piece = StrokePiece(stroke_point(shape, index), stroke_point(shape, index + 1), shape.width, rows.height);
+  const int top = warp_min(index < count ? piece.top : rows.height), bottom = -warp_min(index < count ? -piece.bottom : 0);
+  const int step = kRows == 1 ? rows.stride : kRows;
+  for (int base = top + (kRows == 1 ? rows.first : 0); base < bottom; base += step) {
+    const int used = least(kRows, bottom - base);
+    for (int row = lane; row < used; row += kLanes) {
       SINTER_UNROLL
-      for (int i = 0; i < 4; ++i) sums[4 * half + i] += int32_t(difference[i]);
+      for (int i = 0; i < kCurveSegments; ++i) memory[row].pieces[i] = StrokePiece::kNone;
     }
-    sums[kSumLanes] += end - begin;
-  });
-  warp_add(sums);
-  Sums all;
-  all.pixels = sums[kSumLanes];
+    warp_barrier();
+    const int last = least(piece.bottom - base, used);  // 0 or less where there is no piece
+    for (int row = most(piece.top - base, 0) + part; row < last; row += lanes_each)
+      memory[row].pieces[index] = piece.row(base + row, rows.width);
+    warp_barrier();
+    for (int row = kRows == 1 ? 0 : lane; row < used; row += kLanes) {
+      int32_t pieces[kCurveSegments];
+      SINTER_UNROLL
+      for (int i = 0; i < kCurveSegments; ++i) pieces[i] = memory[row].pieces[i];
+      united_spans(pieces, base + row, sink);
+    }
+    warp_barrier();
+  }
+}
+
+/// for_each_span() by a warp; kRows as for stroke_by_warp().
+template <int kRows, class Sink>
+SINTER_DEVICE_INLINE void spans_by_warp(const Shape& shape, const Rows& rows, StrokeRow* memory, Sink&& sink) {
+  if (is_stroke(shape.kind))
+    stroke_by_warp<kRows>(shape, rows, memory, sink);
+  else
+    spans_by_row(shape, rows, sink);
+}
+
+/// Alpha, colour and change of a shape, found by a warp: its lanes share out the rows.
+SINTER_DEVICE_INLINE Paint paint_by_warp(const Shape& shape, const SearchJob& job, StrokeRow* memory) {
+  const auto* table = reinterpret_cast<const Words4*>(job.table);
+  // Sums of c and d over 2048 x 2048 pixels fit into 32 bits; those of products go as 20 lower bits and the rest.
+  constexpr int kPlain = 2 * kChannels, kProducts = kSumLanes - kPlain, kLowBits = 20;
+  int32_t words[kPlain + 1 + 2 * kProducts] = {};
+  int64_t products[kProducts] = {};
+  spans_by_warp<kClimbingStrokeRows>(shape, {job.width, job.height, lane_of_warp(), kLanes}, memory,
+                                     [&](int row, int begin, int end) SINTER_INLINE_LAMBDA {
+                                       constexpr int kVectors = kSumLanes / 4;
+                                       const Words4* place = table + row * (job.width + 1) * kVectors;
+                                       const Words4 first = place[end * kVectors] - place[begin * kVectors];
+                                       const Words4 second = place[end * kVectors + 1] - place[begin * kVectors + 1];
+                                       SINTER_UNROLL
+                                       for (int i = 0; i < kPlain; ++i) words[i] += int32_t(i < 4 ? first[i & 3] : second[i & 3]);
+                                       SINTER_UNROLL
+                                       for (int i = 0; i < kProducts; ++i) products[i] += int32_t(second[kPlain - 4 + i]);
+                                       words[kPlain] += end - begin;
+                                     });
   SINTER_UNROLL
-  for (int i = 0; i < kSumLanes; ++i) all.lanes[i] = sums[i];
+  for (int i = 0; i < kProducts; ++i) {
+    words[kPlain + 1 + 2 * i] = int32_t(products[i] & ((1 << kLowBits) - 1));
+    words[kPlain + 2 + 2 * i] = int32_t(products[i] >> kLowBits);
+  }
+  warp_add(words);
+  Sums all;
+  all.pixels = words[kPlain];
+  SINTER_UNROLL
+  for (int i = 0; i < kPlain; ++i) all.lanes[i] = words[i];
+  SINTER_UNROLL
+  for (int i = 0; i < kProducts; ++i)
+    all.lanes[kPlain + i] = int64_t(words[kPlain + 1 + 2 * i]) + int64_t(words[kPlain + 2 + 2 * i]) * (1 << kLowBits);
   return best_paint(all, job.alpha_low, job.alpha_high);
 }
 
@@ -68,87 +122,109 @@ SINTER_DEVICE_INLINE void set_paint(Shape& shape, const Paint& paint) {
   for (int i = 0; i < kChannels; ++i) shape.color[i] = paint.color[i];
 }
 
-/// The best of a climber's share of random shapes.
-SINTER_DEVICE_INLINE Climber first_of_climber(const SearchJob& job, const Scene& scene, ClimbShared& shared) {
-  const int warp = warp_of_block(), warps = threads_x() / kLanes;
-  Climber climber;
-  climber.stream = job.state->attempt << 16 | uint32_t(block_x());
-  climber.step = uint32_t(job.candidates);
-  Shape best;
-  int64_t best_change = kWorst;
-  uint32_t best_step = ~uint32_t(0);
-  for (int i = warp; i < job.candidates; i += warps) {
-    Random random(job.seed, job.state->number, climber.stream, uint32_t(i));
-    Shape shape = random_shape(random, scene);
-    const Paint paint = paint_by_warp(shape, job);
-    if (i != warp && paint.change >= best_change) continue;
-    set_paint(shape, paint);
-    best = shape, best_change = paint.change, best_step = uint32_t(i);
-  }
-  if (lane_of_warp() == 0) shared.changes[0][warp] = best_change, shared.steps[warp] = best_step;
-  barrier();
-  int winner = 0;
-  for (int i = 1; i < warps; ++i) {
-    const int64_t change = shared.changes[0][i], other = shared.changes[0][winner];
-    if (change < other || (change == other && shared.steps[i] < shared.steps[winner])) winner = i;
-  }
-  climber.change = shared.changes[0][winner];
-  if (warp == winner && lane_of_warp() == 0) shared.shape = best;
-  barrier();
-  climber.shape = shared.shape;
-  return climber;
-}
-
-/// The climber of the round before with as many better ones as this block's number says.
-SINTER_DEVICE_INLINE Climber ranked_climber(const Climber* climbers, int count, ClimbShared& shared) {
-  for (int i = thread_x(); i < count; i += threads_x()) {
+/// Which climber of the round before has as many better ones as this block's number says.
+SINTER_DEVICE_INLINE int ranked_climber(const Climber* climbers, int count, ClimbShared& shared) {
+  for (int from = 0; from < count; from += threads_x()) {
+    const int own = from + thread_x();
+    const int64_t change = own < count ? climbers[own].change : kWorst;
+    const uint32_t stream = own < count ? climbers[own].stream : 0;
     int rank = 0;
-    for (int j = 0; j < count; ++j) rank += before(climbers[j], climbers[i]);
-    if (rank == block_x()) shared.chosen = i;
+    for (int others = 0; others < count; others += kRankedAtOnce) {
+      barrier();
+      const int here = least(kRankedAtOnce, count - others);
+      for (int i = thread_x(); i < here; i += threads_x())
+        shared.ranked[i] = {climbers[others + i].change, climbers[others + i].stream};
+      barrier();
+      for (int i = 0; i < here; ++i) rank += shared.ranked[i].before(change, stream);
+    }
+    if (own < count && rank == block_x()) shared.chosen = own;
   }
   barrier();
-  return climbers[shared.chosen];
+  return shared.chosen;
 }
 
-/// One change after the other would leave the device idle, so each warp tries one of the next changes as if those before it had
-/// failed; the first that helps is taken, and the ones after it count as never tried.
-SINTER_DEVICE_INLINE void climb(Climber& climber, int tries, const SearchJob& job, const Scene& scene, ClimbShared& shared) {
-  const int warp = warp_of_block(), warps = threads_x() / kLanes;
-  for (int tried = 0, turn = 1; tried < tries; turn ^= 1) {
-    const int batch = least(warps, tries - tried);
-    Shape shape = climber.shape;
-    if (warp < batch) {
-      Random random(job.seed, job.state->number, climber.stream, climber.step + uint32_t(warp));
-      mutate(shape, random, scene);
-      const Paint paint = paint_by_warp(shape, job);
-      set_paint(shape, paint);
-      if (lane_of_warp() == 0) shared.changes[turn][warp] = paint.change;
-    }
-    barrier();
-    int winner = 0;
-    while (winner < batch && shared.changes[turn][winner] >= climber.change) ++winner;
-    int used = batch;
-    if (winner < batch) {
-      climber.change = shared.changes[turn][winner];
-      if (warp == winner && lane_of_warp() == 0) shared.shape = shape;
-      barrier();
-      climber.shape = shared.shape;
-      used = winner + 1;
-    }
-    tried += used;
-    climber.step += uint32_t(used);
+/// Of a batch of random shapes the best, of a batch of changes the first that is better than `change`, or worse by less than this
+/// lane's `allowed`: the number of the warp that has it, or kMostWarps.
+SINTER_DEVICE_INLINE int winner_of(const int64_t* changes, int batch, int64_t change, int64_t allowed, bool beginning) {
+  const int lane = lane_of_warp();
+  const int64_t own = lane < batch ? changes[lane] : kWorst;
+  int64_t wanted = change + allowed;
+  if (beginning) {
+    for (int i = 0; i < batch; ++i) wanted = least(wanted, changes[i]);
+    if (wanted == change) return kMostWarps;
+    ++wanted;
   }
+  return warp_min(own < wanted ? lane : kMostWarps);
 }
 
-/// A round: block i goes on with the climber of rank i among `count` of the round before, or begins one (count 0).
-SINTER_DEVICE_KERNEL(shape_search__round, SearchJob job, int round, int count, int tries) {
+/// A random shape, in memory of its own: there are few, and making one takes much code.
+__attribute__((noinline)) Shape random_shape_of(uint64_t seed, uint32_t number, uint32_t stream, uint32_t step, Scene scene) {
+  Random random(seed, number, stream, step);
+  return random_shape(random, scene);
+}
+
+/// A round: block i goes on with the climber of rank i among `count` of the round before, or begins one (count 0). One change
+/// after the other would leave the device idle, so each warp tries one of the next changes as if those before it had failed; the
+/// first that helps is taken, and the ones after it count as never tried.
+SINTER_DEVICE_KERNEL(shape_search__round, SearchJob job, int round, int count, int tries, int annealing) {
   if (job.state->ended != Ended::no) return;
   auto& shared = *reinterpret_cast<ClimbShared*>(shared_memory());
-  const Scene scene = scene_of(job);
-  Climber climber =
-      count == 0 ? first_of_climber(job, scene, shared) : ranked_climber(job.climbers[(round + 1) & 1], count, shared);
-  climb(climber, tries, job, scene, shared);
-  if (thread_x() == 0) job.climbers[round & 1][block_x()] = climber;
+  const int warp = warp_of_block(), lane = lane_of_warp(), warps = threads_x() / kLanes;
+  StrokeRow* memory = reinterpret_cast<StrokeRow*>(shared_memory() + sizeof(ClimbShared)) + warp * kClimbingStrokeRows;
+  Scene scene;  // as far as changes need it
+  scene.width = job.width, scene.height = job.height;
+  const uint32_t number = job.state->number;
+  uint32_t stream = job.state->attempt << 16 | uint32_t(block_x()), step = 0;
+  int64_t change = kWorst;
+  int random_left = job.candidates;
+  if (count > 0) {
+    const Climber& climber = job.climbers[(round + 1) & 1][ranked_climber(job.climbers[(round + 1) & 1], count, shared)];
+    stream = climber.stream, step = climber.step, change = climber.change;
+    random_left = 0;
+    if (thread_x() == 0) shared.shape = shared.best = climber.shape;
+    barrier();
+  }
+  int64_t best_change = change;
+  const int all_tries = tries;
+  for (int turn = 0; random_left + tries > 0; turn ^= 1) {
+    const bool beginning = random_left > 0;
+    const int batch = least(warps, beginning ? random_left : tries);
+    Paint paint;
+    if (warp < batch) {
+      Shape shape;
+      if (beginning) {
+        shape = random_shape_of(job.seed, number, stream, step + uint32_t(warp), scene_of(job));
+      } else {
+        Random random(job.seed, number, stream, step + uint32_t(warp));
+        shape = shared.shape;
+        mutate(shape, random, scene);
+      }
+      if (lane == 0) shared.tried[warp] = shape;  // not to be kept in registers
+      paint = paint_by_warp(shape, job, memory);
+      if (lane == 0) shared.changes[turn][warp] = paint.change;
+    }
+    barrier();
+    const int64_t allowed = annealing != 0 && !beginning ? allowed_loss(best_change, all_tries, all_tries - tries + lane) : 0;
+    const int winner = winner_of(shared.changes[turn], batch, change, allowed, beginning);
+    int used = batch;
+    if (winner < batch) {
+      change = shared.changes[turn][winner];
+      if (warp == winner && lane == 0) {
+        shared.shape = shared.tried[warp];
+        set_paint(shared.shape, paint);
+        if (change < best_change) shared.best = shared.shape;
+      }
+      best_change = least(best_change, change);
+      barrier();
+      if (!beginning) used = winner + 1;
+    }
+    (beginning ? random_left : tries) -= used;
+    step += uint32_t(used);
+  }
+  if (thread_x() == 0) {
+    Climber& climber = job.climbers[round & 1][block_x()];
+    climber.stream = stream, climber.step = step, climber.change = best_change, climber.shape = shared.best;
+  }
 }
 
 SINTER_DEVICE_INLINE const Climber& best_of(const Climber* climbers, int count) {
@@ -163,9 +239,11 @@ SINTER_DEVICE_INLINE Rows rows_of_warp(const SearchJob& job) {
   return {job.width, job.height, block_x() * warps + warp_of_block(), blocks_x() * warps};
 }
 
+SINTER_DEVICE_INLINE StrokeRow* stroke_row_of_warp() { return reinterpret_cast<StrokeRow*>(shared_memory()) + warp_of_block(); }
+
 SINTER_DEVICE_INLINE int32_t squared(int32_t value) { return value * value; }
 
-/// What drawing the best climber's shape would change, with real rounding; each warp writes what its rows contribute.
+/// What drawing the best climber's shape would change, with real rounding.
 SINTER_DEVICE_KERNEL(shape_search__measure, SearchJob job, int round, int count) {
   if (job.state->ended != Ended::no) return;
   const Climber& best = best_of(job.climbers[round & 1], count);
@@ -173,7 +251,7 @@ SINTER_DEVICE_KERNEL(shape_search__measure, SearchJob job, int round, int count)
   const Rows rows = rows_of_warp(job);
   int64_t change[1] = {};
   if (best.change < 0)
-    for_each_span(shape, rows, [&](int row, int begin, int end) {
+    spans_by_warp<1>(shape, rows, stroke_row_of_warp(), [&](int row, int begin, int end) SINTER_INLINE_LAMBDA {
       for (int x = begin + lane_of_warp(); x < end; x += kLanes) {
         const int64_t at = (int64_t(row) * job.width + x) * kChannels;
         SINTER_UNROLL
@@ -184,61 +262,59 @@ SINTER_DEVICE_KERNEL(shape_search__measure, SearchJob job, int round, int count)
       }
     });
   warp_add(change);
-  if (lane_of_warp() == 0) job.partial[rows.first] = change[0];
+  if (lane_of_warp() == 0 && change[0] != 0) add_to(&job.state->measured, change[0]);
 }
 
-/// The sum of what shape_search__measure wrote, for every lane. 0: the shape is not drawn.
-SINTER_DEVICE_INLINE int64_t measured_change(const SearchJob& job, const Climber& best) {
-  if (best.change >= 0) return 0;
-  int64_t sum[1] = {};
-  for (int i = lane_of_warp(); i < job.draw_warps; i += kLanes) sum[0] += job.partial[i];
-  warp_add(sum);
-  return sum[0] < 0 ? sum[0] : 0;
-}
+/// What shape_search__measure found. 0: the shape is not drawn.
+SINTER_DEVICE_INLINE int64_t measured_change(const SearchJob& job) { return least(job.state->measured, int64_t(0)); }
 
-/// What a pixel adds to one of the running sums (see Sums).
-SINTER_DEVICE_INLINE int32_t pixel_value(const uint8_t* target, const uint8_t* canvas, int sum) {
-  int32_t products = 0, squares = 0, of_channel[2 * kChannels];
+/// Adds a pixel to running sums (see Sums), which may wrap around.
+SINTER_DEVICE_INLINE void add_pixel(uint32_t (&sums)[kSumLanes], const uint8_t* target, const uint8_t* canvas) {
   SINTER_UNROLL
   for (int i = 0; i < kChannels; ++i) {
     const int32_t c = canvas[i], d = target[i] - c;
-    of_channel[i] = d, of_channel[kChannels + i] = c;
-    products += c * d;
-    squares += c * c;
+    sums[i] += uint32_t(d), sums[kChannels + i] += uint32_t(c);
+    sums[2 * kChannels] += uint32_t(c * d), sums[2 * kChannels + 1] += uint32_t(c * c);
   }
-  int32_t value = sum == 2 * kChannels ? products : squares;
-  SINTER_UNROLL
-  for (int i = 0; i < 2 * kChannels; ++i) value = sum == i ? of_channel[i] : value;
-  return value;
 }
 
-/// Brings a row's sums and errors up to date from pixel `first` on. 8 lanes take the 8 sums over a quarter of the pixels each.
+/// Brings a row's sums and errors up to date from pixel `first` on: each lane takes as many pixels, once to sum them up and once,
+/// when it knows what the lanes before it have, to write the running sums.
 SINTER_DEVICE_INLINE void rebuild_row(const SearchJob& job, int row, int first) {
   const int begin = first / job.cell * job.cell, lane = lane_of_warp();
-  const int sum = lane % kSumLanes, quarter = lane / kSumLanes;
-  constexpr int kQuarters = kLanes / kSumLanes;
-  const int length = divide_up(job.width - begin, kQuarters);
-  const int from = least(begin + quarter * length, job.width), to = least(from + length, job.width);
+  const int length = divide_up(job.width - begin, kLanes);
+  const int from = least(begin + lane * length, job.width), to = least(from + length, job.width);
   const uint8_t* target = job.target + int64_t(row) * job.width * kChannels;
   const uint8_t* canvas = job.canvas + int64_t(row) * job.width * kChannels;
-  int32_t* table = job.table + int64_t(row) * (job.width + 1) * kSumLanes + sum;
+  int32_t* table = job.table + int64_t(row) * (job.width + 1) * kSumLanes;
 
   warp_barrier();  // other lanes drew some of the pixels
-  if (begin == 0 && quarter == 0) table[0] = 0;
-  uint32_t total = 0;
-  for (int x = from; x < to; ++x) total += uint32_t(pixel_value(target + x * kChannels, canvas + x * kChannels, sum));
-  const uint32_t neighbour = shuffle_xor(total, kSumLanes);
-  const uint32_t other_half = shuffle_xor(total + neighbour, 2 * kSumLanes);
-  uint32_t running = (quarter & 1 ? neighbour : 0) + (quarter & 2 ? other_half : 0);
-  if (begin > 0) running += uint32_t(table[int64_t(begin) * kSumLanes]);
+  uint32_t group[kSumLanes] = {}, running[kSumLanes] = {};
+  for (int x = from; x < to; ++x) add_pixel(group, target + x * kChannels, canvas + x * kChannels);
+  SINTER_UNROLL
+  for (int i = 0; i < kSumLanes; ++i) {
+    if (begin > 0) running[i] = uint32_t(table[begin * kSumLanes + i]);
+    SINTER_UNROLL
+    for (int lanes = 1; lanes < kLanes; lanes *= 2) {
+      const uint32_t others = shuffle_xor(group[i], lanes);
+      running[i] += lane & lanes ? others : 0;
+      group[i] += others;
+    }
+  }
+  if (begin == 0 && lane < kSumLanes) table[lane] = 0;
   for (int x = from; x < to; ++x) {
-    running += uint32_t(pixel_value(target + x * kChannels, canvas + x * kChannels, sum));
-    table[int64_t(x + 1) * kSumLanes] = int32_t(running);
+    add_pixel(running, target + x * kChannels, canvas + x * kChannels);
+    auto* place = reinterpret_cast<Words4*>(table + (x + 1) * kSumLanes);
+    place[0] = Words4{running[0], running[1], running[2], running[3]};
+    place[1] = Words4{running[4], running[5], running[6], running[7]};
   }
   for (int column = begin / job.cell + lane; column < job.columns; column += kLanes) {
     uint32_t error = 0;
-    const int last = least((column + 1) * job.cell, job.width) * kChannels;
-    for (int i = column * job.cell * kChannels; i < last; ++i) error += uint32_t(squared(target[i] - canvas[i]));
+    const int end = least((column + 1) * job.cell, job.width);
+    for (int x = column * job.cell; x < end; ++x) {
+      SINTER_UNROLL
+      for (int i = 0; i < kChannels; ++i) error += uint32_t(squared(target[x * kChannels + i] - canvas[x * kChannels + i]));
+    }
     job.cell_rows[int64_t(row) * job.columns + column] = error;
   }
 }
@@ -253,68 +329,73 @@ SINTER_DEVICE_KERNEL(shape_search__rebuild, SearchJob job) {
 SINTER_DEVICE_KERNEL(shape_search__draw, SearchJob job, int round, int count) {
   if (job.state->ended != Ended::no) return;
   const Climber& best = best_of(job.climbers[round & 1], count);
-  if (measured_change(job, best) == 0) return;
+  if (measured_change(job) == 0) return;
   const Shape shape = best.shape;
-  int drawn = -1, first = 0;  // the row at hand, and its first pixel
-  for_each_span(shape, rows_of_warp(job), [&](int row, int begin, int end) {
-    if (row != drawn) {
-      if (drawn >= 0) rebuild_row(job, drawn, first);
-      drawn = row, first = begin;
-    }
-    for (int x = begin + lane_of_warp(); x < end; x += kLanes) {
-      uint8_t* pixel = job.canvas + (int64_t(row) * job.width + x) * kChannels;
-      SINTER_UNROLL
-      for (int i = 0; i < kChannels; ++i) pixel[i] = blended(pixel[i], shape.color[i], shape.alpha);
-    }
-  });
-  if (drawn >= 0) rebuild_row(job, drawn, first);
+  const Rows rows = rows_of_warp(job);
+  for (int first = rows.first; first < job.height; first += rows.stride) {
+    int drawn = -1, from = 0;  // the row, and its first pixel
+    const int no_other = job.height;
+    spans_by_warp<1>(shape, {job.width, job.height, first, no_other}, stroke_row_of_warp(),
+                     [&](int row, int begin, int end) SINTER_INLINE_LAMBDA {
+                       if (drawn < 0) drawn = row, from = begin;
+                       for (int x = begin + lane_of_warp(); x < end; x += kLanes) {
+                         uint8_t* pixel = job.canvas + (int64_t(row) * job.width + x) * kChannels;
+                         SINTER_UNROLL
+                         for (int i = 0; i < kChannels; ++i) pixel[i] = blended(pixel[i], shape.color[i], shape.alpha);
+                       }
+                     });
+    if (drawn >= 0) rebuild_row(job, drawn, from);
+  }
 }
 
-/// The running sums of the cells' errors, by a block of kMapThreads threads with some cells each.
+/// Sums over the lanes up to this one.
+SINTER_DEVICE_INLINE uint32_t running_sum(uint32_t value) {
+  uint32_t group = value;
+  SINTER_UNROLL
+  for (int lanes = 1; lanes < kLanes; lanes *= 2) {
+    const uint32_t others = shuffle_xor(group, lanes);
+    value += lane_of_warp() & lanes ? others : 0;
+    group += others;
+  }
+  return value;
+}
+
+/// The running sums of the cells' errors, by a block with a thread for each cell.
 SINTER_DEVICE_INLINE void rebuild_map(const SearchJob& job, uint64_t error) {
   auto* sums = reinterpret_cast<uint32_t*>(shared_memory());
-  constexpr int kEach = kMostCells / kMapThreads;
   int shift = 0;
   while ((error >> shift) >= (uint64_t(1) << 31)) ++shift;
-  const int thread = thread_x();
-  uint32_t values[kEach], total = 0;
-  SINTER_UNROLL
-  for (int i = 0; i < kEach; ++i) {
-    const int cell = thread * kEach + i, line = cell / job.columns, column = cell % job.columns;
-    uint64_t cell_error = 0;
-    if (cell < job.cells)
-      for (int row = line * job.cell; row < least((line + 1) * job.cell, job.height); ++row)
-        cell_error += job.cell_rows[int64_t(row) * job.columns + column];
-    values[i] = uint32_t(cell_error >> shift) + 1;  // never 0: every cell may be drawn
-    total += values[i];
+  const int cell = thread_x(), line = cell / job.columns, column = cell % job.columns;
+  uint64_t cell_error = 0;
+  if (cell < job.cells) {
+    const int first = line * job.cell, last = least(first + job.cell, job.height);
+    for (int row = first; row < last; ++row) cell_error += job.cell_rows[int64_t(row) * job.columns + column];
   }
-  uint32_t sum = total;
-  for (int distance = 1; distance < kMapThreads; distance *= 2) {
-    sums[thread] = sum;
-    barrier();
-    if (thread >= distance) sum += sums[thread - distance];
-    barrier();
-  }
-  sum -= total;
-  SINTER_UNROLL
-  for (int i = 0; i < kEach; ++i) {
-    sum += values[i];
-    if (thread * kEach + i < job.cells) job.map[thread * kEach + i] = sum;
-  }
+  uint32_t sum = running_sum(uint32_t(cell_error >> shift) + 1);  // never 0: every cell may be drawn
+  if (lane_of_warp() == kLanes - 1) sums[warp_of_block()] = sum;
+  barrier();
+  if (warp_of_block() == 0) sums[lane_of_warp()] = running_sum(sums[lane_of_warp()]);
+  barrier();
+  if (warp_of_block() > 0) sum += sums[warp_of_block() - 1];
+  if (cell < job.cells) job.map[cell] = sum;
 }
 
 /// Counts the shape and tells the host. count 0: only prepares the first search.
 SINTER_DEVICE_KERNEL(shape_search__count, SearchJob job, int round, int count) {
   SearchState& state = *job.state;
   if (state.ended != Ended::no) return;
-  if (count == 0) return rebuild_map(job, state.error);
+  if (count == 0) {
+    rebuild_map(job, state.error);
+    return;
+  }
   const Climber& best = best_of(job.climbers[round & 1], count);
-  const int64_t change = measured_change(job, best);
+  const int64_t change = measured_change(job);
   const uint64_t error = state.error + uint64_t(change);
   if (change != 0) rebuild_map(job, error);
   barrier();  // all have read the state
   if (thread_x() != 0) return;
   ++state.searches;
+  state.measured = 0;
   if (change != 0) {
     job.found[state.found] = {best.shape, error, state.searches};
     state.error = error;

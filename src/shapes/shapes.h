@@ -46,6 +46,7 @@ struct Options {
   int candidates = 0;           ///< random shapes scored for each shape, 1..1,000,000; 0: the default effort
   int climbers = 0;             ///< best candidates that climb side by side, 1..4,096; 0: the default effort
   int mutations = 0;            ///< changes tried by each climber of the last round, 1..100,000; 0: the default effort
+  bool anneal = false;          ///< climbers also take some changes for the worse (docs/shapes.md)
   int compute_size = 256;       ///< longer side of the compute picture, 64..2048; smaller pictures are not enlarged
   bool fill_auto = true;        ///< start from the mean colour, else from `fill`
   Color fill{};                 ///< also what transparent pictures lie on

@@ -1,19 +1,59 @@
-// A libcuda.so.1 for tests without a GPU: two devices, memory on the host, kernels that do nothing. It fails as it is told to:
-// FAKE_CUDA_FAIL="cuMemAlloc_v2=2,cuLaunchKernel=700" makes these calls return these results.
+// A libcuda.so.1 for tests without a GPU: two devices, memory on the host, kernels that do nothing. The environment tells it how
+// to fail:
+//   FAKE_CUDA_FAIL="cuMemAlloc_v2=2,cuLaunchKernel=700@5"  these calls return these results, the latter from the fifth call on
+//                                                          (@5-6: only the fifth and sixth call);
+//                                                          after a result that loses the device every call returns that
+//   FAKE_CUDA_MEMORY=BYTES                                 of each device; what is taken counts
+//   FAKE_CUDA_OTHERS=BYTES@CALL                            others take so much, from the CALL-th call of cuMemAlloc_v2 on
+//   FAKE_CUDA_VERSION=11080                                what cuDriverGetVersion says
+//   FAKE_CUDA_DELAY=MILLISECONDS                           that cuStreamSynchronize takes
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <string>
+#include <thread>
 
 namespace {
 
 using Result = int;
 
+std::mutex mutex;
+int lost = 0;  // the result that lost the device
+std::map<std::string, int> calls;
+std::map<uint64_t, size_t> taken;
+
+std::string variable(const char* name) {
+  const char* text = std::getenv(name);
+  return text ? text : "";
+}
+
+size_t number(const char* name, size_t usual) {
+  const std::string text = variable(name);
+  return text.empty() ? usual : size_t(std::strtoull(text.c_str(), nullptr, 10));
+}
+
+bool loses_the_device(Result result) {
+  return result == 214 || result == 700 || result == 710 || (result >= 714 && result <= 719) || result == 999;
+}
+
 Result told(const char* symbol) {
-  const char* list = std::getenv("FAKE_CUDA_FAIL");
-  const std::string text = "," + std::string(list ? list : "") + ",", entry = "," + std::string(symbol) + "=";
+  std::lock_guard lock(mutex);
+  const int call = ++calls[symbol];
+  if (lost) return lost;
+  const std::string text = "," + variable("FAKE_CUDA_FAIL") + ",", entry = "," + std::string(symbol) + "=";
   const size_t at = text.find(entry);
-  return at == text.npos ? 0 : std::atoi(text.c_str() + at + entry.size());
+  if (at == text.npos) return 0;
+  char* end = nullptr;
+  const int result = int(std::strtol(text.c_str() + at + entry.size(), &end, 10));
+  if (*end == '@') {
+    if (call < std::strtol(end + 1, &end, 10)) return 0;
+    if (*end == '-' && call > std::atoi(end + 1)) return 0;
+  }
+  if (loses_the_device(result)) lost = result;
+  return result;
 }
 
 struct FakeDevice {
@@ -46,6 +86,19 @@ int attribute(int which, const FakeDevice& d) {
 
 char something;  // what handles point to
 
+std::map<uint64_t, void*> blocks;
+
+size_t free_bytes() {
+  std::lock_guard lock(mutex);
+  size_t used = 0;
+  for (auto& [address, bytes] : taken) used += bytes;
+  const std::string others = variable("FAKE_CUDA_OTHERS");
+  if (const size_t at = others.find('@'); at != others.npos && calls["cuMemAlloc_v2"] >= std::atoi(others.c_str() + at + 1))
+    used += size_t(std::strtoull(others.c_str(), nullptr, 10));
+  const size_t total = number("FAKE_CUDA_MEMORY", kDevices[1].bytes);
+  return total > used ? total - used : 0;
+}
+
 }  // namespace
 
 extern "C" {
@@ -59,7 +112,7 @@ extern "C" {
 
 Result cuInit(unsigned) { return told("cuInit"); }
 Result cuDriverGetVersion(int* version) {
-  *version = 11040;
+  *version = int(number("FAKE_CUDA_VERSION", 11080));
   return 0;
 }
 Result cuGetErrorName(Result result, const char** name) {
@@ -98,7 +151,7 @@ Result cuDevicePrimaryCtxRetain(void** context, int) {
   *context = &something;
   return told("cuDevicePrimaryCtxRetain");
 }
-Result cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+Result cuDevicePrimaryCtxRelease_v2(int) { return told("cuDevicePrimaryCtxRelease_v2"); }
 Result cuCtxGetCurrent(void** context) {
   *context = &something;
   return 0;
@@ -106,28 +159,39 @@ Result cuCtxGetCurrent(void** context) {
 Result cuCtxSetCurrent(void*) { return 0; }
 Result cuCtxSynchronize() { return told("cuCtxSynchronize"); }
 Result cuMemGetInfo_v2(size_t* free, size_t* total) {
-  *free = 12345;
-  *total = 99999;
-  return 0;
+  *total = number("FAKE_CUDA_MEMORY", kDevices[1].bytes);
+  *free = free_bytes();
+  return told("cuMemGetInfo_v2");
 }
 Result cuMemAlloc_v2(uint64_t* address, size_t bytes) {
-  *address = uint64_t(uintptr_t(std::aligned_alloc(256, (bytes + 255) / 256 * 256)));
-  return told("cuMemAlloc_v2");
-}
-Result cuMemFree_v2(uint64_t address) {
-  std::free(reinterpret_cast<void*>(uintptr_t(address)));
+  if (Result result = told("cuMemAlloc_v2")) return result;
+  if (bytes > free_bytes()) return 2;
+  // Zeros, so that networks whose kernels do nothing give numbers; pages that nobody touches cost nothing.
+  void* memory = std::calloc(1, bytes + 256);
+  *address = (uint64_t(uintptr_t(memory)) + 255) / 256 * 256;
+  std::lock_guard lock(mutex);
+  taken[*address] = bytes;
+  blocks[*address] = memory;
   return 0;
 }
+Result cuMemFree_v2(uint64_t address) {
+  std::lock_guard lock(mutex);
+  std::free(blocks[address]);
+  blocks.erase(address);
+  taken.erase(address);
+  return lost;
+}
 Result cuMemHostAlloc(void** address, size_t bytes, unsigned) {
-  *address = std::malloc(bytes);
-  return told("cuMemHostAlloc");
+  if (Result result = told("cuMemHostAlloc")) return result;
+  *address = std::calloc(1, bytes);
+  return 0;
 }
 Result cuMemFreeHost(void* address) {
   std::free(address);
   return 0;
 }
 Result cuMemHostRegister_v2(void*, size_t, unsigned) { return told("cuMemHostRegister_v2"); }
-Result cuMemHostUnregister(void*) { return 0; }
+Result cuMemHostUnregister(void*) { return told("cuMemHostUnregister"); }
 Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) {
   std::memcpy(reinterpret_cast<void*>(uintptr_t(to)), from, bytes);
   return told("cuMemcpyHtoDAsync_v2");
@@ -136,83 +200,85 @@ Result cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
   std::memcpy(to, reinterpret_cast<const void*>(uintptr_t(from)), bytes);
   return told("cuMemcpyDtoHAsync_v2");
 }
-Result cuMemcpyDtoDAsync_v2(uint64_t, uint64_t, size_t, void*) { return 0; }
-Result cuMemsetD8Async(uint64_t, unsigned char, size_t, void*) { return 0; }
-Result cuMemsetD32Async(uint64_t, unsigned, size_t, void*) { return 0; }
+Result cuMemcpyDtoDAsync_v2(uint64_t, uint64_t, size_t, void*) { return told("cuMemcpyDtoDAsync_v2"); }
+Result cuMemsetD8Async(uint64_t, unsigned char, size_t, void*) { return told("cuMemsetD8Async"); }
+Result cuMemsetD32Async(uint64_t, unsigned, size_t, void*) { return told("cuMemsetD32Async"); }
 Result cuStreamCreate(void** stream, unsigned) {
   *stream = &something;
-  return 0;
+  return told("cuStreamCreate");
 }
-Result cuStreamDestroy_v2(void*) { return 0; }
-Result cuStreamSynchronize(void*) { return told("cuStreamSynchronize"); }
+Result cuStreamDestroy_v2(void*) { return told("cuStreamDestroy_v2"); }
+Result cuStreamSynchronize(void*) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(number("FAKE_CUDA_DELAY", 0)));
+  return told("cuStreamSynchronize");
+}
 Result cuStreamQuery(void*) { return told("cuStreamQuery"); }
-Result cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
-Result cuStreamBeginCapture_v2(void*, int) { return 0; }
+Result cuStreamWaitEvent(void*, void*, unsigned) { return told("cuStreamWaitEvent"); }
+Result cuStreamBeginCapture_v2(void*, int) { return told("cuStreamBeginCapture_v2"); }
 Result cuStreamEndCapture(void*, void** graph) {
   *graph = &something;
   return told("cuStreamEndCapture");
 }
 Result cuEventCreate(void** event, unsigned) {
   *event = &something;
-  return 0;
+  return told("cuEventCreate");
 }
-Result cuEventDestroy_v2(void*) { return 0; }
-Result cuEventRecord(void*, void*) { return 0; }
+Result cuEventDestroy_v2(void*) { return told("cuEventDestroy_v2"); }
+Result cuEventRecord(void*, void*) { return told("cuEventRecord"); }
 Result cuEventQuery(void*) { return told("cuEventQuery"); }
-Result cuEventSynchronize(void*) { return 0; }
+Result cuEventSynchronize(void*) { return told("cuEventSynchronize"); }
 Result cuEventElapsedTime(float* milliseconds, void*, void*) {
   *milliseconds = 1;
-  return 0;
+  return told("cuEventElapsedTime");
 }
 Result cuLinkCreate_v2(unsigned count, int* options, void** values, void** state) {
   constexpr int kErrorLog = 5;
   for (unsigned i = 0; i < count; ++i)
     if (options[i] == kErrorLog) std::strcpy(static_cast<char*>(values[i]), "made-up log, line 7\n");
   *state = &something;
-  return 0;
+  return told("cuLinkCreate_v2");
 }
 Result cuLinkAddData_v2(void*, int, void*, size_t, const char*, unsigned, int*, void**) { return told("cuLinkAddData_v2"); }
 Result cuLinkComplete(void*, void** cubin, size_t* bytes) {
-  static char image[] =
-      "\x7f"
-      "ELF made up";
+  static unsigned char image[64] = {0x7f, 'E', 'L', 'F', 2, 1, 1};
+  image[18] = 190;  // the machine
   *cubin = image;
   *bytes = sizeof image;
   return told("cuLinkComplete");
 }
-Result cuLinkDestroy(void*) { return 0; }
+Result cuLinkDestroy(void*) { return told("cuLinkDestroy"); }
 Result cuModuleLoadData(void** module, const void*) {
   *module = &something;
   return told("cuModuleLoadData");
 }
-Result cuModuleUnload(void*) { return 0; }
+Result cuModuleUnload(void*) { return told("cuModuleUnload"); }
 Result cuModuleGetFunction(void** function, void*, const char*) {
   *function = &something;
   return told("cuModuleGetFunction");
 }
 Result cuFuncGetAttribute(int* value, int, void*) {
   *value = 0;
-  return 0;
+  return told("cuFuncGetAttribute");
 }
-Result cuFuncSetAttribute(void*, int, int) { return 0; }
+Result cuFuncSetAttribute(void*, int, int) { return told("cuFuncSetAttribute"); }
 Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int, size_t) {
   *blocks = 1;
-  return 0;
+  return told("cuOccupancyMaxActiveBlocksPerMultiprocessor");
 }
 Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**) {
   return told("cuLaunchKernel");
 }
 Result cuGraphGetNodes(void*, void**, size_t* count) {
   *count = 3;
-  return 0;
+  return told("cuGraphGetNodes");
 }
 Result cuGraphInstantiateWithFlags(void** executable, void*, unsigned long long) {
   *executable = &something;
   return told("cuGraphInstantiateWithFlags");
 }
-Result cuGraphUpload(void*, void*) { return 0; }
+Result cuGraphUpload(void*, void*) { return told("cuGraphUpload"); }
 Result cuGraphLaunch(void*, void*) { return told("cuGraphLaunch"); }
-Result cuGraphDestroy(void*) { return 0; }
-Result cuGraphExecDestroy(void*) { return 0; }
+Result cuGraphDestroy(void*) { return told("cuGraphDestroy"); }
+Result cuGraphExecDestroy(void*) { return told("cuGraphExecDestroy"); }
 
 }  // extern "C"

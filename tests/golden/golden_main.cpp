@@ -24,7 +24,11 @@ struct Run {
   std::string directory;
   Session& session;
   GraphRunner runner;
+  const Arithmetic& arithmetic;
   GoldenReport& report;
+  int64_t fp8_keys = 0;
+
+  Forward forward() const { return {runner, session_runner(session, arithmetic.fp8_width(), fp8_keys), arithmetic}; }
 };
 
 struct FileCheck {
@@ -39,9 +43,9 @@ const std::vector<FileCheck>& file_checks() {
       {"sigmas.safetensors", [](Run& r) { check_sigmas(r.directory, r.report); }},
       {"samplers.safetensors", [](Run& r) { check_samplers(r.directory, r.report); }},
       {"lora_patched.safetensors", [](Run& r) { check_lora(r.directory, r.runner, r.report); }},
-      {"sd15_forward.safetensors", [](Run& r) { check_sd15_forward(r.directory, r.report, r.runner); }},
-      {"sdxl_forward.safetensors", [](Run& r) { check_sdxl_forward(r.directory, r.report, r.runner); }},
-      {"flux_forward.safetensors", [](Run& r) { check_flux_forward(r.directory, r.report, r.runner); }},
+      {"sd15_forward.safetensors", [](Run& r) { check_sd15_forward(r.directory, r.report, r.forward()); }},
+      {"sdxl_forward.safetensors", [](Run& r) { check_sdxl_forward(r.directory, r.report, r.forward()); }},
+      {"flux_forward.safetensors", [](Run& r) { check_flux_forward(r.directory, r.report, r.forward()); }},
       {"conditioning.safetensors", [](Run& r) { check_conditioning(r.directory, r.session, r.report); }},
       {"e2e_sd15.safetensors", [](Run& r) { check_end_to_end(r.directory, "sd15", r.session, r.report); }},
       {"e2e_sdxl.safetensors", [](Run& r) { check_end_to_end(r.directory, "sdxl", r.session, r.report); }},
@@ -127,8 +131,10 @@ struct Result {
   Directory directory;
 };
 
-/// Runs the files whose names contain `only`, and prints each file's cases when it is done.
-Result run_all(const std::string& directory, const std::string& only, Session& session, bool print) {
+/// Runs the files whose names contain `only`, and prints each file's cases when it is done. In other arithmetic than f32: those
+/// with the outputs of single networks, since a whole run's errors depend on its sampler more than on it.
+Result run_all(const std::string& directory, const std::string& only, const Arithmetic& arithmetic, int64_t fp8_keys,
+               Session& session, bool print) {
   Result result;
   result.directory = look_at(directory);
   auto take = [&](GoldenReport report, const std::string& prefix) {
@@ -140,14 +146,15 @@ Result run_all(const std::string& directory, const std::string& only, Session& s
     std::fflush(stdout);
   };
   for (const FileCheck& check : file_checks()) {
+    if (!arithmetic.is_f32() && check.file.find("_forward") == std::string::npos) continue;
     if (check.file.find(only) == std::string::npos || !fs::exists(fs::path(directory) / check.file)) continue;
     GoldenReport report;
-    Run run{directory, session, session_runner(session), report};
+    Run run{directory, session, session_runner(session), arithmetic, report, fp8_keys};
     guarded("all", report, [&] { check.run(run); });
     if (report.cases.empty()) report.fail("all", "the file has no case");
     take(std::move(report), stem(check.file));
   }
-  if (!only.empty()) return result;
+  if (!only.empty() || !arithmetic.is_f32()) return result;
   GoldenReport rest;
   for (const std::string& file : result.directory.unknown) rest.fail(file, "unknown file");
   for (const std::string& file : result.directory.missing) rest.fail(file, "listed in manifest.json, and not there");
@@ -165,12 +172,16 @@ json to_json(const Result& result) {
 
 int run(int argc, char** argv) {
   CLI::App app("Compares what we compute with what the reference software computed.", "golden");
-  std::string directory, backend = "native", device = "cpu", only;
+  std::string directory, backend = "native", device = "cpu", only, dtype = "f32", attention_dtype = "auto";
   bool as_json = false;
   int threads = 0;
   app.add_option("DIR", directory, "directory laid out like shared/golden")->required();
   app.add_option("--backend", backend, "native, eager or reference")->capture_default_str();
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--dtype", dtype, "f32; or the networks' outputs in bf16, f16 or fp8 (GPU), each at its stated limits")
+      ->capture_default_str();
+  app.add_option("--attention-dtype", attention_dtype, "auto; or fp8 with --dtype fp8, at the same limits")
+      ->check(CLI::IsMember({"auto", "fp8"}));
   app.add_option("--only", only, "only files whose names contain this");
   app.add_option("--threads", threads, "0: one a core");
   app.add_flag("--json", as_json, "print one JSON object");
@@ -179,11 +190,17 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
+  const Arithmetic arithmetic(dtype);
+  const DeviceChoice chosen = choose_device(device);
+  if (arithmetic.fp8_width() > 0 && chosen.kind != DeviceChoice::Kind::Cuda)
+    fail(Code::InvalidArgument, "--dtype fp8 needs --device cuda: the CPU has no such products");
+  const bool fp8_attention = attention_dtype == "fp8";
+  if (fp8_attention && arithmetic.fp8_width() == 0)
+    fail(Code::InvalidArgument, "--attention-dtype fp8 has limits with --dtype fp8 only, not with {}", dtype);
   auto start = std::chrono::steady_clock::now();
   // Programs from earlier runs would hide what has changed since.
-  Session session({.backend = parse_backend(backend), .threads = threads, .device = choose_device(device)},
-                  {.memory_only = true});
-  Result result = run_all(directory, only, session, !as_json);
+  Session session({.backend = parse_backend(backend), .threads = threads, .device = chosen}, {.memory_only = true});
+  Result result = run_all(directory, only, arithmetic, fp8_attention ? 1 : 0, session, !as_json);
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   auto passed = std::count_if(result.cases.begin(), result.cases.end(), [](const GoldenCase& c) { return c.ok; });
@@ -193,6 +210,7 @@ int run(int argc, char** argv) {
   if (as_json) {
     json object = to_json(result);
     object.update({{"backend", backend},
+                   {"dtype", dtype},
                    {"directory", directory},
                    {"counts", {{"ok", passed}, {"failed", failed}, {"not_yet", not_yet}}},
                    {"seconds", seconds}});
@@ -200,7 +218,8 @@ int run(int argc, char** argv) {
   } else {
     for (auto& [file, count] : result.directory.not_yet)
       fmt::print("not yet  {}{}\n", file, count > 0 ? fmt::format(": {} cases", count) : "");
-    fmt::print("{} ok, {} failed, {} not yet, on {}, {}, in {:.1f} s\n", passed, failed, not_yet, backend, device, seconds);
+    fmt::print("{} ok, {} failed, {} not yet, on {}, {}, {}, in {:.1f} s\n", passed, failed, not_yet, backend, device, dtype,
+               seconds);
   }
   return failed == 0 && passed > 0 ? 0 : 1;
 }

@@ -1,5 +1,5 @@
 #pragma once
-#include "golden/runner.h"
+#include "golden/forward.h"
 #include "models/weights.h"
 
 namespace sinter::golden {

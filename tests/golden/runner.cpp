@@ -13,12 +13,12 @@ GraphRunner interpreter_runner() {
   };
 }
 
-GraphRunner session_runner(Session& session) {
-  return [&session](const Graph& graph, const std::map<std::string, Tensor>& inputs,
-                    const std::function<Tensor(const std::string&)>& weights) {
+GraphRunner session_runner(Session& session, int64_t fp8_width, int64_t fp8_keys) {
+  return [&session, fp8_width, fp8_keys](const Graph& graph, const std::map<std::string, Tensor>& inputs,
+                                         const std::function<Tensor(const std::string&)>& weights) {
     auto copy = std::make_unique<Graph>();
     copy_graph(graph, *copy);
-    return Network(session, "a golden case", std::move(copy), weights).run(inputs);
+    return Network(session, "a golden case", std::move(copy), weights, {}, fp8_width, fp8_keys).run(inputs);
   };
 }
 

@@ -33,14 +33,14 @@ void check_clip(const ForwardCheck& check, const std::string& checkpoint, Compon
   std::erase_if(outputs, [&](const ClipOutput& output) { return !check.file.has(prefix + output.name); });
   EncoderInputs in = inputs_of(check.get(prefix + "token_ids"), config.width, kClipEnd);
   Graph graph;
-  build_clip(graph, config, Dim::symbol("batch"), outputs);
+  build_clip(graph, config, Dim::symbol("batch"), outputs, check.arithmetic.options());
   check_weights(weights_of(graph), weights);
   auto got = check.run(
       graph, {{"token_ids", in.token_ids}, {"vectors", in.vectors}, {"vector_mask", in.vector_mask}, {"end_rows", in.end_rows}},
       loader(graph, weights));
   for (size_t i = 0; i < outputs.size(); ++i) {
     std::string name = prefix + outputs[i].name;
-    check.report.compare(name, relative_error(got.at(i), check.get(name)), kTolerance);
+    check.compare(name, got.at(i), Part::TextEncoder, kTolerance);
   }
 }
 
@@ -58,7 +58,7 @@ void check_t5(const ForwardCheck& check, const std::string& checkpoint) {
   T5Config config = detect_t5(weights);
   check.know_block_trace("t5/");
   Graph graph;
-  build_t5(graph, config, Dim::symbol("batch"), Dim::symbol("tokens"));
+  build_t5(graph, config, Dim::symbol("batch"), Dim::symbol("tokens"), check.arithmetic.options());
   check_weights(weights_of(graph), weights);
   for (const std::string length : {"", "short_"}) {
     std::string name = "t5/" + length + "last_hidden";
@@ -68,7 +68,7 @@ void check_t5(const ForwardCheck& check, const std::string& checkpoint) {
       auto got = check.run(
           graph, {{"token_ids", in.token_ids}, {"vectors", in.vectors}, {"vector_mask", in.vector_mask}, {"buckets", buckets}},
           loader(graph, weights));
-      check.report.compare(name, relative_error(got.at(0), check.get(name)), kTolerance);
+      check.compare(name, got.at(0), Part::TextEncoder, kTolerance);
     });
   }
 }

@@ -29,13 +29,13 @@ struct UnetRun {
   explicit UnetRun(const ForwardCheck& check, const std::string& checkpoint)
       : weights(open_model(check.directory + "/checkpoints/" + checkpoint).weights(Component::Denoiser)),
         config(detect_unet(weights)),
-        run(check.run) {
+        run(check.run_denoiser) {
     auto size = [](const char* name) { return Dim::symbol(name); };
-    build_unet(graph, config, {size("batch"), size("height"), size("width"), size("context_tokens")});
+    build_unet(graph, config, {size("batch"), size("height"), size("width"), size("context_tokens")}, check.arithmetic.options());
     check_weights(weights_of(graph), weights);
   }
   Tensor operator()(const std::map<std::string, Tensor>& inputs) const {
-    return run(graph, inputs, loader(graph, weights)).at(0);
+    return run(graph, inputs, loader(graph, weights)).at(0).to(DType::f32);
   }
 
   Weights weights;
@@ -66,8 +66,7 @@ void check_unet(const ForwardCheck& check, const std::string& checkpoint) {
       for (const char* name : {"x", "timesteps", "context", "y"})
         if (check.file.has(prefix + name)) inputs[name] = check.get(prefix + name);
       bool loose = is_ill_conditioned(unet.config, inputs.at("x"));
-      check.report.compare(prefix + "out", relative_error(unet(inputs), check.get(prefix + "out")),
-                           loose ? kOnePixelTolerance : kTolerance);
+      check.compare(prefix + "out", unet(inputs), Part::Denoiser, loose ? kOnePixelTolerance : kTolerance);
     });
 }
 
@@ -89,7 +88,7 @@ void check_denoise(const ForwardCheck& check, const std::string& checkpoint) {
   auto compare = [&](const std::string& name, const ModelSampling& model) {
     Tensor denoised = by_sample(
         x, sigmas, [&](int64_t i, const Tensor& one, float sigma) { return model.denoised(one, out.rows(i, i + 1), sigma); });
-    check.report.compare(name, relative_error(denoised, check.get(name)), kTolerance);
+    check.compare(name, denoised, Part::Denoiser, kTolerance);
   };
   compare("denoise/denoised_eps", epsilon);
   compare("denoise/denoised_v", velocity);

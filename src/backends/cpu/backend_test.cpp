@@ -5,6 +5,7 @@
 
 #include "backends/cpu/backend_test_help.h"
 #include "random_network.h"
+#include "sample_case.h"
 
 using namespace sinter;
 using namespace sinter::cpu;
@@ -13,36 +14,6 @@ namespace {
 
 /// Kernels compute in f32 and round once, the interpreter rounds after every op.
 double tolerance(DType dtype) { return dtype == DType::f32 ? 1e-5 : dtype == DType::f16 ? 1e-2 : 6e-2; }
-
-/// A sample of an op, with its float inputs in another type; arguments and weights drawn.
-struct SampleCase {
-  std::mt19937 random{5};
-  Graph graph;
-  std::map<std::string, Tensor> weights;
-  TestCase test;
-
-  SampleCase(const Sample& sample, DType dtype) {
-    std::vector<Value> arguments;
-    for (Type type : sample.inputs) {
-      if (is_float(type.dtype)) type.dtype = dtype;
-      std::string name = "x" + std::to_string(arguments.size());
-      arguments.push_back(graph.input(name, type));
-      test.inputs[name] = draw(type, sample.low, sample.high);
-    }
-    graph.output("y", sample.build(arguments));
-    for (const WeightUse& use : weights_of(graph)) weights[use.name] = draw(use.type, -1, 1);
-    test.graph = &graph;
-    test.weights = [this](const std::string& name) { return weights.at(name); };
-  }
-
-  Tensor draw(const Type& type, double low, double high) {
-    std::vector<int64_t> sizes;
-    for (const Dim& dim : type.shape) sizes.push_back(dim.constant());
-    Tensor values(DType::f32, sizes);
-    for (float& x : values.f32()) x = float(low + (high - low) * (double(random()) / 4294967296.0));
-    return values.to(type.dtype);
-  }
-};
 
 struct NetworkCase {
   RandomNetwork network;
@@ -103,7 +74,7 @@ TEST_CASE("every op's samples give on native and eager what the interpreter give
         ++number;
         INFO("op ", std::string(op->name), " sample ", number, " in ", std::string(name(dtype)));
         SampleCase c(sample, dtype);
-        compare_with_interpreter(c.test, tolerance(dtype));
+        compare_with_interpreter({&c.graph, c.inputs, c.reader(), {}}, tolerance(dtype));
       }
     }
 }

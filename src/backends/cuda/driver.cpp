@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <utility>
 
@@ -181,7 +182,14 @@ PinnedMemory::PinnedMemory(const Context& context, int64_t bytes) : context_(con
   context.make_current();
   if (bytes == 0) return;
   void* data = nullptr;
-  check(driver().host_allocate(&data, size_t(bytes), kHostAllocPortable), "page-locking {} bytes of host memory", bytes);
+  Result result = driver().host_allocate(&data, size_t(bytes), kHostAllocPortable);
+  locked_ = result == Result::Success;
+  if (result == Result::OutOfMemory) {
+    data = std::malloc(size_t(bytes));
+    if (!data) fail(Code::OutOfMemory, "{} bytes of host memory for copies to and from the device are not to be had", bytes);
+  } else {
+    check(result, "page-locking {} bytes of host memory", bytes);
+  }
   data_ = static_cast<std::byte*>(data);
 }
 
@@ -192,6 +200,10 @@ PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
 
 PinnedMemory::~PinnedMemory() {
   if (!data_) return;
+  if (!locked_) {
+    std::free(data_);
+    return;
+  }
   Current current(context_);
   driver().host_free(data_);
 }
@@ -200,6 +212,7 @@ void PinnedMemory::swap(PinnedMemory& other) noexcept {
   std::swap(context_, other.context_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(locked_, other.locked_);
 }
 
 HostRegistration::HostRegistration(const Context& context, const void* data, int64_t bytes) : context_(context.handle()) {

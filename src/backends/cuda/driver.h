@@ -36,6 +36,7 @@ struct DeviceInfo {
   int capability() const { return capability_major * 10 + capability_minor; }  ///< 90
   bool has_bf16() const { return capability() >= 80; }
   bool has_fp8() const { return capability() >= 89; }
+  bool has_fp8_attention() const { return capability() >= 90; }  ///< with cuDNN
   /// Kernels can begin before those queued earlier have ended, also inside captured graphs: LaunchShape::overlaps.
   bool overlaps_launches() const { return capability() >= 90 && cuda_version >= 12040; }
 };
@@ -86,7 +87,8 @@ class DeviceMemory {
   int64_t bytes_ = 0;
 };
 
-/// Page-locked host memory, that the bus reads and writes at full speed. Taking it is slow (0.6 s for a GiB).
+/// Page-locked host memory, that the bus reads and writes at full speed. Taking it is slow (0.6 s for a GiB). Where the system
+/// gives no more of it, ordinary memory takes its place: copies work as they do, at about a seventh of the speed.
 class PinnedMemory {
  public:
   PinnedMemory() = default;
@@ -97,12 +99,14 @@ class PinnedMemory {
 
   std::byte* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  bool locked() const { return locked_; }
 
  private:
   void swap(PinnedMemory& other) noexcept;
   void* context_ = nullptr;
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
+  bool locked_ = false;
 };
 
 /// Page-locks host memory that is there already, such as a mapped file, so that copies from it run at the bus's speed. The whole

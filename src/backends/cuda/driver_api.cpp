@@ -113,7 +113,7 @@ std::string result_text(Result result) {
 
 void fail_call(Result result, const std::string& attempted) {
   const std::string text = fmt::format("{}: {}", attempted, result_text(result));
-  if (result == Result::OutOfMemory) throw Error(Code::OutOfMemory, text);
+  if (result == Result::OutOfMemory) fail_out_of_memory(attempted, 0);
   // Errors of kernels are reported by whatever call comes next, so the attempted one need not be to blame.
   if (is_fault_of_a_kernel(result))
     fail(Code::Internal,
@@ -136,10 +136,23 @@ void fail_call(Result result, const std::string& attempted) {
 void fail_out_of_memory(const std::string& what, size_t bytes) {
   size_t free = 0, total = 0;
   constexpr double kMiB = 1 << 20;
+  const std::string asked =
+      bytes == 0 ? std::string("an unknown amount") : fmt::format("{} bytes ({:.1f} MiB)", bytes, double(bytes) / kMiB);
   if (driver().memory_info(&free, &total) != Result::Success)
-    fail(Code::OutOfMemory, "{}: {} bytes ({:.1f} MiB) are not free on the device", what, bytes, double(bytes) / kMiB);
-  fail(Code::OutOfMemory, "{}: asked for {} bytes ({:.1f} MiB) of device memory, but only {} ({:.1f} MiB) of {} are free", what,
-       bytes, double(bytes) / kMiB, free, double(free) / kMiB, total);
+    fail(Code::OutOfMemory, "{}: {} of device memory is not free", what, asked);
+  fail(Code::OutOfMemory, "{}: asked for {} of device memory, but only {} ({:.1f} MiB) of {} are free", what, asked, free,
+       double(free) / kMiB, total);
+}
+
+void throw_if_device_is_to_blame(const std::string& attempted) {
+  const DriverCalls* calls = find_driver();
+  size_t free = 0, total = 0;
+  if (!calls) return;
+  Result result = calls->memory_info(&free, &total);
+  if (is_fault_of_a_kernel(result) || is_lost_device(result)) fail_call(result, attempted);
+  // What a library loads at its first call is some tens of megabytes.
+  constexpr size_t kLittle = size_t(64) << 20;
+  if (result == Result::Success && free < kLittle) fail_out_of_memory(attempted, 0);
 }
 
 }  // namespace sinter::cuda

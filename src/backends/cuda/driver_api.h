@@ -73,8 +73,11 @@ const DriverCalls& driver();
 std::string result_text(Result result);
 /// Throws the Error for a failed call: what was attempted, the driver's name and text, and what to do where that is known.
 [[noreturn]] void fail_call(Result result, const std::string& attempted);
-/// Code::OutOfMemory with the bytes asked for and those free.
+/// Code::OutOfMemory with the bytes asked for (0: not known) and those free.
 [[noreturn]] void fail_out_of_memory(const std::string& what, size_t bytes);
+/// For libraries that run on the driver, and say little about why they fail: the Error of a device that is lost or has no memory
+/// left, if that is the reason.
+void throw_if_device_is_to_blame(const std::string& attempted);
 
 /// Checks a driver call; the message says what was attempted, formatted only on failure.
 template <class... Args>

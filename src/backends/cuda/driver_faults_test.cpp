@@ -4,11 +4,13 @@
 #include <sys/wait.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "backends/cuda/driver.h"
 #include "base/error.h"
 #include "cli.h"
+#include "gpu_memory_case.h"
 
 namespace sinter::cuda {
 namespace {
@@ -16,6 +18,16 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string fake_folder() { return (fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "fake_cuda").string(); }
+
+/// The header of machine code of a CUDA device, and nothing in it.
+std::string smallest_image() {
+  std::string image(64, '\0');
+  image.replace(0, 7,
+                "\x7f"
+                "ELF\x02\x01\x01");
+  image[18] = char(190);
+  return image;
+}
 
 /// The Error that one of the steps below ends with, as "code: message"; "fine" without one.
 std::string outcome(const std::string& step) {
@@ -29,11 +41,18 @@ std::string outcome(const std::string& step) {
       return registration.active() ? "active" : registration.why_not();
     }
     if (step == "ptx") compile_ptx(context, ".version 7.8\n.target sm_80\n", "kernels of a test");
-    if (step == "module")
-      Module(context,
-             "\x7f"
-             "ELF and so on",
-             "a cubin");
+    if (step == "module") Module(context, smallest_image(), "a cubin");
+    if (step == "cut-module") Module(context, smallest_image().substr(0, 63), "a cubin");
+    if (step == "wrong-module") {
+      std::string image = smallest_image();
+      image[58] = 64, image[60] = 1, image[40] = 7;  // one section of 64 bytes, which begins at 7
+      Module(context, image, "a cubin");
+    }
+    if (step == "pinned") {
+      PinnedMemory memory(context, 1000);
+      std::memset(memory.data(), 1, 1000);
+      return memory.locked() ? "locked" : "ordinary";
+    }
     if (step == "launch") Function(nullptr, "row_kernel_3").launch({{2}, {64}}, stream, {});
     if (step == "wait") stream.synchronize();
     if (step == "query") return stream.idle() ? "idle" : "busy";
@@ -51,12 +70,12 @@ TEST_CASE("made-up driver: one step" * doctest::skip()) {
 }
 
 /// The outcome of a step in a process whose driver fails as told.
-std::string with(const std::string& failures, const std::string& step) {
+std::string with(const std::string& failures, const std::string& step, const std::string& more = "") {
   TemporaryFolder folder;
   const std::string out = (folder / "out.txt").string();
-  const std::string command =
-      fmt::format("LD_LIBRARY_PATH={} FAKE_CUDA_FAIL={} FAKE_CUDA_STEP={} /proc/{}/exe --no-skip -tc='made-up driver*' > {} 2>&1",
-                  fake_folder(), failures, step, ::getpid(), out);
+  const std::string command = fmt::format(
+      "LD_LIBRARY_PATH={} FAKE_CUDA_FAIL={} FAKE_CUDA_STEP={} {} /proc/{}/exe --no-skip -tc='made-up driver: one*' > {} 2>&1",
+      fake_folder(), failures, step, more, ::getpid(), out);
   const int status = std::system(command.c_str());
   const std::string text = read_file(out);
   CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), text);
@@ -79,7 +98,8 @@ TEST_CASE("a driver that works lets every step pass") {
 }
 
 TEST_CASE("out of memory tells what for, the bytes asked for and those free") {
-  CHECK(says(with("cuMemAlloc_v2=2", "memory"), Code::OutOfMemory, {"the arena", "asked for 1000 bytes", "12345"}));
+  CHECK(says(with("cuMemAlloc_v2=2", "memory", "FAKE_CUDA_MEMORY=12345"), Code::OutOfMemory,
+             {"the arena", "asked for 1000 bytes", "12345"}));
 }
 
 TEST_CASE("a fault of a kernel tells that nothing more runs, and which call saw it") {
@@ -95,7 +115,7 @@ TEST_CASE("a lost device tells where to look") {
 }
 
 TEST_CASE("a driver older than the PTX names the versions and what to update") {
-  CHECK(says(with("cuLinkAddData_v2=222", "ptx"), Code::Unsupported,
+  CHECK(says(with("cuLinkAddData_v2=222", "ptx", "FAKE_CUDA_VERSION=11040"), Code::Unsupported,
              {"kernels of a test", "CUDA 11.4", "PTX 7.8", "update the driver to one for CUDA 11.8"}));
 }
 
@@ -107,6 +127,16 @@ TEST_CASE("PTX that does not compile comes with the compiler's log") {
 TEST_CASE("code for another card and damaged code are told apart, so that a cache can drop them") {
   CHECK(says(with("cuModuleLoadData=209", "module"), Code::Unsupported, {"a cubin", "another kind of device"}));
   CHECK(says(with("cuModuleLoadData=200", "module"), Code::Corrupt, {"a cubin"}));
+}
+
+TEST_CASE("an image whose sizes lead outside of it never reaches the driver") {
+  CHECK(says(with("cuModuleLoadData=700", "cut-module"), Code::Corrupt, {"a cubin", "63 bytes that are no machine code"}));
+  CHECK(says(with("cuModuleLoadData=700", "wrong-module"), Code::Corrupt, {"a cubin", "64 bytes that are no machine code"}));
+}
+
+TEST_CASE("where no page-locked memory is to be had, ordinary memory takes its place") {
+  CHECK(with("", "pinned") == "locked");
+  CHECK(with("cuMemHostAlloc=2", "pinned") == "ordinary");
 }
 
 TEST_CASE("a capture that breaks and a registration that is refused say why") {
@@ -121,11 +151,53 @@ TEST_CASE("a device that is not there, and a driver that does not start") {
   CHECK(says(with("cuInit=803", "wait"), Code::Unsupported, {"restart the machine"}));
 }
 
+/// Runs a small, a large and a small network; what came of each.
+std::string outcomes_of_runs() {
+  Cache cache{{.memory_only = true}};
+  Engine engine(cache, 2, 1);
+  std::vector<std::string> notes;
+  engine.on_note = [&](const std::string& text) { notes.push_back(text); };
+  GrowingNetwork network(engine);
+  std::string all;
+  for (int64_t rows : {64, 1 << 18, 64, 1 << 18, 64}) try {
+      network.run(rows);
+      all += "ran ";
+    } catch (const Error& e) {
+      all += e.code() == Code::OutOfMemory ? "short " : e.message() + " ";
+    }
+  return fmt::format("{}and {} notes", all, notes.size());
+}
+
+TEST_CASE("made-up driver: runs of growing size" * doctest::skip()) { fmt::print("[[{}]]\n", outcomes_of_runs()); }
+
+TEST_CASE("an engine whose device was too full for one run works for the next, smaller one") {
+  auto runs = [](const std::string& environment) {
+    TemporaryFolder folder;
+    const std::string out = (folder / "out.txt").string();
+    const int status =
+        std::system(fmt::format("LD_LIBRARY_PATH={} {} /proc/{}/exe --no-skip -tc='made-up driver: runs*' > {} 2>&1",
+                                fake_folder(), environment, ::getpid(), out)
+                        .c_str());
+    const std::string text = read_file(out);
+    CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), text);
+    const size_t begin = text.find("[["), end = text.find("]]");
+    REQUIRE_MESSAGE(begin != text.npos, text);
+    return text.substr(begin + 2, end - begin - 2);
+  };
+  CHECK(runs("") == "ran ran ran ran ran and 0 notes");
+  // Here the large one fits once the vendors' workspace, which it does not need, has been given back.
+  CHECK(runs("FAKE_CUDA_MEMORY=850000000") == "ran ran ran ran ran and 1 notes");
+  CHECK(runs("FAKE_CUDA_MEMORY=300000000") == "ran short ran short ran and 1 notes");
+}
+
 TEST_CASE("sinter devices lists the devices of a driver and says what they lack") {
   TemporaryFolder folder;
   Cli sinter(folder);
   auto run = [&](std::vector<std::string> words) {
-    return sinter.finish(sinter.start(std::move(words), [] { ::setenv("LD_LIBRARY_PATH", fake_folder().c_str(), 1); }));
+    return sinter.finish(sinter.start(std::move(words), [] {
+      ::setenv("LD_LIBRARY_PATH", fake_folder().c_str(), 1);
+      ::setenv("FAKE_CUDA_MEMORY", "12345", 1);
+    }));
   };
   CliResult result = run({"devices", "--json"});
   REQUIRE(result.exit_code == 0);
@@ -143,7 +215,7 @@ TEST_CASE("sinter devices lists the devices of a driver and says what they lack"
   CHECK(seen["libraries"].size() == 2);
   result = run({"devices"});
   CHECK(result.exit_code == 0);
-  for (const char* words : {"Made-up Hopper", "CUDA 11.4", "no bf16: compute capability 7.5 is below 8.0", "takes cuda:1"})
+  for (const char* words : {"Made-up Hopper", "CUDA 11.8", "no bf16: compute capability 7.5 is below 8.0", "takes cuda:1"})
     CHECK_MESSAGE(result.out.find(words) != std::string::npos, result.out);
 }
 

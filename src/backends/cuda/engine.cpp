@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/cuda/cached_module.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
@@ -12,7 +13,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-6";
+constexpr std::string_view kCompilerVersion = "cuda-7";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -30,10 +31,15 @@ const Function& function_of(const Unit& unit, int32_t variant) {
   return static_cast<const KernelCode&>(*unit.code).functions[size_t(variant)];
 }
 
-DevicePtr GrowingMemory::at_least(int64_t bytes) {
-  if (bytes > memory_.bytes()) {
-    release();
-    memory_ = DeviceMemory(context_, bytes, what_);
+DevicePtr GrowingMemory::at_least(int64_t bytes, int64_t least) {
+  if (memory_.bytes() >= (short_ ? least : bytes)) return memory_.address();
+  release();
+  try {
+    memory_ = DeviceMemory(context_, short_ ? least : bytes, what_);
+  } catch (const Error& e) {
+    if (e.code() != Code::OutOfMemory || short_ || least == bytes) throw;
+    short_ = true;
+    memory_ = DeviceMemory(context_, least, what_);
   }
   return memory_.address();
 }
@@ -51,8 +57,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
       vendor_(context_, &cache, {}, options.tile_products ? &kernels_ : nullptr),
-      kernels_(context_,
-               [this](const Context&, std::string_view ptx, std::string_view name) { return compile_cached(ptx, name); }),
+      kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return load_fixed(ptx, name); }),
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),
       workspace_(context_, "the workspace of cuBLASLt and cuDNN"),
@@ -95,12 +100,12 @@ std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
 }
 
 /// The fixed kernels' machine code is kept like a program's.
-std::string Engine::compile_cached(std::string_view ptx, std::string_view name) {
+Module Engine::load_fixed(std::string_view ptx, std::string_view name) {
   Digest key = Hasher().add("fixed kernels").add(ptx).add(target_text()).digest();
   CompileFacts facts{
       fmt::format("cuda/{} kernels", name), {{"target", target_text()}, {"compiler", std::string(kCompilerVersion)}}, 0};
-  auto make = [&] { return blob_of(compile_ptx(context_, ptx, name)); };
-  return std::string(text_of(cache().find_or_compile(key, facts, make)));
+  return cached_module(
+      context_, cache(), key, facts, [&] { return compile_ptx(context_, ptx, name); }, name);
 }
 
 DevicePtr Engine::group_stats_counters() {
@@ -111,10 +116,44 @@ DevicePtr Engine::group_stats_counters() {
   return counters_.address();
 }
 
+DevicePtr Engine::fp8_attention_numbers() {
+  if (!fp8_attention_numbers_.address()) {
+    // Probabilities are stored as at most 256, a power of two, which shifts their digits and loses none.
+    const float numbers[5] = {1, 256, 1.f / 256, 0, 0};
+    fp8_attention_numbers_ = DeviceMemory(context_, sizeof numbers, "numbers of fp8 attention");
+    copy_to_device(fp8_attention_numbers_.address(), numbers, sizeof numbers, stream_);
+    stream_.synchronize();
+  }
+  return fp8_attention_numbers_.address();
+}
+
+std::string Engine::why_no_fp8_attention() const {
+  const DeviceInfo& device = context_.device();
+  if (!device.has_fp8_attention())
+    return fmt::format("it needs compute capability 9.0, and {} has {}.{}", device.name, device.capability_major,
+                       device.capability_minor);
+  if (!vendor_.cudnn()) return "it needs cuDNN: " + vendor_.why_no_cudnn();
+  return {};
+}
+
 void Engine::release_buffers() {
   context_.make_current();
   arena_.release();
   workspace_.release();
+}
+
+void Engine::give_back_memory(const Error& why) {
+  const int64_t before = context_.free_bytes();
+  release_buffers();
+  for (MemoryHolder* holder : holders_) holder->give_back_memory();
+  constexpr double kMiB = 1 << 20;
+  const double given = double(context_.free_bytes() - before) / kMiB;
+  if (given < 1) return;
+  note(
+      "memory",
+      fmt::format("device memory became short: {:.0f} MiB of buffers and recorded steps were given back, and are made again when "
+                  "they are needed ({})",
+                  given, why.message().substr(0, why.message().find('\n'))));
 }
 
 std::unique_ptr<sinter::BoundWeights> Engine::bind_weights(const CompiledGraph& compiled) {

@@ -29,8 +29,9 @@ const Function& function_of(const Unit& unit, int32_t variant);
 class GrowingMemory {
  public:
   GrowingMemory(const Context& context, const char* what) : context_(context), what_(what) {}
-  /// At least so many bytes; `version` counts replacements.
-  DevicePtr at_least(int64_t bytes);
+  /// So many bytes or more; `version` counts replacements. Where they are not to be had, and from then on: at least `least`.
+  DevicePtr at_least(int64_t bytes, int64_t least);
+  DevicePtr at_least(int64_t bytes) { return at_least(bytes, bytes); }
   void release();
   DevicePtr address() const { return memory_.address(); }
   int64_t bytes() const { return memory_.bytes(); }
@@ -40,7 +41,16 @@ class GrowingMemory {
   const Context& context_;
   const char* what_;
   DeviceMemory memory_;
+  bool short_ = false;
   int64_t version_ = 0;
+};
+
+/// Holds device memory that it can take again when it needs it, and knows how.
+class MemoryHolder {
+ public:
+  virtual ~MemoryHolder() = default;
+  /// Nothing runs meanwhile.
+  virtual void give_back_memory() = 0;
 };
 
 /// An NVIDIA GPU. Everything is queued on one stream; vendor calls share one workspace.
@@ -58,6 +68,11 @@ class Engine final : public sinter::Engine {
   GrowingMemory& arena() { return arena_; }
   GrowingMemory& workspace() { return workspace_; }
   DevicePtr group_stats_counters();  ///< for all calls, which follow each other on the stream
+  /// f32, for all attention of f8e4m3: 1, then what probabilities are stored times, then its inverse, then two that are written.
+  DevicePtr fp8_attention_numbers();
+
+  /// Why attention cannot multiply in f8e4m3 here; empty where it can.
+  std::string why_no_fp8_attention() const;
 
   std::string target_text() const override;
   std::string_view compiler_version() const override;
@@ -75,12 +90,28 @@ class Engine final : public sinter::Engine {
 
   void release_buffers() override;
 
+  /// Runs `body`, which takes device memory. Where there is not enough, because others have taken some since the run was planned,
+  /// gives back everything that can be taken again, says so once, and runs it once more.
+  template <class Body>
+  auto with_enough_memory(Body&& body) {
+    try {
+      return body();
+    } catch (const Error& e) {
+      if (e.code() != Code::OutOfMemory) throw;
+      give_back_memory(e);
+    }
+    return body();
+  }
+  void add(MemoryHolder& holder) { holders_.insert(&holder); }
+  void remove(MemoryHolder& holder) { holders_.erase(&holder); }
+
   /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
   void note_memory();
   int64_t taken_bytes() const { return taken_; }
 
  private:
-  std::string compile_cached(std::string_view ptx, std::string_view name);
+  void give_back_memory(const Error& why);
+  Module load_fixed(std::string_view ptx, std::string_view name);
 
   EngineOptions options_;
   Context context_;
@@ -90,7 +121,8 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
-  DeviceMemory counters_;
+  std::set<MemoryHolder*> holders_;
+  DeviceMemory counters_, fp8_attention_numbers_;
   int64_t free_at_start_ = 0, taken_ = 0;
 };
 

@@ -111,18 +111,47 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
   return 0;
 }
 
+/// In two walks: cuDNN takes tens of milliseconds for a plan, and as many are made at once as there are threads.
+void LaunchBuilder::add(const Unit& root, DevicePtr base, const std::vector<DevicePtr>& inputs,
+                        const std::vector<DevicePtr>& outputs) {
+  if (!engine_.options().tune) {
+    collecting_ = true;
+    add(root, "", base, inputs, outputs);
+    collecting_ = false;
+    plan_ahead();
+  }
+  depth_ = blocks_ = 0;
+  add(root, "", base, inputs, outputs);
+}
+
+void LaunchBuilder::plan_ahead() {
+  std::vector<Ahead*> missing;
+  for (auto& [key, ahead] : ahead_) missing.push_back(&ahead);
+  engine_.pool().parallel_for(int64_t(missing.size()), 1, [&](int64_t begin, int64_t end, int) {
+    engine_.context().make_current();
+    for (int64_t i = begin; i < end; ++i) missing[size_t(i)]->planned = missing[size_t(i)]->make();
+  });
+}
+
 void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
                         std::vector<DevicePtr> results) {
   Instance instance{unit, prefix, base, parameters, results, layout_.of(unit), layout_.bindings()};
+  WeightStream* stream = depth_++ == 0 ? weights_.stream() : nullptr;
+  if (stream) launch("weights", "", [=] { stream->open(); });
   for (size_t i = 0; i < unit.program.steps.size(); ++i) {
+    engine_.check_cancelled();  // the vendors' libraries think about each step, or time it
     instance.step = i;
     std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
   }
+  if (stream) launch("weights", "", [=] { stream->close(); });
+  --depth_;
 }
 
 void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants) {
-  workspace_bytes_ = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);  // as planned, so that it never grows
-  Workspace workspace{engine_.workspace().at_least(workspace_bytes_), workspace_bytes_};
+  // As planned, so that it never grows; where memory is short, what these calls need.
+  const int64_t planned = std::max(workspace_bytes_, engine_.vendor().limits().workspace_bytes);
+  const DevicePtr address = engine_.workspace().at_least(planned, workspace_bytes_);
+  Workspace workspace{address, engine_.workspace().bytes()};
   for (auto& [at, bind] : unbound_) launches_[at].run = bind(workspace);
   engine_.vendor().prepare(engine_.stream());
   engine_.stream().synchronize();  // constants are there
@@ -131,10 +160,12 @@ void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemo
 }
 
 void LaunchBuilder::launch(const char* kind, std::string detail, std::function<void()> run) {
+  if (collecting_) return;
   launches_.push_back({kind, std::move(detail), std::move(run)});
 }
 
 void LaunchBuilder::call(const char* kind, std::string detail, int64_t bytes, Bind bind) {
+  if (collecting_) return;
   workspace_bytes_ = std::max(workspace_bytes_, bytes);
   unbound_.emplace_back(launches_.size(), std::move(bind));
   launches_.push_back({kind, std::move(detail), {}});
@@ -148,8 +179,18 @@ Workspace LaunchBuilder::tuning_workspace() {
 template <class Shape, class Buffers, class Plan>
 std::string LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
                                            Planner<Shape, Buffers, Plan> planner, bool tune) {
+  constexpr bool kSlow = !std::is_same_v<Plan, LinearPlan>;
   Planned<Plan> plan;
-  if (tune) {
+  if (kSlow && !engine_.options().tune) {
+    auto [at, fresh] = ahead_.try_emplace(fmt::format("{} {}", kind, shape.text()));
+    Ahead& ahead = at->second;
+    if (fresh) ahead.make = [this, shape, planner] { return std::any(planner(engine_.vendor(), shape, nullptr)); };
+    if (collecting_) return {};
+    if (!ahead.planned.has_value()) ahead.planned = ahead.make();
+    plan = std::any_cast<Planned<Plan>>(ahead.planned);
+  } else if (collecting_) {
+    return {};
+  } else if (tune) {
     TuneOn<Buffers> on{engine_.stream(), buffers, tuning_workspace()};
     plan = planner(engine_.vendor(), shape, &on);
   } else {
@@ -403,6 +444,7 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   shape.d = in(step.d), shape.type = step.in, shape.causal = step.causal, shape.allow_tf32 = engine_.options().allow_tf32;
   shape.q = strides(step.q), shape.k = strides(step.k), shape.v = strides(step.v), shape.out = strides(step.out);
   if (shape.b * shape.heads * shape.queries == 0) return;
+  if (step.in == DType::f8e4m3) return add_fp8_attention(in, step, shape);
   AttentionBuffers buffers;
   buffers.q = address(in, step.q.at, step.in), buffers.k = address(in, step.k.at, step.in);
   buffers.v = address(in, step.v.at, step.in), buffers.out = address(in, step.out.at, step.out_type);
@@ -440,6 +482,22 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   });
 }
 
+void LaunchBuilder::add_fp8_attention(const Instance& in, const AttentionStep& step, const AttentionShape& shape) {
+  const DevicePtr numbers = engine_.fp8_attention_numbers(), one = numbers;
+  auto number = [&](int i) { return numbers + DevicePtr(i) * sizeof(float); };
+  Fp8AttentionBuffers buffers;
+  buffers.q = address(in, step.q.at, step.in), buffers.k = address(in, step.k.at, step.in);
+  buffers.v = address(in, step.v.at, step.in), buffers.out = address(in, step.out.at, step.out_type);
+  buffers.descale_q = buffers.descale_k = address(in, step.unit, DType::f32);
+  buffers.descale_v = buffers.scale_out = one;  // the result stays in the units of v
+  buffers.scale_s = number(1), buffers.descale_s = number(2);
+  buffers.largest_s = number(3), buffers.largest_out = number(4);
+  buffers.scale = float(step.scale);
+  std::string why = add_vendor_call("attention", shape, buffers, plan_fp8_attention, engine_.options().tune);
+  if (!why.empty())
+    fail(Code::Unsupported, "no f8e4m3 attention {}: {}; --attention-dtype auto works without", shape.text(), why);
+}
+
 void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
   GroupStatsCall call = group_stats_call(step, in.bindings);
   call.x = address(in, step.x, step.type);
@@ -470,7 +528,11 @@ void LaunchBuilder::add_step(const Instance& in, const CallStep& step) {
   std::vector<DevicePtr> arguments, results;
   for (BufferRef b : step.arguments) arguments.push_back(address(in, b));
   for (BufferRef b : step.results) results.push_back(address(in, b));
+  WeightStream* stream = weights_.stream();
+  const int streamed = depth_ == 1 && stream ? weights_.streamed(blocks_++) : -1;
+  if (streamed >= 0) launch("weights", callee.prefix, [=] { stream->before(streamed); });
   add(*callee.unit, in.prefix + callee.prefix, in.scratch(), std::move(arguments), std::move(results));
+  if (streamed >= 0) launch("weights", callee.prefix, [=] { stream->after(streamed); });
 }
 
 }  // namespace sinter::cuda

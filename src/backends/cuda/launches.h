@@ -1,8 +1,11 @@
 #pragma once
+#include <any>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/weights.h"
@@ -24,9 +27,8 @@ class LaunchBuilder {
   LaunchBuilder(Engine& engine, const Layout& layout, const BoundWeights& weights)
       : engine_(engine), layout_(layout), weights_(weights) {}
 
-  /// The launches of a unit whose temporaries begin at `base`, with its weights named by `prefix`.
-  void add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
-           std::vector<DevicePtr> results);
+  /// The launches of a graph whose temporaries begin at `base`.
+  void add(const Unit& root, DevicePtr base, const std::vector<DevicePtr>& inputs, const std::vector<DevicePtr>& outputs);
   /// Takes the workspace that the vendors' calls turned out to need, and gives all launches and the memory of constants.
   void finish(std::vector<Launch>& launches, std::vector<DeviceMemory>& constants);
 
@@ -36,6 +38,9 @@ class LaunchBuilder {
   using Planner = Planned<Plan> (*)(Vendor&, const Shape&, const TuneOn<Buffers>*);
   using Bind = std::function<std::function<void()>(const Workspace&)>;
 
+  /// The same of a unit, with its weights named by `prefix`.
+  void add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
+           std::vector<DevicePtr> results);
   void add_step(const Instance& in, const RowStep& step);
   void add_step(const Instance& in, const LinearStep& step);
   void add_step(const Instance& in, const ConvStep& step);
@@ -54,6 +59,7 @@ class LaunchBuilder {
   /// A product in the library's form or one of ours.
   void add_linear(const LinearShape& shape, const LinearBuffers& buffers);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
+  void add_fp8_attention(const Instance& in, const AttentionStep& step, const AttentionShape& shape);
 
   DevicePtr address(const Instance& in, const BufferRef& buffer);
   DevicePtr address(const Instance& in, const Place& place, DType type);
@@ -71,6 +77,15 @@ class LaunchBuilder {
   std::vector<std::pair<size_t, Bind>> unbound_;
   int64_t workspace_bytes_ = 0;
   std::map<std::pair<const Unit*, int32_t>, DeviceMemory> constants_;
+  int depth_ = 0, blocks_ = 0;  // of calls; of those by the graph itself, so far
+  /// A vendor's plan that is made ahead, on any thread.
+  struct Ahead {
+    std::function<std::any()> make;
+    std::any planned;
+  };
+  void plan_ahead();
+  bool collecting_ = false;  // while a first walk looks for these
+  std::map<std::string, Ahead> ahead_;
 };
 
 }  // namespace sinter::cuda

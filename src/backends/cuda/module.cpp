@@ -1,6 +1,7 @@
 // The part of driver.h that deals with code: modules, functions, captured graphs.
 #include <algorithm>
 #include <cctype>
+#include <cstring>
 #include <utility>
 
 #include "backends/cuda/driver.h"
@@ -41,6 +42,36 @@ std::string cuda_of_ptx(const std::string& version) {
   fail(Code::Unsupported, "{}: the NVIDIA driver{} knows CUDA {}, which is older than this code's PTX {}; update the driver{}",
        name, d.driver_version.empty() ? "" : " " + d.driver_version, cuda_version_text(d.cuda_version), version,
        needed.empty() ? "" : " to one for CUDA " + needed + " or newer");
+}
+
+/// Reads a number of an ELF file; the caller has looked at the size.
+template <class T>
+T number_at(std::string_view bytes, size_t offset) {
+  T value;
+  std::memcpy(&value, bytes.data() + offset, sizeof value);
+  return value;
+}
+
+/// The driver takes all sizes from the image itself: those that lead outside of it must not reach the driver.
+bool is_whole_image(std::string_view image) {
+  constexpr std::string_view kElf =
+      "\x7f"
+      "ELF\x02\x01";  // 64 bits, little-endian
+  constexpr size_t kHeader = 64, kSection = 64;
+  constexpr uint16_t kCudaMachine = 190;
+  constexpr uint32_t kNoBits = 8;  // a section without bytes in the file
+  if (image.size() < kHeader || !image.starts_with(kElf) || number_at<uint16_t>(image, 18) != kCudaMachine) return false;
+  auto inside = [&](uint64_t offset, uint64_t bytes) { return offset <= image.size() && bytes <= image.size() - offset; };
+  const auto programs = number_at<uint64_t>(image, 32), sections = number_at<uint64_t>(image, 40);
+  const size_t program_bytes = size_t(number_at<uint16_t>(image, 54)) * number_at<uint16_t>(image, 56);
+  const size_t section_bytes = number_at<uint16_t>(image, 58), count = number_at<uint16_t>(image, 60);
+  if (!inside(programs, program_bytes) || (count > 0 && section_bytes != kSection)) return false;
+  if (!inside(sections, count * section_bytes)) return false;
+  for (size_t i = 0; i < count; ++i) {
+    std::string_view s = image.substr(size_t(sections) + i * section_bytes, section_bytes);
+    if (number_at<uint32_t>(s, 4) != kNoBits && !inside(number_at<uint64_t>(s, 24), number_at<uint64_t>(s, 32))) return false;
+  }
+  return true;
 }
 
 /// A linker of the driver. It writes into the logs until it is destroyed.
@@ -100,11 +131,7 @@ std::string compile_ptx(const Context& context, std::string_view ptx, std::strin
 
 Module::Module(const Context& context, std::string_view cubin, std::string_view name) : context_(context.handle()), name_(name) {
   context.make_current();
-  // The driver takes the length from the image itself.
-  constexpr std::string_view kElf =
-      "\x7f"
-      "ELF";
-  if (!cubin.starts_with(kElf)) fail(Code::Corrupt, "{}: {} bytes that are no machine code of a CUDA device", name, cubin.size());
+  if (!is_whole_image(cubin)) fail(Code::Corrupt, "{}: {} bytes that are no machine code of a CUDA device", name, cubin.size());
   check(driver().module_load(&handle_, cubin.data()), "loading the machine code of {} on {}", name, context.device().name);
 }
 

@@ -21,13 +21,30 @@ Plan::Plan(Engine& engine, const CompiledGraph& compiled, const Layout& layout, 
   for (size_t i = 0; i < graph.outputs().size(); ++i)
     outputs_.push_back(transfer(graph.outputs()[i].value, layout_.output_offset(i)));
   kept_.resize(inputs_.size());
-  if (layout_.kept_bytes() > 0) kept_memory_ = DeviceMemory(engine_.context(), layout_.kept_bytes(), "kept inputs");
   pinned_ = PinnedMemory(engine_.context(), std::max<int64_t>(layout_.root_offset() + layout_.kept_bytes(), 1));
+  engine_.add(*this);
 }
 
-Plan::~Plan() = default;
+Plan::~Plan() {
+  engine_.remove(*this);
+  try {
+    engine_.stream().synchronize();  // a run that was cut off may still read what goes away now
+  } catch (const Error&) {           // the device is lost, which the run has said
+  }
+}
+
+void Plan::give_back_memory() {
+  graph_ = {};
+  launches_.clear();
+  constants_.clear();
+  kept_memory_ = {};
+  kept_.assign(inputs_.size(), {});
+  arena_version_ = workspace_version_ = -1;
+}
 
 void Plan::build() {
+  if (layout_.kept_bytes() > 0 && !kept_memory_.address())
+    kept_memory_ = DeviceMemory(engine_.context(), layout_.kept_bytes(), "what the prompt gives to every step");
   DevicePtr arena = engine_.arena().at_least(layout_.bytes());
   if (engine_.arena().version() == arena_version_ && engine_.workspace().version() == workspace_version_) return;
   graph_ = {};
@@ -39,7 +56,7 @@ void Plan::build() {
   for (size_t i = 0; i < inputs_.size(); ++i)
     inputs.push_back((layout_.is_kept(i) ? kept_memory_.address() : arena) + DevicePtr(layout_.input_offset(i)));
   for (size_t i = 0; i < outputs_.size(); ++i) outputs.push_back(arena + DevicePtr(layout_.output_offset(i)));
-  builder.add(compiled_.root(), "", arena + DevicePtr(layout_.root_offset()), inputs, outputs);
+  builder.add(compiled_.root(), arena + DevicePtr(layout_.root_offset()), inputs, outputs);
   builder.finish(launches_, constants_);
   arena_version_ = engine_.arena().version();
   workspace_version_ = engine_.workspace().version();
@@ -82,6 +99,13 @@ void Plan::time_one_by_one() {
 
 void Plan::submit() {
   build();
+  if (weights_.stream()) weights_.stream()->begin_run();
+  queue();
+  if (weights_.stream()) weights_.stream()->end_run();
+  ++runs_;
+}
+
+void Plan::queue() {
   if (measuring_) {
     time_one_by_one();
   } else if (!engine_.options().replay || runs_ == 0) {
@@ -94,7 +118,6 @@ void Plan::submit() {
     }
     graph_.launch(engine_.stream());
   }
-  ++runs_;
 }
 
 void Plan::copy_inputs(const std::map<std::string, Tensor>& inputs) {
@@ -118,18 +141,22 @@ void Plan::copy_inputs(const std::map<std::string, Tensor>& inputs) {
   if (layout_.input_bytes() > 0) copy_to_device(engine_.arena().address(), pinned_.data(), layout_.input_bytes(), stream);
 }
 
-std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
-  engine_.context().make_current();
-  engine_.check_cancelled();
+void Plan::run_on_device(const std::map<std::string, Tensor>& inputs) {
+  const Stream& stream = engine_.stream();
   build();
   copy_inputs(inputs);
   submit();
-  const Stream& stream = engine_.stream();
   int64_t outputs = layout_.input_bytes();
   if (layout_.root_offset() > outputs)
     copy_to_host(pinned_.data() + outputs, engine_.arena().address() + DevicePtr(outputs), layout_.root_offset() - outputs,
                  stream);
   stream.synchronize();
+}
+
+std::vector<Tensor> Plan::run(const std::map<std::string, Tensor>& inputs) {
+  engine_.context().make_current();
+  engine_.check_cancelled();
+  engine_.with_enough_memory([&] { run_on_device(inputs); });
   std::vector<Tensor> results;
   for (const Transfer& t : outputs_) {
     Tensor out(t.value.dtype(), sizes_of(t.value.shape()));

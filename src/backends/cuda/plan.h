@@ -11,7 +11,7 @@ namespace sinter::cuda {
 
 /// A launch list in device memory. Nothing in a run allocates or waits but the last copy; from the second run on the whole list
 /// is one device graph. When the arena has been replaced for a larger plan, the list is made again.
-class Plan final : public sinter::Plan {
+class Plan final : public sinter::Plan, private MemoryHolder {
  public:
   Plan(Engine& engine, const CompiledGraph& compiled, const Layout& layout, const BoundWeights& weights);
   ~Plan() override;
@@ -30,8 +30,11 @@ class Plan final : public sinter::Plan {
     Value value;
     int64_t offset = 0, bytes = 0;  // in pinned_, which lies like the arena's beginning, with the kept inputs behind
   };
+  void give_back_memory() override;
+  void run_on_device(const std::map<std::string, Tensor>& inputs);
   void copy_inputs(const std::map<std::string, Tensor>& inputs);
   void build();
+  void queue();
   void launch_one_by_one();
   void time_one_by_one();
   std::vector<int64_t> sizes_of(const Shape& shape) const;

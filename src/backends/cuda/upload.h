@@ -5,8 +5,12 @@
 
 namespace sinter::cuda {
 
-/// Brings tensors to the device: through a ring of page-locked buffers that several threads fill while the bus empties them, and
-/// converted there where the device wants another type or order.
+/// Copies with all threads of a pool.
+void copy_bytes(ThreadPool& pool, std::byte* to, const std::byte* from, int64_t bytes);
+
+/// Brings tensors to the device: through a ring of page-locked buffers that all threads fill while the bus empties them, and
+/// converted there where the device wants another type or order. Page-locking a mapped file itself would save the copy, but on
+/// some virtual machines that never returns, and all threads together keep up with the bus.
 class Uploader {
  public:
   explicit Uploader(Engine& engine);
@@ -26,18 +30,20 @@ class Uploader {
   void finish();
 
  private:
+  /// A part of the ring. What is written behind `used` may be sent; when a slot is full, its turn comes again after `sent`.
   struct Slot {
     PinnedMemory memory;
-    std::unique_ptr<Event> free;
-    bool used = false;
+    std::unique_ptr<Event> sent;
+    int64_t used = 0;
   };
-  /// Raw bytes; the stream owns them when this returns.
+  /// Raw bytes; the caller has them back when this returns.
   void copy(const std::byte* from, int64_t bytes, DevicePtr to);
+  Slot& slot_with_room();
   DevicePtr staging(int64_t bytes);
 
   Engine& engine_;
   std::vector<Slot> ring_;
-  size_t next_ = 0;
+  size_t current_ = 0;
   DeviceMemory staging_;
 };
 

@@ -1,5 +1,8 @@
 #include "backends/cuda/weights.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
 
 #include "backends/cuda/kernels/elements.h"
@@ -32,30 +35,84 @@ float spread_of(const Type& type) {
   return 1 / std::sqrt(float(std::max<int64_t>(1, inputs)));
 }
 
+/// Memory that shares no page with anything else, so that it can be page-locked.
+Tensor new_image(int64_t bytes) {
+  constexpr int64_t kOwnPages = int64_t(2) << 20;
+  return Tensor(DType::u8, {std::max(bytes, kOwnPages)});
+}
+
 }  // namespace
 
 BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engine_(engine) {
-  add(compiled.root(), "");
-  for (auto& [key, entry] : entries_) {
-    // Joined weights follow each other without gaps.
-    for (size_t i = 0; i < entry.pieces.size(); ++i) {
-      Piece& piece = entry.pieces[i];
-      piece.offset = bytes_;
-      bytes_ += stored_count(entry.slot.form, piece.type) * byte_size(entry.dtype);
-      by_name_[piece.name].emplace_back(&entry, i);
+  const Unit& root = compiled.root();
+  add(root, "", kShared);
+  for (const Step& step : root.program.steps)
+    if (const auto* call = std::get_if<CallStep>(&step)) {
+      const auto& callee = root.callees[size_t(call->callee)];
+      add(*callee.unit, callee.prefix, blocks_++);
     }
-    if (entry.slot.form == WeightSlot::e4m3_rows) place_scales(entry);
-    bytes_ = aligned(bytes_);
-  }
+  for (auto& [key, entry] : entries_)
+    for (size_t i = 0; i < entry.pieces.size(); ++i) by_name_[entry.pieces[i].name].emplace_back(&entry, i);
+  place();
 }
 
-/// The factors follow the rows of all pieces.
-void BoundWeights::place_scales(Entry& entry) {
-  bytes_ = aligned(bytes_);
-  for (Piece& piece : entry.pieces) {
-    piece.scales = bytes_;
-    bytes_ += rows_of(piece.type) * int64_t(sizeof(float));
+/// What stays comes first, then the slots.
+void BoundWeights::place() {
+  resident_ = slot_bytes_ = 0;
+  ends_.assign(streamed_.size(), 0);
+  for (auto& [key, entry] : entries_) {
+    int s = streamed(entry.block);
+    int64_t& end = s < 0 ? resident_ : ends_[size_t(s)];
+    end = place(entry, end);
   }
+  for (int64_t end : ends_) slot_bytes_ = std::max(slot_bytes_, end);
+  bytes_ = resident_ + (streamed_.empty() ? 0 : kStreamSlots * slot_bytes_);
+}
+
+int64_t BoundWeights::stored_bytes(const Entry& entry, const Piece& piece) {
+  return stored_count(entry.slot.form, piece.type) * byte_size(entry.dtype);
+}
+
+/// Joined weights follow each other without gaps, and the factors of rows all of these. Gives the end.
+int64_t BoundWeights::place(Entry& entry, int64_t at) {
+  for (Piece& piece : entry.pieces) {
+    piece.offset = at;
+    at += stored_bytes(entry, piece);
+  }
+  if (entry.slot.form == WeightSlot::e4m3_rows) {
+    at = aligned(at);
+    for (Piece& piece : entry.pieces) {
+      piece.scales = at;
+      at += rows_of(piece.type) * int64_t(sizeof(float));
+    }
+  }
+  return aligned(at);
+}
+
+WeightSizes BoundWeights::sizes() const {
+  WeightSizes sizes{0, std::vector<int64_t>(size_t(blocks_), 0)};
+  for (const auto& [key, entry] : entries_) {
+    int64_t& end = entry.block == kShared ? sizes.shared : sizes.blocks[size_t(entry.block)];
+    Entry placed = entry;
+    end = place(placed, end);
+  }
+  return sizes;
+}
+
+void BoundWeights::stream(const std::vector<int>& blocks) {
+  unload();
+  streamed_ = blocks;
+  place();
+}
+
+int BoundWeights::streamed(int block) const {
+  auto at = std::lower_bound(streamed_.begin(), streamed_.end(), block);
+  return at != streamed_.end() && *at == block ? int(at - streamed_.begin()) : -1;
+}
+
+DevicePtr BoundWeights::base(const Entry& entry) const {
+  int s = streamed(entry.block);
+  return memory_.address() + (s < 0 ? 0 : DevicePtr(resident_ + s % kStreamSlots * slot_bytes_));
 }
 
 BoundWeights::Key BoundWeights::key_of(const Unit& unit, const std::string& prefix, const WeightSlot& slot) {
@@ -65,23 +122,29 @@ BoundWeights::Key BoundWeights::key_of(const Unit& unit, const std::string& pref
   return key;
 }
 
-void BoundWeights::add(const Unit& unit, const std::string& prefix) {
+void BoundWeights::add(const Unit& unit, const std::string& prefix, int block) {
   for (const WeightSlot& slot : unit.program.weights) {
     auto [at, fresh] = entries_.try_emplace(key_of(unit, prefix, slot));
-    if (!fresh) continue;
     Entry& entry = at->second;
+    if (!fresh) {
+      if (entry.block != block) entry.block = kShared;
+      continue;
+    }
     entry.slot = at->first.second;
+    entry.block = block;
     entry.dtype = slot.form == WeightSlot::plain ? unit.weights[size_t(slot.ordinals[0])].type.dtype : type_of(slot);
     for (int32_t ordinal : slot.ordinals)
       entry.pieces.push_back({prefix + unit.weights[size_t(ordinal)].name, unit.weights[size_t(ordinal)].type});
   }
-  for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix);
+  if (block == kShared) return;  // the graph itself: its calls are blocks
+  for (const auto& callee : unit.callees) add(*callee.unit, prefix + callee.prefix, block);
 }
 
 void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
                         const std::function<void(double)>& progress) {
-  take_block();
+  take_memory();
   Uploader uploader(engine_);
+  std::vector<const std::string*> read;
   size_t at = 0;
   for (auto& [name, uses] : by_name_) {
     engine_.check_cancelled();
@@ -102,61 +165,139 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
       put(uploader, *entry, piece, tensor);
       piece.ready = true;
     }
-    if (done && (scaled || !tensor.empty())) done(name);
+    if (scaled || !tensor.empty()) read.push_back(&name);
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
   uploader.finish();
+  // Not one by one: unmapping what lies around each costs more than copying it.
+  if (done)
+    for (const std::string* name : read) done(*name);
+  if (!streamed_.empty() && !stream_) make_stream();
   engine_.note_memory();
 }
 
 void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor) {
-  DevicePtr to = block_.address() + DevicePtr(piece.offset);
+  const bool as_it_is = entry.slot.form == WeightSlot::plain || entry.slot.form == WeightSlot::rows;
+  if (int s = streamed(entry.block); s >= 0 && as_it_is && tensor.dtype() == entry.dtype)
+    return copy_bytes(engine_.pool(), image_of(s).data() + piece.offset, tensor.data(), tensor.bytes());
+  DevicePtr to = base(entry) + DevicePtr(piece.offset);
   if (entry.slot.form == WeightSlot::filters) {
     const Shape& s = piece.type.shape;
     uploader.filters(tensor, to, entry.dtype, s[0].constant(), s[1].constant(), s[2].constant() * s[3].constant());
   } else if (entry.slot.form == WeightSlot::doubled_filters) {
     uploader.doubled_filters(tensor, to, entry.dtype, rows_of(piece.type), piece.type.shape[1].constant());
   } else if (entry.slot.form == WeightSlot::e4m3_rows) {
-    uploader.e4m3_rows(tensor, to, block_.address() + DevicePtr(piece.scales), rows_of(piece.type));
+    uploader.e4m3_rows(tensor, to, base(entry) + DevicePtr(piece.scales), rows_of(piece.type));
   } else {
     uploader.rows(tensor, to, entry.dtype);
   }
+  keep_image(entry, piece);
 }
 
 /// Without the way through wider numbers; false for forms that lie in another order, or need other numbers.
 bool BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows) {
   if (rows.values.count() != count_of(piece.type)) return false;  // read whole, it is reported
-  DevicePtr to = block_.address() + DevicePtr(piece.offset);
-  if (entry.slot.form == WeightSlot::e4m3_rows && rows.values.dtype() == DType::f8e4m3) {
-    uploader.e4m3_rows(rows, to, block_.address() + DevicePtr(piece.scales));
-    return true;
-  }
-  if (entry.slot.form != WeightSlot::rows) return false;
-  uploader.rows(rows, to, entry.dtype);
+  DevicePtr to = base(entry) + DevicePtr(piece.offset);
+  if (entry.slot.form == WeightSlot::e4m3_rows && rows.values.dtype() == DType::f8e4m3)
+    uploader.e4m3_rows(rows, to, base(entry) + DevicePtr(piece.scales));
+  else if (entry.slot.form == WeightSlot::rows)
+    uploader.rows(rows, to, entry.dtype);
+  else
+    return false;
+  keep_image(entry, piece);
   return true;
 }
 
-void BoundWeights::take_block() {
-  if (bytes_ > 0 && !block_.address()) block_ = DeviceMemory(engine_.context(), bytes_, "the weights");
+Tensor& BoundWeights::image_of(int streamed) {
+  stream_.reset();  // the image changes
+  images_.resize(streamed_.size());
+  Tensor& image = images_[size_t(streamed)].bytes;
+  if (image.empty()) image = new_image(ends_[size_t(streamed)]);
+  return image;
+}
+
+/// Takes what a streamed block's slot now holds of a piece into the host's memory.
+void BoundWeights::keep_image(const Entry& entry, const Piece& piece) {
+  const int s = streamed(entry.block);
+  if (s < 0) return;
+  Tensor& image = image_of(s);
+  auto take = [&](int64_t offset, int64_t bytes) {
+    copy_to_host(image.data() + offset, base(entry) + DevicePtr(offset), bytes, engine_.stream());
+  };
+  take(piece.offset, stored_bytes(entry, piece));
+  if (entry.slot.form == WeightSlot::e4m3_rows) take(piece.scales, rows_of(piece.type) * int64_t(sizeof(float)));
+}
+
+void BoundWeights::make_stream() {
+  std::vector<std::vector<StreamedBytes>> parts(streamed_.size());
+  for (auto& [key, entry] : entries_) {
+    const int s = streamed(entry.block);
+    if (s < 0) continue;
+    const std::byte* image = images_[size_t(s)].bytes.data();
+    for (const Piece& piece : entry.pieces) {
+      parts[size_t(s)].push_back({image + piece.offset, stored_bytes(entry, piece), piece.offset});
+      if (entry.slot.form == WeightSlot::e4m3_rows)
+        parts[size_t(s)].push_back({image + piece.scales, rows_of(piece.type) * int64_t(sizeof(float)), piece.scales});
+    }
+  }
+  std::vector<DevicePtr> slots;
+  for (int i = 0; i < kStreamSlots; ++i) slots.push_back(memory_.address() + DevicePtr(resident_ + i * slot_bytes_));
+  stream_ = std::make_unique<WeightStream>(engine_, std::move(slots));
+  for (auto& block : parts) stream_->add(std::move(block));
+  lock_images();
+}
+
+/// Once they are filled: pages that many threads have touched are locked several times sooner.
+void BoundWeights::lock_images() {
+  // A machine whose memory is mostly locked pages cannot breathe.
+  int64_t most = int64_t(sysconf(_SC_PHYS_PAGES)) / 2 * int64_t(sysconf(_SC_PAGESIZE));
+  std::set<const std::byte*> locked;
+  why_slow_.clear();
+  for (Image& image : images_) {
+    if (image.bytes.empty() || !locked.insert(image.bytes.data()).second) continue;
+    most -= image.bytes.bytes();
+    if (image.lock.active()) continue;
+    if (most >= 0) image.lock = HostRegistration(engine_.context(), image.bytes.data(), image.bytes.bytes());
+    if (!image.lock.active()) why_slow_ = most < 0 ? "half of the host's memory is page-locked already" : image.lock.why_not();
+  }
+}
+
+void BoundWeights::take_memory() {
+  if (bytes_ == 0 || memory_.address()) return;
+  engine_.with_enough_memory([&] { memory_ = DeviceMemory(engine_.context(), bytes_, "the weights"); });
 }
 
 void BoundWeights::fill_random(uint64_t seed) {
-  take_block();
+  constexpr size_t kImages = 4;  // of one size: enough that no cache sees the same bytes twice in a short time
+  take_memory();
   engine_.kernels().load("elements");
+  images_.resize(streamed_.size());
+  std::map<int64_t, std::vector<Tensor>> shared;
+  for (size_t s = 0; s < streamed_.size(); ++s) {
+    auto& same = shared[ends_[s]];
+    images_[s].bytes = same.size() < kImages ? new_image(ends_[s]) : same[s % kImages];
+    same.push_back(images_[s].bytes);
+  }
   for (auto& [key, entry] : entries_)
     for (Piece& piece : entry.pieces) {
-      bool scales = piece.type.shape.size() < 2 && piece.name.ends_with("weight");
-      bool e4m3 = entry.slot.form == WeightSlot::e4m3_rows;
-      constexpr float kSpread = 100;  // of numbers in e4m3: few go beyond its end at 448
-      KernelTarget& target = engine_.kernel_target();
-      fill_normal(target, block_.address() + DevicePtr(piece.offset), entry.dtype, stored_count(entry.slot.form, piece.type),
-                  seed++, scales ? 1.f : 0.f, e4m3 ? kSpread : spread_of(piece.type));
-      if (e4m3)
-        fill_normal(target, block_.address() + DevicePtr(piece.scales), DType::f32, rows_of(piece.type), 0,
-                    spread_of(piece.type) / kSpread, 0);
+      fill_random(entry, piece, seed++);
+      keep_image(entry, piece);
       piece.ready = true;
     }
   engine_.stream().synchronize();
+  if (!streamed_.empty()) make_stream();
+}
+
+void BoundWeights::fill_random(const Entry& entry, const Piece& piece, uint64_t seed) {
+  constexpr float kSpread = 100;  // of numbers in e4m3: few go beyond its end at 448
+  const bool is_scale = piece.type.shape.size() < 2 && (piece.name.ends_with("weight") || piece.name.ends_with("scale"));
+  const bool e4m3 = entry.slot.form == WeightSlot::e4m3_rows;
+  KernelTarget& target = engine_.kernel_target();
+  fill_normal(target, base(entry) + DevicePtr(piece.offset), entry.dtype, stored_count(entry.slot.form, piece.type), seed,
+              is_scale ? 1.f : 0.f, e4m3 ? kSpread : spread_of(piece.type));
+  if (e4m3)
+    fill_normal(target, base(entry) + DevicePtr(piece.scales), DType::f32, rows_of(piece.type), 0,
+                spread_of(piece.type) / kSpread, 0);
 }
 
 void BoundWeights::forget(const std::set<std::string>& names) {
@@ -166,10 +307,13 @@ void BoundWeights::forget(const std::set<std::string>& names) {
 }
 
 void BoundWeights::unload(const std::function<void(const std::string&)>&) {
+  engine_.stream().synchronize();
+  stream_.reset();
+  images_.clear();
+  why_slow_.clear();
   for (auto& [key, entry] : entries_)
     for (Piece& piece : entry.pieces) piece.ready = false;
-  engine_.stream().synchronize();
-  block_ = {};
+  memory_ = {};
 }
 
 const BoundWeights::Entry& BoundWeights::loaded(const Unit& unit, const std::string& prefix, int32_t slot) const {
@@ -180,11 +324,13 @@ const BoundWeights::Entry& BoundWeights::loaded(const Unit& unit, const std::str
 }
 
 DevicePtr BoundWeights::get(const Unit& unit, const std::string& prefix, int32_t slot) const {
-  return block_.address() + DevicePtr(loaded(unit, prefix, slot).pieces[0].offset);
+  const Entry& entry = loaded(unit, prefix, slot);
+  return base(entry) + DevicePtr(entry.pieces[0].offset);
 }
 
 DevicePtr BoundWeights::row_scales(const Unit& unit, const std::string& prefix, int32_t slot) const {
-  return block_.address() + DevicePtr(loaded(unit, prefix, slot).pieces[0].scales);
+  const Entry& entry = loaded(unit, prefix, slot);
+  return base(entry) + DevicePtr(entry.pieces[0].scales);
 }
 
 }  // namespace sinter::cuda

@@ -16,6 +16,8 @@ struct GpuTarget {
   /// Kernels wait by themselves for those queued before them, and may be launched so that they begin earlier.
   bool overlaps_launches() const { return capability >= 90; }
   bool operator==(const GpuTarget&) const = default;
+  /// The oldest driver that takes it, as CUDA numbers itself: 11080 is 11.8.
+  int cuda_version() const { return (ptx / 10 + 4) * 1000 + ptx % 10 * 10; }
   std::string text() const;
 };
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "compiler/lowering/fp8_attention.h"
 #include "compiler/lowering/lower.h"
 #include "compiler/lowering/lowered_ops.h"
 #include "compiler/lowering/vendor_rules.h"
@@ -95,9 +96,16 @@ Value reduce_last_axis(const Node& n, Value x, Graph& to) {
 }  // namespace
 
 void legalise(const Graph& from, Graph& to, const LowerOptions& options) {
-  Graph ruled;
-  if (options.vendor && options.fuse) apply_vendor_rules(from, ruled);
-  const Graph* current = options.vendor && options.fuse ? &ruled : &from;
+  Graph ruled, narrow;
+  const Graph* current = &from;
+  if (options.vendor && options.fuse) {
+    apply_vendor_rules(from, ruled);
+    current = &ruled;
+    if (options.fp8_keys > 0) {
+      use_fp8_attention(ruled, narrow, options.fp8_keys);
+      current = &narrow;
+    }
+  }
   std::unique_ptr<Graph> last;
   for (bool again = true; again;) {
     again = false;

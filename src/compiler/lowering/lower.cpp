@@ -63,7 +63,7 @@ void Lowering::emit(const Node* n) {
   if (!resident_.contains(n) || is_leaf(*n)) return;
   if (n->op == &linear_op || n->op == &conv2d_op) return emit_product_call(n, n);
   if (n->op == &matmul_op) return emit_matmul(n);
-  if (n->op == &attention_op) return emit_attention(n);
+  if (n->op == &attention_op || n->op == &fp8_attention_op) return emit_attention(n);
   if (n->op == &group_scale_shift_op) return emit_group_stats(n);
   if (n->op == &embedding_op) return emit_embedding(n);
   if (n->op == &concat_op) return emit_concat(n);

@@ -15,10 +15,14 @@ struct LowerOptions {
   int64_t fp8_width = 0;
   /// With `vendor`: a 16-bit linear layer whose halves are value and gate of a GEGLU is one product that gates its own result.
   bool gated = false;
+  /// With `vendor`: self-attention of bf16 over at least so many normalised tokens multiplies in f8e4m3 (fp8_attention.h); 0:
+  /// none.
+  int64_t fp8_keys = 0;
 };
 
 /// From which width on f8e4m3 gains more than quantising what it reads costs.
 inline constexpr int64_t kFp8Width = 1024;
+inline constexpr int64_t kFp8Keys = 1024;
 
 /// Cuts a graph into steps: which values live in memory, which ops become one row kernel, which kernels become prologues and
 /// epilogues of calls. The graph is one that legalise() made; weights and calls are numbered as it lists them. The code of the

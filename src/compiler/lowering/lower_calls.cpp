@@ -20,7 +20,9 @@ void Lowering::emit_attention(const Node* n) {
   }
   step.q = heads(views[0], q.node()), step.k = heads(views[1], k.node()), step.v = heads(views[2], v.node());
   step.in = q.dtype();
-  if (n->inputs.size() > 3) {
+  if (n->op == &fp8_attention_op) {
+    step.unit = place(dense_operand(n->inputs[3]));
+  } else if (n->inputs.size() > 3) {
     Value bias = n->inputs[3];
     View view = copyable(bias.node());
     if (view.dtype != DType::f32) view = copied(view, DType::f32);

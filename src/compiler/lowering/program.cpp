@@ -186,7 +186,7 @@ void fields(auto& a, ConvStep& v) {
 void fields(auto& a, MatmulStep& v) { a(v.batch, v.m, v.n, v.k, v.a_type, v.b_type, v.out_type, v.shared_b, v.a, v.b, v.out); }
 void fields(auto& a, AttentionStep& v) {
   a(v.b, v.heads, v.queries, v.keys, v.d, v.scale, v.causal, v.biased, v.in, v.out_type, v.q, v.k, v.v, v.bias, v.out);
-  a(v.bias_key_stride);
+  a(v.bias_key_stride, v.unit);
 }
 void fields(auto& a, GroupStatsStep& v) {
   a(v.n, v.pixels, v.channels, v.groups, v.epsilon, v.type, v.x, v.gamma, v.beta, v.out, v.pixel_stride, v.adds, v.addend_type,

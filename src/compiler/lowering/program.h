@@ -107,9 +107,10 @@ struct AttentionStep {
   Dim b, heads, queries, keys, d;
   double scale = 1;
   bool causal = false, biased = false;
-  DType in = DType::f32, out_type = DType::f32;
+  DType in = DType::f32, out_type = DType::f32;  ///< f8e4m3: both are
   HeadPlace q, k, v, bias, out;
   Dim bias_key_stride = 0;
+  Place unit;  ///< of f8e4m3: f32, what 1 stands for in q and k; the result is in the units of v
 };
 
 /// Scale and shift of group_norm(x), or of group_norm(x + addend) with the addend in the shift.

@@ -32,6 +32,7 @@ struct BufferVisitor {
   void operator()(const AttentionStep& s) const {
     for (const HeadPlace* p : {&s.q, &s.k, &s.v, &s.out}) visit(p->at.buffer);
     if (s.biased) visit(s.bias.at.buffer);
+    if (s.in == DType::f8e4m3) visit(s.unit.buffer);
   }
   void operator()(const GroupStatsStep& s) const {
     for (const Place* p : {&s.x, &s.gamma, &s.beta, &s.out}) visit(p->buffer);
@@ -236,6 +237,7 @@ class Validator {
   }
   void check(const AttentionStep& s) {
     expect_types({s.in, s.out_type});
+    expect(s.in != DType::f8e4m3 || (s.out_type == s.in && !s.biased && !s.causal), "an f8e4m3 attention has no such form");
     expect_writable(s.out.at.buffer);
   }
   void check(const GroupStatsStep& s) {

@@ -55,8 +55,9 @@ std::vector<double> time_candidates(const Context& context, const Stream& stream
     try {
       recorded[i] = record(candidates[i], timer);
       recorded[i].graph.launch(stream);
-    } catch (const Error&) {
-      recorded[i] = {};  // refused at run time: it is no candidate
+    } catch (const Error& e) {
+      if (e.code() == Code::Io) throw;  // the device is lost
+      recorded[i] = {};                 // refused at run time: it is no candidate
     }
   }
   for (int round = 0; round < kRounds; ++round)

@@ -1,5 +1,6 @@
 #include "backends/cuda/calls/vendor.h"
 
+#include "backends/cuda/driver_api.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -81,15 +82,24 @@ Facts Vendor::key_facts(std::string_view library, size_t version) const {
 
 void fail_cublaslt(const CublasLtCalls& calls, int status, const std::string& attempted) {
   const char* text = calls.status_text(status);
-  fail(Code::Internal, "{}: cuBLASLt {} says {} ({})", attempted, calls.version_text(), text ? text : "nothing", status);
+  const std::string message =
+      fmt::format("{}: cuBLASLt {} says {} ({})", attempted, calls.version_text(), text ? text : "nothing", status);
+  constexpr int kAllocationFailed = 3;
+  if (status == kAllocationFailed) fail_out_of_memory(message, 0);
+  throw_if_device_is_to_blame(message);
+  throw Error(Code::Internal, message);
 }
 
 void fail_cudnn(const CudnnCalls& calls, int status, const std::string& attempted) {
   char reason[2048] = "";
   calls.last_error(reason, sizeof reason);
   const char* text = calls.status_text(status);
-  fail(Code::Internal, "{}: cuDNN {} says {} ({}){}{}", attempted, calls.version_text(), text ? text : "nothing", status,
-       *reason ? ": " : "", reason);
+  const std::string message = fmt::format("{}: cuDNN {} says {} ({}){}{}", attempted, calls.version_text(),
+                                          text ? text : "nothing", status, *reason ? ": " : "", reason);
+  constexpr int kHostAllocationFailed = 4003, kDeviceAllocationFailed = 4004, kFirstOfExecution = 4000;
+  if (status == kHostAllocationFailed || status == kDeviceAllocationFailed) fail_out_of_memory(message, 0);
+  if (status >= kFirstOfExecution) throw_if_device_is_to_blame(message);  // below: it was asked for what there is not
+  throw Error(Code::Internal, message);
 }
 
 Digest choice_key(std::string_view kind, std::string_view shape, const Facts& device, bool timed) {

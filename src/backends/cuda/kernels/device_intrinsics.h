@@ -40,6 +40,11 @@ SINTER_DEVICE_INLINE uint32_t arrive(uint32_t* counter) {
   return before;
 }
 
+/// Adds to a number in memory that others add to as well.
+SINTER_DEVICE_INLINE void add_to(int64_t* sum, int64_t value) {
+  asm volatile("red.relaxed.gpu.add.u64 [%0], %1;" ::"l"(sum), "l"(value) : "memory");
+}
+
 /// Brings the line of an address closer.
 SINTER_DEVICE_INLINE void prefetch(const void* at) {
   asm volatile("{ .reg .u64 global; cvta.to.global.u64 global, %0; prefetch.global.L2 [global]; }" ::"l"(at));
@@ -69,6 +74,13 @@ template <int N>
 SINTER_DEVICE_INLINE void warp_add(int32_t (&values)[N]) {
   SINTER_UNROLL
   for (int i = 0; i < N; ++i) asm volatile("redux.sync.add.s32 %0, %0, 0xffffffff;" : "+r"(values[i]));
+}
+
+/// The smallest of the 32 lanes' values.
+SINTER_DEVICE_INLINE int32_t warp_min(int32_t value) {
+  int32_t result;
+  asm volatile("redux.sync.min.s32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
+  return result;
 }
 
 SINTER_DEVICE_INLINE float exp2_fast(float x) { return __nvvm_ex2_approx_ftz_f(x); }

@@ -52,6 +52,7 @@ int blocks_x();
 void barrier();
 inline void wait_for_operands() {}
 uint32_t arrive(uint32_t* counter);
+inline void add_to(int64_t* sum, int64_t value) { *sum += value; }
 void prefetch(const void* at);
 char* shared_memory();
 float shuffle_xor(float value, int lanes);
@@ -62,6 +63,14 @@ void warp_add_words(int32_t* values, int count);
 template <int N>
 void warp_add(int32_t (&values)[N]) {
   warp_add_words(values, N);
+}
+
+inline int32_t warp_min(int32_t value) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const auto other = int32_t(shuffle_xor(uint32_t(value), lanes));
+    value = other < value ? other : value;
+  }
+  return value;
 }
 
 float exp2_fast(float x);

@@ -50,7 +50,11 @@ constexpr int64_t kSharedBytesWithoutAsking = 48 * 1024;
 
 }  // namespace
 
-Kernels::Kernels(const Context& context, Compile compile) : context_(context), compile_(std::move(compile)) {}
+Kernels::Kernels(const Context& context, Load load) : context_(context), load_(std::move(load)) {}
+
+Module Kernels::compile_and_load(const Context& context, std::string_view ptx, std::string_view name) {
+  return Module(context, compile_ptx(context, ptx, name), name);
+}
 
 std::span<const std::string_view> Kernels::modules() {
   static const auto names = [] {
@@ -93,8 +97,7 @@ void Kernels::load(std::string_view module) {
   // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
   // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
   const bool alone = text.find(".target sm_90a") != text.npos;
-  loaded_.emplace(module, alone ? Module::of_ptx(context_, std::string(text), module)
-                                : Module(context_, compile_(context_, text, module), module));
+  loaded_.emplace(module, alone ? Module::of_ptx(context_, std::string(text), module) : load_(context_, text, module));
 }
 
 const Function& Kernels::function(std::string_view kernel) {

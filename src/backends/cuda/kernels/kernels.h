@@ -29,9 +29,9 @@ class KernelTarget {
 /// load() before one.
 class Kernels {
  public:
-  /// Turns PTX into machine code, or finds what an earlier run made of it.
-  using Compile = std::function<std::string(const Context& context, std::string_view ptx, std::string_view name)>;
-  explicit Kernels(const Context& context, Compile compile = compile_ptx);
+  /// Turns PTX into loaded machine code, or finds what an earlier run made of it.
+  using Load = std::function<Module(const Context& context, std::string_view ptx, std::string_view name)>;
+  explicit Kernels(const Context& context, Load load = compile_and_load);
   Kernels(const Kernels&) = delete;
   Kernels& operator=(const Kernels&) = delete;
 
@@ -50,8 +50,10 @@ class Kernels {
   const Context& context() const { return context_; }
 
  private:
+  static Module compile_and_load(const Context& context, std::string_view ptx, std::string_view name);
+
   const Context& context_;
-  Compile compile_;
+  Load load_;
   std::map<std::string, Module, std::less<>> loaded_;
   std::map<std::string, Function, std::less<>> functions_;
 };
