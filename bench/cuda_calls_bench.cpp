@@ -18,6 +18,8 @@
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/calls/tuning.h"
+#include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/kernels/tile_product.h"
 #include "base/error.h"
 
 using namespace sinter;
@@ -121,6 +123,99 @@ void linear_row(Bench& b, const std::string& name, const LinearShape& s) {
     Row row = time_linear(b, s, why);
     why.empty() ? print_row(b, label, s.flops(), row) : print_absence(label, why);
   });
+}
+
+// Own products against the library's fastest of eight, each with the same epilogue; where it has none (GEGLU), the library's
+// product and a kernel that gates it. Both take turns, so that they see the same clock.
+
+struct Tiled {
+  const char* name;
+  int64_t m, n, k;  ///< n: columns of the result
+  bool gelu = false, residual = false, gated = false;
+};
+
+void tile_row(Bench& b, Kernels& kernels, const Tiled& t) {
+  std::string label = fmt::format("tile {} {}x{}x{}{}", t.name, t.m, t.gated ? 2 * t.n : t.n, t.k,
+                                  t.gated      ? " geglu"
+                                  : t.gelu     ? " gelu"
+                                  : t.residual ? " residual"
+                                               : "");
+  if (!b.wanted(label)) return;
+  KernelStream target(kernels, b.stream);
+  const int64_t rows = t.gated ? 2 * t.n : t.n;
+  DeviceMemory a = b.random(t.m * t.k, DType::bf16), w = b.random(rows * t.k, DType::bf16),
+               wide = b.random(t.m * rows, DType::bf16), out = b.random(t.m * t.n, DType::bf16),
+               bias = b.random(rows, DType::bf16), residual = b.random(t.m * t.n, DType::bf16);
+  LinearShape shape{.m = t.m, .n = rows, .k = t.k, .epilogue = t.gelu ? LinearEpilogue::BiasGelu : LinearEpilogue::Bias};
+  shape.residual = t.residual;
+  LinearBuffers buffers{.a = a.address(),
+                        .weights = w.address(),
+                        .out = t.gated ? wide.address() : out.address(),
+                        .bias = bias.address(),
+                        .residual = residual.address()};
+  TuneOn<LinearBuffers> on{b.stream, buffers, b.workspace};
+  auto best = plan_linear(b.vendor, shape, &on);
+  if (!best) return print_absence(label, best.why_none);
+  auto call = best->bind(buffers, b.workspace);
+  GateRowsCall gate{.from = wide.address(), .rows = t.m, .columns = t.n, .to = out.address()};
+  TileProductCall own{.m = t.m, .n = t.n, .k = t.k};
+  own.a = a.address(), own.weights = w.address(), own.out = out.address(), own.bias = bias.address();
+  own.gelu = t.gelu, own.gated = t.gated;
+  if (t.residual) own.residual = residual.address();
+  if (const std::string why = why_no_tile_product(own, b.context.device()); !why.empty()) return print_absence(label, why);
+  std::vector<std::function<void()>> candidates = {[&] {
+    call->launch(b.stream);
+    if (t.gated) gate_rows(target, gate);
+  }};
+  std::vector<TileProduct> products;
+  std::string columns;
+  for (int form = 0; form < int(tile_forms().size()); ++form)
+    if (tile_forms()[size_t(form)].gated == t.gated) products.push_back(tile_product(own, form, target.multiprocessors()));
+  for (const TileProduct& p : products) candidates.push_back([&] { p.launch(target); });
+  const std::vector<double> times = time_candidates(b.context, b.stream, candidates);
+  const double flops = shape.flops() * 1e-6;
+  fmt::print("{:<40}{:>9.1f}{:>7.0f}", label, times[0], flops / times[0]);
+  for (size_t i = 1; i < times.size(); ++i) fmt::print("{:>9.1f}{:>7.0f}", times[i], flops / times[i]);
+  const double least = *std::min_element(times.begin() + 1, times.end());
+  const TileProduct& chosen = products[size_t(best_tile_form(own, target.multiprocessors())) % products.size()];
+  fmt::print("{:>8.2f}  {}\n", times[0] / least, chosen.kernel);
+  std::fflush(stdout);
+}
+
+void tiles(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<40}{:>16}", "own products: us and TFLOP/s", "cuBLASLt");
+  for (const device::TileForm& f : tile_forms())
+    if (!f.gated) fmt::print("{:>16}", fmt::format("own {}", f.columns));
+  fmt::print("{:>8}  {}\n", "gain", "own, untimed");
+  for (const Tiled& t : std::initializer_list<Tiled>{{"sdxl", 2048, 1280, 1280},
+                                                     {"sdxl", 2048, 1280, 1280, false, true},
+                                                     {"sdxl", 2048, 5120, 1280, false, false, true},
+                                                     {"sdxl", 2048, 1280, 5120, false, true},
+                                                     {"sdxl", 2048, 3840, 1280},
+                                                     {"sdxl", 8192, 640, 640},
+                                                     {"sdxl", 8192, 640, 640, false, true},
+                                                     {"sdxl", 8192, 2560, 640, false, false, true},
+                                                     {"sdxl", 8192, 640, 2560, false, true},
+                                                     {"sdxl", 8192, 1920, 640},
+                                                     {"sd15", 8192, 320, 320, false, true},
+                                                     {"sd15", 8192, 1280, 320, false, false, true},
+                                                     {"sd15", 8192, 320, 1280, false, true},
+                                                     {"sd15", 2048, 640, 640, false, true},
+                                                     {"sd15", 2048, 2560, 640, false, false, true},
+                                                     {"sd15", 2048, 640, 2560, false, true},
+                                                     {"sd15", 512, 1280, 1280, false, true},
+                                                     {"sd15", 512, 5120, 1280, false, false, true},
+                                                     {"sd15", 512, 1280, 5120, false, true},
+                                                     {"sd15", 128, 5120, 1280, false, false, true},
+                                                     {"flux", 4608, 3072, 3072},
+                                                     {"flux", 4608, 12288, 3072, true},
+                                                     {"flux", 4608, 3072, 12288},
+                                                     {"flux", 4608, 3072, 15360},
+                                                     {"flux", 4608, 9216, 3072},
+                                                     {"flux", 4608, 21504, 3072},
+                                                     {"cube", 8192, 8192, 8192}})
+    guarded(t.name, [&] { tile_row(b, kernels, t); });
 }
 
 void linears(Bench& b) {
@@ -319,6 +414,7 @@ int run(int argc, char** argv) {
   auto version = [](const auto* calls, const std::string& why_none) { return calls ? calls->version_text() : why_none; };
   fmt::print("{}, cuBLASLt {}, cuDNN {}\n", b.context.device().name, version(b.vendor.cublaslt(), b.vendor.why_no_cublaslt()),
              version(b.vendor.cudnn(), b.vendor.why_no_cudnn()));
+  tiles(b);
   linears(b);
   attentions(b);
   convs(b);

@@ -1,6 +1,11 @@
-# Writes OUTPUT, a C++ file that defines sinter::cuda::SYMBOL as the text of INPUT.
+# Writes OUTPUT, a C++ file that defines sinter::cuda::SYMBOL as the text of INPUT, PTX, with ENTRY_DIRECTIVES in the head of
+# every kernel.
 # Raw strings of one compiler may be limited to 64 KiB; pieces next to each other are one literal.
 file(READ ${INPUT} text)
+if(ENTRY_DIRECTIVES)
+  string(REPLACE ";" "\n" directives "${ENTRY_DIRECTIVES}")
+  string(REGEX REPLACE "(\\.entry [^)]*\\))[^\n]*\n" "\\1\n${directives}\n" text "${text}")
+endif()
 string(LENGTH "${text}" length)
 set(pieces "")
 set(at 0)

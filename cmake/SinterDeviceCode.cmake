@@ -3,6 +3,8 @@
 # Compiles freestanding C++ for NVIDIA GPUs to PTX text and embeds it in the target: kernels/NAME.device.cpp gives
 #   extern const std::string_view NAME_ptx;   // in namespace sinter::cuda, for sm_80 and newer
 # and, with DEVICE_VARIANTS sm_89 for example, NAME_ptx_sm_89 too. Inside the device code SINTER_DEVICE_ARCH is 80 (or 89 ...).
+# DEVICE_ONLY sm_90a instead makes that one alone, for devices of exactly that architecture.
+# ENTRY_DIRECTIVES are lines for the head of every kernel that clang has no words for.
 # OPTIONS are for the compiler.
 # No toolkit of the vendor is needed: clang knows the target, and nothing of CUDA is included.
 #
@@ -14,9 +16,14 @@ set(SINTER_EMBED_SCRIPT ${CMAKE_CURRENT_LIST_DIR}/EmbedText.cmake)
 set(SINTER_PTX_OF_sm_80 ptx71)  # CUDA 11.1
 set(SINTER_PTX_OF_sm_89 ptx81)  # CUDA 12.1
 set(SINTER_PTX_OF_sm_90 ptx78)  # CUDA 11.8
+set(SINTER_PTX_OF_sm_90a ptx80)  # CUDA 12.0
 
 function(sinter_device_code target)
-  cmake_parse_arguments(ARG "" "" "DEVICE_VARIANTS;OPTIONS" ${ARGN})
+  cmake_parse_arguments(ARG "" "DEVICE_ONLY" "DEVICE_VARIANTS;OPTIONS;ENTRY_DIRECTIVES" ${ARGN})
+  set(architectures sm_80 ${ARG_DEVICE_VARIANTS})
+  if(ARG_DEVICE_ONLY)
+    set(architectures ${ARG_DEVICE_ONLY})
+  endif()
   if(NOT SINTER_DEVICE_CLANG)
     message(FATAL_ERROR "clang++-19 was not found; it compiles the GPU kernels. Install the package clang-19 (./dev build does).")
   endif()
@@ -24,12 +31,12 @@ function(sinter_device_code target)
     get_filename_component(name ${source} NAME)
     string(REPLACE ".device.cpp" "" name ${name})
     get_filename_component(input ${source} ABSOLUTE)
-    foreach(architecture sm_80 ${ARG_DEVICE_VARIANTS})
+    foreach(architecture ${architectures})
       set(symbol ${name}_ptx)
       if(NOT architecture STREQUAL "sm_80")
         set(symbol ${name}_ptx_${architecture})
       endif()
-      string(REPLACE "sm_" "" number ${architecture})
+      string(REGEX REPLACE "[^0-9]" "" number ${architecture})
       set(ptx ${CMAKE_BINARY_DIR}/device_code/${name}.${architecture}.ptx)
       set(embedded ${CMAKE_BINARY_DIR}/device_code/${symbol}.cpp)
       add_custom_command(
@@ -44,7 +51,8 @@ function(sinter_device_code target)
         VERBATIM)
       add_custom_command(
         OUTPUT ${embedded}
-        COMMAND ${CMAKE_COMMAND} -DINPUT=${ptx} -DOUTPUT=${embedded} -DSYMBOL=${symbol} -P ${SINTER_EMBED_SCRIPT}
+        COMMAND ${CMAKE_COMMAND} -DINPUT=${ptx} -DOUTPUT=${embedded} -DSYMBOL=${symbol}
+                "-DENTRY_DIRECTIVES=${ARG_ENTRY_DIRECTIVES}" -P ${SINTER_EMBED_SCRIPT}
         DEPENDS ${ptx} ${SINTER_EMBED_SCRIPT}
         COMMENT "Embedding ${symbol}"
         VERBATIM)

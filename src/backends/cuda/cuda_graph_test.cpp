@@ -74,5 +74,35 @@ TEST_CASE("a convolution of a picture at twice its size is that of the resized p
   }
 }
 
+/// As a transformer's feed-forward: half of a wide layer's columns gate the other half.
+void build_gated(Graph& g, DType type, const Dim& tokens, int64_t width) {
+  Value x = cast(g.input("x", {DType::f32, {2, tokens, width}}), type);
+  auto weight = [&](const char* name, Shape shape) { return cast(g.weight(name, {DType::f32, std::move(shape)}), type); };
+  Value whole = linear(silu(x), weight("w", {320, width})) + weight("b", {320});
+  Value gated = slice(whole, 2, 0, 160) * gelu(slice(whole, 2, 160, 160));
+  g.output("y", cast(x + linear(gated, weight("out", {width, 160})), DType::f32));
+}
+
+TEST_CASE("a gated feed-forward is the same in one product as in two kernels, on a device") {
+  if (!test_device()) return;
+  Dim tokens = Dim::symbol("graph_tokens");
+  std::vector<SymbolId> symbols;
+  tokens.collect_symbols(symbols);
+  for (int64_t width : {64, 36}) {  // rows of 36 elements do not begin at multiples of 16 bytes: no tile product
+    CAPTURE(width);
+    const std::map<std::string, Tensor> inputs{{"x", random_tensor({2, 150, width}, 1)}};
+    const std::map<std::string, Tensor> weights{
+        {"w", random_tensor({320, width}, 2)}, {"b", random_tensor({320}, 3)}, {"out", random_tensor({width, 160}, 4)}};
+    Graph exact;
+    build_gated(exact, DType::f32, tokens, width);
+    for (auto [type, tolerance] : {std::pair{DType::f32, 1e-5}, {DType::f16, 0.004}, {DType::bf16, 0.03}}) {
+      CAPTURE(name(type));
+      Graph graph;
+      build_gated(graph, type, tokens, width);
+      CHECK(worst_difference(graph, exact, inputs, {{symbols[0], 150}}, weights) < tolerance);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sinter::cuda

@@ -230,6 +230,9 @@ class Module {
   Module() = default;
   /// Code::Unsupported for code of another kind of device, Code::Corrupt for what is no code. `name` is for messages.
   Module(const Context& context, std::string_view cubin, std::string_view name);
+  /// PTX, compiled as a program of its own, which the driver keeps in its own cache: for what compile_ptx() cannot make, since
+  /// its linker ignores setmaxnreg. The Error holds no log.
+  static Module of_ptx(const Context& context, const std::string& ptx, std::string_view name);
   Module(Module&& other) noexcept { swap(other); }
   Module& operator=(Module&& other) noexcept;
   ~Module();

@@ -13,7 +13,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-6";
+constexpr std::string_view kCompilerVersion = "cuda-7";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -56,7 +56,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       context_(ordinal),
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
-      vendor_(context_, &cache),
+      vendor_(context_, &cache, {}, options.tile_products ? &kernels_ : nullptr),
       kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return load_fixed(ptx, name); }),
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),
@@ -70,9 +70,14 @@ int64_t Engine::shared_bytes() const {
 
 void Engine::note_memory() { taken_ = std::max(taken_, free_at_start_ - context_.free_bytes()); }
 
-std::string Engine::target_text() const { return fmt::format("cuda {} on {}", target_.text(), context_.device().capability()); }
+std::string Engine::target_text() const {
+  return fmt::format("cuda {} on {}{}", target_.text(), context_.device().capability(),
+                     options_.tile_products ? "" : ", products all cuBLASLt's");
+}
 std::string_view Engine::compiler_version() const { return kCompilerVersion; }
-LowerOptions Engine::lowering() const { return {.vendor = true}; }
+LowerOptions Engine::lowering() const {
+  return {.vendor = true, .gated = options_.tile_products && context_.device().capability() == 90};
+}
 int64_t Engine::alignment() const { return kBufferAlignment; }
 
 void Engine::generate(Program& program) const {

@@ -63,6 +63,38 @@ MovedScales moved_scales(const LinearStep& step, const Bindings& bindings) {
   return {batch, (m + 3) / 4 * 4};
 }
 
+/// A product but for its types' compute and its addresses; alignment is what offsets leave of the buffers'.
+LinearShape linear_shape(const LinearStep& step, const Bindings& bindings, const EngineOptions& options) {
+  auto in = [&](const Dim& dim) { return dim.value(bindings); };
+  const VendorTail& tail = *step.tail;
+  LinearShape shape;
+  shape.m = in(step.m), shape.n = step.n, shape.k = step.k, shape.batch = in(step.batch);
+  shape.a = shape.weights = step.a_type, shape.out = tail.out_type;
+  shape.a_stride = in(step.a_stride), shape.out_stride = in(step.out_stride);
+  shape.a_batch = in(step.a_batch_stride), shape.out_batch = in(step.out_batch_stride);
+  shape.epilogue = tail.gelu ? LinearEpilogue::BiasGelu : tail.bias >= 0 ? LinearEpilogue::Bias : LinearEpilogue::None;
+  shape.residual = tail.adds, shape.gated = tail.gated;
+  if (tail.adds) shape.residual_stride = in(tail.residual_stride), shape.residual_batch = in(tail.residual_batch_stride);
+  if (shape.a == DType::f32 && options.allow_tf32) shape.compute = LinearCompute::TF32;
+  if (shape.a == DType::f16 && options.f16_accumulate) shape.compute = LinearCompute::F16Accumulate;
+  auto offset = [&](const Place& place, DType type) { return DevicePtr(in(place.offset) * byte_size(type)); };
+  shape.lower_alignment({offset(step.a, step.a_type), offset(step.out, tail.out_type),
+                         DevicePtr(step.weight_row * step.k * byte_size(step.a_type)),
+                         tail.adds ? offset(tail.residual, tail.out_type) : 0});
+  if (tail.bias >= 0) shape.lower_alignment({DevicePtr(step.weight_row * byte_size(tail.out_type))});
+  return shape;
+}
+
+bool gates_itself(Engine& engine, const LinearShape& shape) {
+  return engine.vendor().kernels() && tile_product_should_win(shape, engine.context().device());
+}
+
+/// Both parts of a gated product, for a kernel that gates them afterwards; [batch, m, 2 n], dense.
+LinearShape before_gating(LinearShape shape) {
+  shape.gated = false, shape.n *= 2, shape.out_stride = shape.n, shape.out_batch = shape.m * shape.n;
+  return shape;
+}
+
 }  // namespace
 
 int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bindings) {
@@ -70,7 +102,12 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
     return keeps_scores(*attention, bindings) ? scores_bytes(*attention, bindings) : 0;
   if (const auto* stats = std::get_if<GroupStatsStep>(&step))
     return group_stats_workspace_bytes(group_stats_call(*stats, bindings), context_.device().multiprocessors);
-  if (const auto* linear = std::get_if<LinearStep>(&step)) return moved_scales(*linear, bindings).bytes();
+  if (const auto* linear = std::get_if<LinearStep>(&step)) {
+    if (!linear->tail->gated) return moved_scales(*linear, bindings).bytes();
+    const LinearShape shape = linear_shape(*linear, bindings, options_), wide = before_gating(shape);
+    if (shape.m * shape.batch == 0) return 0;
+    return gates_itself(*this, shape) ? 0 : wide.batch * wide.out_batch * byte_size(wide.out);
+  }
   return 0;
 }
 
@@ -221,18 +258,8 @@ void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
 
 void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   const VendorTail& tail = *step.tail;
-  LinearShape shape;
-  shape.m = in(step.m), shape.n = step.n, shape.k = step.k, shape.batch = in(step.batch);
-  shape.a = shape.weights = step.a_type, shape.out = tail.out_type;
-  shape.a_stride = in(step.a_stride), shape.out_stride = in(step.out_stride);
-  shape.a_batch = in(step.a_batch_stride), shape.out_batch = in(step.out_batch_stride);
-  shape.epilogue = tail.gelu ? LinearEpilogue::BiasGelu : tail.bias >= 0 ? LinearEpilogue::Bias : LinearEpilogue::None;
-  shape.residual = tail.adds;
-  if (tail.adds) shape.residual_stride = in(tail.residual_stride), shape.residual_batch = in(tail.residual_batch_stride);
-  if (shape.a == DType::f32 && engine_.options().allow_tf32) shape.compute = LinearCompute::TF32;
-  if (shape.a == DType::f16 && engine_.options().f16_accumulate) shape.compute = LinearCompute::F16Accumulate;
+  LinearShape shape = linear_shape(step, in.bindings, engine_.options());
   if (shape.m * shape.batch == 0) return;
-
   LinearBuffers buffers;
   buffers.a = address(in, step.a, step.a_type);
   buffers.weights = weights_.get(in.unit, in.prefix, step.weight) + DevicePtr(step.weight_row * step.k * byte_size(step.a_type));
@@ -240,23 +267,40 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   if (tail.bias >= 0)
     buffers.bias = weights_.get(in.unit, in.prefix, tail.bias) + DevicePtr(step.weight_row * byte_size(tail.out_type));
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
+  const bool gates = shape.gated && gates_itself(engine_, shape);
   shape.lower_alignment({buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual});
-
   if (step.a_type == DType::f8e4m3) return add_fp8_linear(in, step, shape, buffers);
-  bool vendor_can = !tail.gelu || tail.bias >= 0;
-  if (vendor_can && add_vendor_call("linear", shape, buffers, plan_linear, engine_.options().tune).empty()) return;
+  if (!shape.gated || gates) return add_linear(shape, buffers);
+
+  GateRowsCall gate{.from = in.scratch(), .type = tail.out_type, .rows = shape.m, .columns = shape.n, .to = buffers.out};
+  gate.to_stride = shape.out_stride;
+  const LinearShape wide = before_gating(shape);
+  buffers.out = gate.from;
+  add_linear(wide, buffers);
+  engine_.kernels().load("elements");
+  for (int64_t i = 0; i < shape.batch; ++i) {
+    launch("gate", fmt::format("{} x {}", gate.rows, gate.columns), [=, e = &engine_] { gate_rows(e->kernel_target(), gate); });
+    gate.from += DevicePtr(wide.out_batch * byte_size(gate.type)), gate.to += DevicePtr(shape.out_batch * byte_size(gate.type));
+  }
+}
+
+void LaunchBuilder::add_linear(const LinearShape& shape, const LinearBuffers& buffers) {
+  const bool gelu = shape.epilogue == LinearEpilogue::BiasGelu, vendor_can = !gelu || buffers.bias;
+  std::string why = vendor_can ? add_vendor_call("linear", shape, buffers, plan_linear, engine_.options().tune) : "no bias";
+  if (why.empty()) return;
+  if (shape.gated) fail(Code::Internal, "the gated product {} was planned as one launch: {}", shape.text(), why);
   MatmulCall own;
   own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
   own.a = buffers.a, own.w = buffers.weights, own.a_stride = shape.a_stride, own.a_batch_stride = shape.a_batch;
   own.out_batch_stride = shape.out_batch, own.residual_batch_stride = shape.residual_batch;
   own.epilogue = {.out = buffers.out,
-                  .out_type = tail.out_type,
+                  .out_type = shape.out,
                   .out_stride = shape.out_stride,
                   .bias = buffers.bias,
-                  .bias_type = tail.out_type,
-                  .gelu = tail.gelu,
+                  .bias_type = shape.out,
+                  .gelu = gelu,
                   .residual = buffers.residual,
-                  .residual_type = tail.out_type,
+                  .residual_type = shape.out,
                   .residual_stride = shape.residual_stride};
   engine_.kernels().load("gemm");
   launch("linear (own)", shape.text(), [=, e = &engine_] { matmul(e->kernel_target(), own); });

@@ -56,6 +56,8 @@ class LaunchBuilder {
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               bool tune);
   void add_places(const ConvCall& whole, std::string detail);
+  /// A product in the library's form or one of ours.
+  void add_linear(const LinearShape& shape, const LinearBuffers& buffers);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
   void add_fp8_attention(const Instance& in, const AttentionStep& step, const AttentionShape& shape);
 

@@ -135,6 +135,15 @@ Module::Module(const Context& context, std::string_view cubin, std::string_view 
   check(driver().module_load(&handle_, cubin.data()), "loading the machine code of {} on {}", name, context.device().name);
 }
 
+Module Module::of_ptx(const Context& context, const std::string& ptx, std::string_view name) {
+  context.make_current();
+  Module made;
+  made.context_ = context.handle();
+  made.name_ = name;
+  check(driver().module_load(&made.handle_, ptx.c_str()), "compiling {} for {}", name, context.device().name);
+  return made;
+}
+
 Module& Module::operator=(Module&& other) noexcept {
   Module(std::move(other)).swap(*this);
   return *this;

@@ -13,6 +13,8 @@ struct LowerOptions {
   /// factor for each token and each row of the weights; 0: none. Layers of one vector (a timestep's) stay as they are: they wait
   /// for their weights' memory, take no time, and many things depend on their digits.
   int64_t fp8_width = 0;
+  /// With `vendor`: a 16-bit linear layer whose halves are value and gate of a GEGLU is one product that gates its own result.
+  bool gated = false;
   /// With `vendor`: self-attention of bf16 over at least so many normalised tokens multiplies in f8e4m3 (fp8_attention.h); 0:
   /// none.
   int64_t fp8_keys = 0;

@@ -70,7 +70,10 @@ Lowering::Tail Lowering::tail_of(const Node* call) const {
   }
   bool linear = call->op == &linear_op || is_pointwise_conv(*call);
   if (!linear) return tail;
-  if (const Node* gelu = next(kGelu)) {
+  if (const Node* product = gated_halves(tail.root); product && !is_fp8(*call)) {
+    tail.gated = true;
+    tail.root = product;
+  } else if (const Node* gelu = next(kGelu)) {
     tail.gelu = true;
     tail.root = gelu;
   } else if (const Node* sum = next(kAdd); sum && is_residual(other(sum), tail.root)) {
@@ -78,6 +81,36 @@ Lowering::Tail Lowering::tail_of(const Node* call) const {
     tail.root = sum;
   }
   return tail;
+}
+
+const Node* Lowering::gated_halves(const Node* whole) const {
+  static const OpDef &kMultiply = *find_op("multiply"), &kGelu = *find_op("gelu");
+  const DType type = whole->type.dtype;
+  const Dim& columns = whole->type.shape.back();
+  constexpr int64_t kChunks = 16;  // columns, so that each half is whole chunks of 16 bytes
+  if (!options_.gated || !(type == DType::bf16 || type == DType::f16) || !columns.is_constant() ||
+      columns.constant() % kChunks != 0)
+    return nullptr;
+  const std::vector<const Node*>& readers = users_.at(whole);
+  auto half = [&](int64_t begin) -> const Node* {
+    for (const Node* reader : readers) {
+      if (!reader || reader->op != &slice_op) continue;
+      const auto& a = reader->attrs.as<SliceAttrs>();
+      if (a.axis == int64_t(whole->type.shape.size()) - 1 && a.begin == Dim(begin) && a.length == Dim(columns.constant() / 2))
+        return reader;
+    }
+    return nullptr;
+  };
+  auto only_user = [&](const Node* n, const OpDef& op) -> const Node* {
+    if (!n || !has_one_user(n) || in_memory_.contains(n)) return nullptr;
+    const Node* user = users_.at(n)[0];
+    return user->op == &op ? user : nullptr;
+  };
+  if (readers.size() != 2 || in_memory_.contains(whole)) return nullptr;
+  const Node *value = half(0), *gate = half(columns.constant() / 2);
+  const Node* product = only_user(value, kMultiply);
+  bool gates = product && product == only_user(only_user(gate, kGelu), kMultiply) && product->type.dtype == type;
+  return gates && !fused_call_.contains(product) ? product : nullptr;
 }
 
 bool Lowering::is_bias(Value v, const Node* call) const {

@@ -57,6 +57,10 @@ void Lowering::emit_vendor_linear(const Node* n, const Node* root) {
   tail.out_type = target.dtype;
   if (auto at = tails_.find(n); at != tails_.end()) {
     tail.gelu = at->second.gelu;
+    if (at->second.gated) {
+      tail.gated = true;
+      step.parts = 2, step.n /= 2;
+    }
     if (at->second.bias) {
       WeightRows bias = *weight_rows(Value(at->second.bias));
       if (bias.first != rows.first) throw NeedsMemory{n};

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "graph/ops.h"
+#include "models/unet.h"
 
 using namespace sinter;
 
@@ -135,4 +136,73 @@ TEST_CASE("a picture at another size, or results of odd widths, are not convolve
     CHECK(steps_of<RowStep>(program).size() == 1);
   }
   CHECK(!steps_of<ConvStep>(enlarged(2, {})).at(0).doubled);
+}
+
+namespace {
+
+/// A feed-forward layer's first half: a linear layer whose second half of columns gates the first.
+Program gated_layer(const LowerOptions& options, int64_t columns, bool read_twice = false, const char* gelu_op = "gelu") {
+  Graph graph;
+  Value x = graph.input("x", {DType::bf16, {Dim::symbol("lower_batch"), 7, 64}});
+  auto weight = [&](const char* name, Shape shape) {
+    return cast(graph.weight(name, {DType::f16, std::move(shape)}), DType::bf16);
+  };
+  Value whole = linear(x, weight("proj.weight", {2 * columns, 64})) + weight("proj.bias", {2 * columns});
+  Value value = slice(whole, 2, 0, columns), gate = slice(whole, 2, columns, columns);
+  graph.output("y", value * graph.add(*find_op(gelu_op), {gate}, {}));
+  if (read_twice) graph.output("whole", whole);
+  Graph legal;
+  legalise(graph, legal, options);
+  Program program = lower(legal, options);
+  validate(program, legal);
+  return program;
+}
+
+}  // namespace
+
+TEST_CASE("a linear layer whose halves gate each other is one product of two parts where a product can gate") {
+  Program program = gated_layer({.vendor = true, .gated = true}, 96);
+  auto linears = steps_of<LinearStep>(program);
+  REQUIRE(linears.size() == 1);
+  CHECK(program.steps.size() == 1);
+  CHECK(linears[0].tail->gated);
+  CHECK(linears[0].parts == 2);
+  CHECK(linears[0].n == 96);
+  CHECK(linears[0].tail->bias >= 0);
+  CHECK(linears[0].out.buffer == BufferRef{BufferRef::result, 0});
+}
+
+TEST_CASE(
+    "a linear layer is not gated where that is not asked for, or something else reads it, or the gate is another function") {
+  for (const Program& program :
+       {gated_layer({.vendor = true}, 96), gated_layer({.vendor = true, .gated = true}, 96, true),
+        gated_layer({.vendor = true, .gated = true}, 96, false, "gelu_tanh"), gated_layer({.vendor = true, .gated = true}, 92),
+        gated_layer({.fuse = false, .vendor = true, .gated = true}, 96)}) {
+    for (const LinearStep& step : steps_of<LinearStep>(program)) CHECK(!step.tail->gated);
+    CHECK(program.steps.size() > 1);
+  }
+}
+
+namespace {
+
+/// The gated products of a graph and of all that it calls.
+size_t gated_products(const Graph& graph, const LowerOptions& options) {
+  Graph legal;
+  legalise(graph, legal, options);
+  size_t count = 0;
+  for (const LinearStep& step : steps_of<LinearStep>(lower(legal, options))) count += step.tail && step.tail->gated;
+  for (Value v : topological_order(graph))
+    if (v->op == &call_op) count += gated_products(v->attrs.as<CallAttrs>().function->graph, options);
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("every transformer block of the U-Nets has one gated product") {
+  for (auto [config, blocks] : {std::pair{sd15_unet_config(), size_t(16)}, {sdxl_unet_config(), size_t(70)}}) {
+    Graph graph;
+    build_unet(graph, config, {Dim::symbol("batch"), Dim::symbol("height"), Dim::symbol("width"), Dim::symbol("text")},
+               {.compute = DType::bf16, .storage = {}});
+    CHECK(gated_products(graph, {.vendor = true, .gated = true}) == blocks);
+  }
 }

@@ -44,13 +44,15 @@ class Lowering {
   bool contains_reduction(const Node* n) const;
   /// A linear or convolution whose result only one pointwise kernel reads becomes part of it.
   void find_epilogues();
-  /// What follows a product or convolution and its vendor can do: bias, then GELU or a residual.
+  /// What follows a product or convolution and its vendor can do: bias, then GELU, a residual or gating.
   struct Tail {
     const Node *root = nullptr, *bias = nullptr, *residual = nullptr;
-    bool gelu = false;
+    bool gelu = false, gated = false;
   };
   void find_tails();
   Tail tail_of(const Node* call) const;
+  /// The product of the first half of `whole`'s columns and the GELU of the others, if nothing else reads `whole`, else null.
+  const Node* gated_halves(const Node* whole) const;
   bool is_bias(Value v, const Node* call) const;
   static Value unbroadcast(Value v) { return v->op == &broadcast_op ? v->inputs[0] : v; }
   /// In memory before the call, and of the same shape.

@@ -173,7 +173,7 @@ void fields(auto& a, Place& v) { a(v.buffer, v.offset); }
 void fields(auto& a, HeadPlace& v) { a(v.at, v.b, v.t, v.h); }
 void fields(auto& a, RowStep& v) { a(v.use); }
 void fields(auto& a, VendorTail& v) {
-  a(v.bias, v.gelu, v.adds, v.residual, v.residual_stride, v.residual_batch_stride, v.out_type);
+  a(v.bias, v.gelu, v.gated, v.adds, v.residual, v.residual_stride, v.residual_batch_stride, v.out_type);
 }
 void fields(auto& a, LinearStep& v) {
   a(v.m, v.n, v.k, v.parts, v.a_type, v.a, v.a_stride, v.a_scales, v.weight, v.weight_row, v.epilogue, v.tail, v.out,

@@ -42,9 +42,10 @@ struct RowStep {
 
 /// What a vendor's product or convolution does to its result, in this order, before it stores it as `out_type`.
 struct VendorTail {
-  int32_t bias = -1;  ///< slot of form `rows` in `out_type`; none: -1
-  bool gelu = false;  ///< the tanh form
-  bool adds = false;  ///< the residual, of `out_type`
+  int32_t bias = -1;   ///< slot of form `rows` in `out_type`; none: -1
+  bool gelu = false;   ///< the tanh form
+  bool gated = false;  ///< of a product of two parts: the first times the GELU, in its erf form, of the second
+  bool adds = false;   ///< the residual, of `out_type`
   Place residual;
   Dim residual_stride = 0, residual_batch_stride = 0;
   DType out_type = DType::f32;

@@ -175,11 +175,13 @@ class Validator {
     expect_sizes({s.n, s.k, s.parts});
     if (s.tail) {
       auto form = s.a_type == DType::f8e4m3 ? WeightSlot::e4m3_rows : WeightSlot::rows;
-      expect(row_elements(shape_of(packed(s.weight, form))) == s.k && s.parts == 1 && !s.epilogue,
+      expect(row_elements(shape_of(packed(s.weight, form))) == s.k && !s.epilogue,
              "a matrix has rows of another length than its weight");
-      expect_rows(s.weight, s.weight_row, s.n);
+      expect(s.parts == (s.tail->gated ? 2 : 1) && !(s.tail->gated && (s.tail->gelu || s.tail->adds)),
+             "the parts of a matrix meet nowhere");
+      expect_rows(s.weight, s.weight_row, s.n * s.parts);
       expect_writable(s.out.buffer);
-      return check(*s.tail, s.weight_row, s.n);
+      return check(*s.tail, s.weight_row, s.n * s.parts);
     }
     expect(s.a_type != DType::f8e4m3, "only a vendor multiplies f8e4m3");
     const WeightSlot& slot = packed(s.weight, WeightSlot::matrix);

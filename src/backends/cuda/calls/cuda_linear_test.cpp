@@ -28,6 +28,7 @@ double tolerance(const LinearShape& s) {
   return s.a == DType::f32 ? kToleranceF32 : kTolerance16;
 }
 
+double gelu_erf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
 double gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 
 int64_t extent(int64_t batch, int64_t batch_stride, int64_t rows, int64_t stride, int64_t row) {
@@ -43,11 +44,11 @@ struct Case {
   Case(TestVendor& v, const LinearShape& shape) : vendor(v), s(shape) {
     TestDevice& d = vendor.device;
     LinearShape f = filled();
-    int64_t weight_rows = f.weights_are_kn ? f.k : f.n, weight_row = f.weights_are_kn ? f.n : f.k;
+    int64_t weight_rows = f.weights_are_kn ? f.k : f.gated ? 2 * f.n : f.n, weight_row = f.weights_are_kn ? f.n : f.k;
     a = random_tensor(d, extent(f.batch, f.a_batch, f.m, f.a_stride, f.k), f.a);
     weights = random_tensor(d, extent(f.batch, f.weights_batch, weight_rows, f.weights_stride, weight_row), f.weights);
     out = poisoned_tensor(d, extent(f.batch, f.out_batch, f.m, f.out_stride, f.n) + 64, f.out);
-    bias = random_tensor(d, f.n, f.bias());
+    bias = random_tensor(d, f.gated ? 2 * f.n : f.n, f.bias());
     if (f.residual) residual = random_tensor(d, extent(f.batch, f.residual_batch, f.m, f.residual_stride, f.n), f.out);
     bool vectors = f.compute == LinearCompute::FP8Vector;
     a_scale = scales(vectors ? f.m : 1);
@@ -101,6 +102,14 @@ struct Case {
       value += more;
       scale += std::abs(more);
     };
+    if (s.gated && column < f.n) {
+      double gate, gate_scale;
+      expected(b, row, column + f.n, gate, gate_scale);
+      if (s.epilogue != LinearEpilogue::None) add(bias.values[size_t(column)]);
+      value *= gelu_erf(gate);
+      scale *= gate_scale;
+      return;
+    }
     if (s.epilogue != LinearEpilogue::None) add(bias.values[size_t(column)]);
     if (s.epilogue == LinearEpilogue::BiasGelu) value = gelu_tanh(value);
     if (s.residual) add(residual.values[size_t(b * f.residual_batch + row * f.residual_stride + column)]);
@@ -164,6 +173,25 @@ TEST_CASE("linear layers in every type and epilogue agree with sums in double") 
                           .residual = residual,
                           .compute = t.compute});
       }
+}
+
+TEST_CASE("gated linear layers are tile products, timed or not, and nothing else makes them") {
+  TestVendor* v = test_vendor(NeedsLibrary::CublasLt);
+  if (!v) return;
+  LinearShape shape{.m = 300, .n = 160, .k = 128, .epilogue = LinearEpilogue::Bias, .gated = true};
+  if (const std::string why = why_no_tile_product(shape, v->device.context.device()); !why.empty()) {
+    CHECK(!plan_linear(v->vendor, shape));
+    MESSAGE("skipped: " << why);
+    return;
+  }
+  for (DType type : {DType::bf16, DType::f16})
+    for (bool tune : {false, true}) {
+      shape.a = shape.weights = shape.out = type;
+      check_linear(*v, shape, tune);
+      if (tune) CHECK(plan_linear(v->vendor, shape)->is_own());
+    }
+  shape.alignment = 8;
+  CHECK(plan_linear(v->vendor, shape).why_none.find("16 bytes") != std::string::npos);
 }
 
 TEST_CASE("linear layers with odd sizes and a single row are right, chosen by time or not") {
@@ -306,10 +334,12 @@ TEST_CASE("a stored algorithm that the library refuses costs a new choice and no
   TestVendor* v = test_vendor(NeedsLibrary::CublasLt);
   if (!v) return;
   LinearShape s{.m = 88, .n = 72, .k = 128};
-  Facts facts = v->vendor.key_facts("cublaslt", v->vendor.cublaslt()->version);
+  Facts facts = linear_facts(v->vendor);
   std::string text = normalised(s).text();
-  for (size_t bytes : {size_t(5), size_t(76)}) {  // too short, and as long as an entry is
-    Blob garbage(bytes, std::byte(0x7f));
+  Blob no_algorithm(80, std::byte(0x7f));  // as long as an entry is; of the library's, whose form is -1
+  std::fill(no_algorithm.end() - 4, no_algorithm.end(), std::byte(0xff));
+  const Blob no_form(80, std::byte(0x7f)), too_short(5, std::byte(0x7f));
+  for (const Blob& garbage : {too_short, no_form, no_algorithm}) {
     v->cache.put(choice_key("linear", text, facts, true), garbage, choice_facts("linear", text, facts, true));
     auto plan = plan_linear(v->vendor, s);
     REQUIRE(plan);

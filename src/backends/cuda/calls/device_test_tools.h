@@ -14,7 +14,8 @@ namespace sinter::cuda {
 struct TestVendor {
   TestDevice& device;
   Cache cache{CacheOptions{.memory_only = true}};
-  Vendor vendor{device.context, &cache};
+  Kernels kernels{device.context};
+  Vendor vendor{device.context, &cache, {}, &kernels};
   DeviceMemory workspace_memory{device.context, int64_t(512) << 20, "the tests' workspace"};
   Workspace workspace{workspace_memory.address(), workspace_memory.bytes()};
 

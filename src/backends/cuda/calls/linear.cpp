@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "backends/cuda/calls/tuning.h"
+#include "backends/cuda/kernels/tile_product.h"
 #include "base/bytes.h"
 
 namespace sinter::cuda {
@@ -181,6 +182,7 @@ void make_layout(const CublasLtCalls& calls, DType type, int64_t rows, int64_t c
 
 /// Why the library cannot do it, where we know without asking.
 std::string known_refusal(const LinearShape& s, const DeviceInfo& device) {
+  if (s.gated) return "cuBLASLt gates nothing";
   if (s.a != s.weights) return fmt::format("cuBLASLt wants both inputs alike, not {} and {}", name(s.a), name(s.weights));
   if (s.residual && s.epilogue == LinearEpilogue::BiasGelu) return "cuBLASLt adds the residual before GELU, not after";
   if (s.is_fp8() != (s.a == DType::f8e4m3))
@@ -214,6 +216,24 @@ void check_buffers(const LinearShape& s, const LinearBuffers& b) {
   }
 }
 
+/// Part of what tile products are stored under: raise it when their kernels change.
+constexpr std::string_view kTileProducts = "1";
+/// From which tile_share() on a tile product is taken untimed. Measured on an H200 against cuBLASLt's best of eight: GEGLU 1.24
+/// to 1.71 times as fast at shares of 0.97, 0.67 at 0.48; with a residual 0.98 to 1.28 times at 0.97, 0.5 to 0.8 at 0.48. Without
+/// either it is 0.9 to 1.1, which only timing decides.
+constexpr double kGatedShare = 0.75, kResidualShare = 0.9;
+
+/// The tile product of a shape.
+TileProductCall tile_call(const LinearShape& s, const LinearBuffers& b) {
+  TileProductCall call{.m = s.m, .n = s.n, .k = s.k, .type = s.a};
+  call.a = b.a, call.weights = b.weights, call.out = b.out;
+  call.a_stride = s.a_stride, call.weights_stride = s.weights_stride, call.out_stride = s.out_stride;
+  if (s.epilogue != LinearEpilogue::None) call.bias = b.bias;
+  if (s.residual) call.residual = b.residual, call.residual_stride = s.residual_stride;
+  call.gelu = s.epilogue == LinearEpilogue::BiasGelu, call.gated = s.gated, call.scale = b.scale;
+  return call;
+}
+
 constexpr float kOneF32 = 1, kZeroF32 = 0;
 constexpr uint16_t kOneF16 = 0x3c00, kZeroF16 = 0;
 
@@ -226,6 +246,7 @@ std::string LinearShape::text() const {
                               weights_stride, out_stride);
   if (weights_are_kn) t += " kn";
   if (epilogue != LinearEpilogue::None) t += fmt::format(" {}", name_of(epilogue));
+  if (gated) t += " gated";
   if (residual) t += fmt::format(" residual {}", residual_stride);
   t += fmt::format(" sums {}", name_of(compute));
   if (is_fp8() && fast_accumulate) t += " fast";
@@ -260,6 +281,22 @@ LinearShape normalised(LinearShape s) {
   return s;
 }
 
+std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& device) {
+  const LinearShape s = normalised(shape);
+  if (s.a != s.weights || s.a != s.out || s.compute != LinearCompute::F32 || s.weights_are_kn || s.batch != 1)
+    return fmt::format("there is no tile product for {}", s.text());
+  if (s.alignment % 16 != 0) return "tile products need addresses at multiples of 16 bytes";
+  return why_no_tile_product(tile_call(s, {}), device);
+}
+
+bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device) {
+  if (!why_no_tile_product(shape, device).empty()) return false;
+  const LinearShape s = normalised(shape);
+  const TileProductCall call = tile_call(s, {});
+  const double share = tile_share(call, best_tile_form(call, device.multiprocessors), device.multiprocessors);
+  return (s.gated && share >= kGatedShare) || (s.residual && share >= kResidualShare);
+}
+
 /// The operation with stand-in pointers, and the matrices as the library names them: a, b, c, d.
 struct LinearPlan::Descriptors {
   const CublasLtCalls& calls;
@@ -286,6 +323,19 @@ struct LinearPlan::Descriptors {
 };
 
 namespace {
+
+class BoundTileProduct : public BoundCall {
+ public:
+  BoundTileProduct(Kernels& kernels, TileProduct product) : kernels_(kernels), product_(std::move(product)) {}
+  void launch(const Stream& stream) const override {
+    KernelStream target(kernels_, stream);
+    product_.launch(target);
+  }
+
+ private:
+  Kernels& kernels_;
+  TileProduct product_;
+};
 
 class BoundLinear : public BoundCall {
  public:
@@ -330,12 +380,16 @@ class BoundLinear : public BoundCall {
 
 }  // namespace
 
-LinearPlan::LinearPlan(Vendor& vendor, const LinearShape& shape)
-    : vendor_(vendor), shape_(shape), descriptors_(std::make_unique<Descriptors>(*vendor.cublaslt(), shape)) {}
+LinearPlan::LinearPlan(Vendor& vendor, const LinearShape& shape) : vendor_(vendor), shape_(shape) {}
 LinearPlan::~LinearPlan() = default;
 
 std::unique_ptr<BoundCall> LinearPlan::bind(const LinearBuffers& buffers, const Workspace& workspace) const {
   check_buffers(shape_, buffers);
+  if (is_own()) {
+    const int multiprocessors = vendor_.context().device().multiprocessors;
+    return std::make_unique<BoundTileProduct>(*vendor_.kernels(),
+                                              tile_product(tile_call(shape_, buffers), tile_form_, multiprocessors));
+  }
   if (workspace.bytes < workspace_bytes_)
     fail(Code::InvalidArgument, "linear {}: {} bytes of workspace, {} are needed", shape_.text(), workspace.bytes,
          workspace_bytes_);
@@ -353,34 +407,58 @@ class LinearPlanner {
  public:
   LinearPlanner(Vendor& vendor, const LinearShape& shape)
       : vendor_(vendor),
-        calls_(*vendor.cublaslt()),
         shape_(shape),
-        facts_(vendor.key_facts("cublaslt", vendor.cublaslt()->version)) {}
+        why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
+        why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
+        facts_(linear_facts(vendor)) {}
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
+    if (!has_library() && !has_own()) return {nullptr, shape_.gated ? why_no_own_ : why_no_library_};
     if (auto stored = find()) return {stored, {}};
+    if (!tune && has_own() && tile_product_should_win(shape_, vendor_.context().device())) return {make_own(expected_form()), {}};
     int64_t most = tune ? std::min(tune->workspace.bytes, vendor_.limits().workspace_bytes) : vendor_.limits().workspace_bytes;
     auto start = std::chrono::steady_clock::now();
-    std::vector<HeuristicResult> results = heuristic(tune ? kCandidates : 1, most);
-    if (results.empty()) return {nullptr, fmt::format("cuBLASLt {} has no kernel for {}", calls_.version_text(), shape_.text())};
-    if (!tune) return {make(results.front().algorithm, int64_t(results.front().workspace_bytes)), {}};
-    return tuned(results, *tune, start);
+    std::vector<std::shared_ptr<LinearPlan>> plans;
+    if (has_library())
+      for (const HeuristicResult& r : heuristic(tune ? kCandidates : 1, most))
+        plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
+    if (has_own() && (tune || plans.empty()))
+      for (int form = 0; form < int(tile_forms().size()); ++form)
+        if (tile_forms()[size_t(form)].gated == shape_.gated && (tune || form == expected_form()))
+          plans.push_back(make_own(form));
+    if (plans.empty()) return {nullptr, fmt::format("cuBLASLt {} has no kernel for {}", calls().version_text(), shape_.text())};
+    return tune ? tuned(plans, *tune, start) : Planned<LinearPlan>{plans.front(), {}};
   }
 
  private:
+  bool has_library() const { return why_no_library_.empty(); }
+  bool has_own() const { return why_no_own_.empty(); }
+  const CublasLtCalls& calls() const { return *vendor_.cublaslt(); }
+
+  int expected_form() const { return best_tile_form(tile_call(shape_, {}), vendor_.context().device().multiprocessors); }
+
+  std::shared_ptr<LinearPlan> make_own(int form) {
+    const int multiprocessors = vendor_.context().device().multiprocessors;
+    vendor_.kernels()->function(tile_product_without_maps(tile_call(shape_, {}), form, multiprocessors).kernel);
+    std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
+    plan->tile_form_ = form;
+    return plan;
+  }
+
   std::shared_ptr<LinearPlan> make(const uint64_t* algorithm, int64_t workspace_bytes) {
     std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
+    plan->descriptors_ = std::make_unique<LinearPlan::Descriptors>(calls(), shape_);
     std::memcpy(plan->algorithm_, algorithm, sizeof plan->algorithm_);
     plan->workspace_bytes_ = workspace_bytes;
     return plan;
   }
 
   std::vector<HeuristicResult> heuristic(int count, int64_t most_workspace) {
-    LinearPlan::Descriptors descriptors(calls_, shape_);
-    Handle preference(calls_.preference_destroy);
-    check(calls_, calls_.preference_create(preference.out()), "asking for a matrix product");
+    LinearPlan::Descriptors descriptors(calls(), shape_);
+    Handle preference(calls().preference_destroy);
+    check(calls(), calls().preference_create(preference.out()), "asking for a matrix product");
     auto set = [&](int attribute, auto value) {
-      check(calls_, calls_.preference_set(preference.get(), attribute, &value, sizeof value), "asking for a matrix product");
+      check(calls(), calls().preference_set(preference.get(), attribute, &value, sizeof value), "asking for a matrix product");
     };
     set(kMaxWorkspace, uint64_t(most_workspace));
     set(kReductions, kReductionsInFull);
@@ -388,38 +466,37 @@ class LinearPlanner {
     std::vector<HeuristicResult> results(static_cast<size_t>(count));
     int found = 0;
     int status =
-        calls_.heuristic(vendor_.cublaslt_handle(), descriptors.operation.get(), descriptors.a.get(), descriptors.b.get(),
-                         descriptors.c.get(), descriptors.d.get(), preference.get(), count, results.data(), &found);
+        calls().heuristic(vendor_.cublaslt_handle(), descriptors.operation.get(), descriptors.a.get(), descriptors.b.get(),
+                          descriptors.c.get(), descriptors.d.get(), preference.get(), count, results.data(), &found);
     results.resize(status ? 0 : size_t(found));  // not supported: an empty list
     std::erase_if(results, [](const HeuristicResult& r) { return r.state != 0; });
     return results;
   }
 
-  Planned<LinearPlan> tuned(const std::vector<HeuristicResult>& results, const TuneOn<LinearBuffers>& tune,
+  Planned<LinearPlan> tuned(const std::vector<std::shared_ptr<LinearPlan>>& plans, const TuneOn<LinearBuffers>& tune,
                             std::chrono::steady_clock::time_point start) {
-    std::vector<std::shared_ptr<LinearPlan>> plans;
     std::vector<std::unique_ptr<BoundCall>> calls;
     std::vector<std::function<void()>> candidates;
-    for (const auto& r : results) {
-      plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
-      calls.push_back(plans.back()->bind(tune.buffers, tune.workspace));
+    for (const auto& plan : plans) {
+      calls.push_back(plan->bind(tune.buffers, tune.workspace));
       candidates.push_back([call = calls.back().get(), &tune] { call->launch(tune.stream); });
     }
     std::vector<double> times = time_candidates(vendor_.context(), tune.stream, candidates);
     int best = best_candidate(times);
-    if (best < 0) return {nullptr, fmt::format("no kernel of cuBLASLt {} ran for {}", calls_.version_text(), shape_.text())};
+    if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
     plans[size_t(best)]->choice_ = {.microseconds = times[size_t(best)], .candidates = int(times.size())};
     store(*plans[size_t(best)], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     return {plans[size_t(best)], {}};
   }
 
-  /// Stored: the 64 bytes of the algorithm, then time in microseconds and how many were timed.
+  /// Stored: the 64 bytes of the algorithm, time in microseconds, how many were timed, and the form of a tile product or -1.
   void store(const LinearPlan& plan, double seconds) {
     if (!vendor_.cache()) return;
     ByteWriter writer;
     for (uint64_t word : plan.algorithm_) writer.put(word);
     writer.put(plan.choice_.microseconds);
     writer.put(int32_t(plan.choice_.candidates));
+    writer.put(int32_t(plan.tile_form_));
     vendor_.cache()->put(key(), writer.take(), choice_facts("linear", shape_.text(), facts_, true, seconds));
   }
 
@@ -433,19 +510,28 @@ class LinearPlanner {
       uint64_t algorithm[8];
       for (uint64_t& word : algorithm) word = reader.get<uint64_t>();
       Choice choice{.microseconds = reader.get<double>(), .candidates = reader.get<int32_t>(), .from_cache = true};
-      return accepted(algorithm, choice);
+      const int form = reader.get<int32_t>();
+      return form < 0 ? accepted(algorithm, choice) : accepted_own(form, choice);
     } catch (const Error&) {
       return nullptr;  // damaged: chosen anew
     }
   }
 
+  std::shared_ptr<LinearPlan> accepted_own(int form, const Choice& choice) {
+    if (!has_own() || form >= int(tile_forms().size()) || tile_forms()[size_t(form)].gated != shape_.gated) return nullptr;
+    auto plan = make_own(form);
+    plan->choice_ = choice;
+    return plan;
+  }
+
   /// The library says whether it still knows the algorithm.
   std::shared_ptr<LinearPlan> accepted(const uint64_t* algorithm, const Choice& choice) {
+    if (!has_library()) return nullptr;
     auto plan = make(algorithm, 0);
     const auto& d = *plan->descriptors_;
     HeuristicResult result{};
-    int status = calls_.check_algorithm(vendor_.cublaslt_handle(), d.operation.get(), d.a.get(), d.b.get(), d.c.get(), d.d.get(),
-                                        algorithm, &result);
+    int status = calls().check_algorithm(vendor_.cublaslt_handle(), d.operation.get(), d.a.get(), d.b.get(), d.c.get(), d.d.get(),
+                                         algorithm, &result);
     if (status || result.state || int64_t(result.workspace_bytes) > vendor_.limits().workspace_bytes) return nullptr;
     plan->workspace_bytes_ = int64_t(result.workspace_bytes);
     plan->choice_ = choice;
@@ -455,15 +541,19 @@ class LinearPlanner {
   Digest key() const { return choice_key("linear", shape_.text(), facts_, true); }
 
   Vendor& vendor_;
-  const CublasLtCalls& calls_;
   LinearShape shape_;
+  std::string why_no_library_, why_no_own_;
   Facts facts_;
 };
 
+Facts linear_facts(const Vendor& vendor) {
+  Facts facts = vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0);
+  if (vendor.kernels()) facts.emplace_back("tile products", kTileProducts);
+  return facts;
+}
+
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune) {
   LinearShape s = normalised(shape);
-  if (std::string why = known_refusal(s, vendor.context().device()); !why.empty()) return {nullptr, why};
-  if (!vendor.cublaslt()) return {nullptr, vendor.why_no_cublaslt()};
   return LinearPlanner(vendor, s).plan(tune);
 }
 

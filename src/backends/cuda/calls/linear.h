@@ -22,7 +22,8 @@ enum class LinearCompute {
 };
 
 /// out[b, m, n] = epilogue(sum over k of a[b, m, k] * weights[b, n, k]) (+ residual[b, m, n]), all row-major, strides in
-/// elements. A product of two computed tensors is the same thing; see weights_are_kn.
+/// elements. A product of two computed tensors is the same thing; see weights_are_kn. cuBLASLt makes it, or on devices of
+/// capability 9.0 a tile product of ours (kernels/tile_product.h).
 struct LinearShape {
   int64_t m = 0, n = 0, k = 0;
   DType a = DType::bf16;  ///< and of the weights, which the library wants alike (of fp8: f8e4m3)
@@ -32,6 +33,9 @@ struct LinearShape {
   int64_t a_stride = 0, weights_stride = 0, out_stride = 0, residual_stride = 0;
   bool weights_are_kn = false;  ///< weights[b, k, n] instead, rows of n
   LinearEpilogue epilogue = LinearEpilogue::None;
+  /// out = value * gelu(gate), GELU in its erf form: n more rows of the weights, and of the bias, follow the first n and make the
+  /// gate. A tile product only: the library has no such thing.
+  bool gated = false;
   bool residual = false;  ///< may be `out` itself; not with BiasGelu, which the library would apply to the sum
   LinearCompute compute = LinearCompute::F32;
   bool fast_accumulate = true;  ///< fp8: sums of shorter runs in fewer bits; up to 1.3 times as fast
@@ -48,7 +52,7 @@ struct LinearShape {
   }
   DType bias() const;  ///< the type of the bias vector [n]: that of `out`, but bf16 with fp8 inputs
   bool is_fp8() const { return compute == LinearCompute::FP8Tensor || compute == LinearCompute::FP8Vector; }
-  double flops() const { return 2.0 * double(batch) * double(m) * double(n) * double(k); }
+  double flops() const { return (gated ? 4.0 : 2.0) * double(batch) * double(m) * double(n) * double(k); }
   /// Everything in it, in a short form: names stored choices.
   std::string text() const;
   bool operator==(const LinearShape&) const = default;
@@ -57,6 +61,11 @@ struct LinearShape {
 /// Strides filled in; a batch that shares its weights and lies dense becomes more rows. Code::InvalidArgument for sizes that
 /// make no sense.
 LinearShape normalised(LinearShape shape);
+
+/// Why no tile product of ours makes this; empty where one does.
+std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& device);
+/// Whether one should be faster than the library's product, with a kernel that gates after it where `gated`.
+bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device);
 
 struct LinearBuffers {
   DevicePtr a = 0, weights = 0, out = 0;
@@ -77,6 +86,7 @@ class LinearPlan : public std::enable_shared_from_this<LinearPlan> {
   const LinearShape& shape() const { return shape_; }  ///< as normalised
   int64_t workspace_bytes() const { return workspace_bytes_; }
   const Choice& choice() const { return choice_; }
+  bool is_own() const { return tile_form_ >= 0; }  ///< a tile product
 
   /// Code::InvalidArgument for a missing or misaligned address and for too little workspace.
   std::unique_ptr<BoundCall> bind(const LinearBuffers& buffers, const Workspace& workspace) const;
@@ -88,14 +98,18 @@ class LinearPlan : public std::enable_shared_from_this<LinearPlan> {
 
   Vendor& vendor_;
   LinearShape shape_;
-  std::unique_ptr<Descriptors> descriptors_;
+  std::unique_ptr<Descriptors> descriptors_;  ///< the library's; none for a tile product
   uint64_t algorithm_[8] = {};
+  int tile_form_ = -1;
   int64_t workspace_bytes_ = 0;
   Choice choice_;
 };
 
-/// The stored choice if there is one; else, with `tune`, the fastest of the library's best eight, which is stored; else its
-/// first.
+/// What stored choices depend on, beside the shape.
+Facts linear_facts(const Vendor& vendor);
+
+/// The stored choice if there is one; else, with `tune`, the fastest of the library's best eight and our tile products, which is
+/// stored; else the library's first, or a tile product where tile_product_should_win().
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune = nullptr);
 
 }  // namespace sinter::cuda

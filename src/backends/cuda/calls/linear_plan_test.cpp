@@ -37,6 +37,7 @@ TEST_CASE("two linear shapes with the same name are the same shape") {
   differs([](LinearShape& s) { s.weights_are_kn = true; });
   differs([](LinearShape& s) { s.epilogue = LinearEpilogue::BiasGelu; });
   differs([](LinearShape& s) { s.residual = true; });
+  differs([](LinearShape& s) { s.gated = true; });
   differs([](LinearShape& s) { s.compute = LinearCompute::TF32; });
   differs([](LinearShape& s) { s.a_batch = 0; });
   differs([](LinearShape& s) { s.weights_batch = 0; });
@@ -48,6 +49,45 @@ TEST_CASE("sizes and strides that make no sense are refused") {
   CHECK_THROWS_WITH_AS(normalised({.m = 2, .n = 8, .k = 8, .a_stride = 4}), doctest::Contains("rows overlap"), Error);
   CHECK_THROWS_WITH_AS(normalised({.m = 2, .n = 8, .k = 8, .weights_stride = 4}), doctest::Contains("rows of the weights"),
                        Error);
+}
+
+DeviceInfo h200() {
+  DeviceInfo device;
+  device.name = "an H200";
+  device.capability_major = 9;
+  device.multiprocessors = 132;
+  device.cuda_version = 13000;
+  return device;
+}
+
+TEST_CASE("untimed, tile products are taken for GEGLU and residuals whose tiles fill the device, and for nothing else") {
+  auto wins = [](const LinearShape& shape) { return tile_product_should_win(shape, h200()); };
+  auto gated = [](int64_t m, int64_t n, int64_t k) {
+    return LinearShape{.m = m, .n = n, .k = k, .epilogue = LinearEpilogue::Bias, .gated = true};
+  };
+  auto with_residual = [](int64_t m, int64_t n, int64_t k) {
+    return LinearShape{.m = m, .n = n, .k = k, .epilogue = LinearEpilogue::Bias, .residual = true};
+  };
+  CHECK(wins(gated(2048, 5120, 1280)));
+  CHECK(wins(gated(8192, 2560, 640)));
+  CHECK(wins(gated(512, 5120, 1280)));
+  CHECK(!wins(gated(128, 5120, 1280)));
+  CHECK(wins(with_residual(2048, 1280, 1280)));
+  CHECK(wins(with_residual(8192, 640, 2560)));
+  CHECK(!wins(with_residual(2048, 640, 2560)));
+  CHECK(!wins(with_residual(512, 1280, 1280)));
+  CHECK(!wins({.m = 2048, .n = 3840, .k = 1280}));
+  LinearShape batches = gated(2048, 5120, 1280);
+  batches.batch = 2, batches.a_batch = 2048 * 1280, batches.out_batch = 2048 * 5120;
+  CHECK(wins(batches));  // rows that follow each other
+  batches.out_batch *= 2;
+  CHECK(!wins(batches));
+  LinearShape narrow = gated(2048, 5120, 1280);
+  narrow.alignment = 8;
+  CHECK(!wins(narrow));
+  DeviceInfo ampere = h200();
+  ampere.capability_major = 8;
+  CHECK(!tile_product_should_win(gated(2048, 5120, 1280), ampere));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "backends/cuda/calls/libraries.h"
 #include "backends/cuda/driver.h"
+#include "backends/cuda/kernels/kernels.h"
 #include "compiler/cache.h"
 
 namespace sinter::cuda {
@@ -59,7 +60,8 @@ struct VendorLimits {
 class Vendor {
  public:
   /// `cache` may be null: nothing is kept then. Handles are made when first needed (cuDNN: 0.1 s).
-  Vendor(const Context& context, Cache* cache, VendorLimits limits = {});
+  /// `kernels`: ours, which compete with the libraries' where they can; null: they do not.
+  Vendor(const Context& context, Cache* cache, VendorLimits limits = {}, Kernels* kernels = nullptr);
   ~Vendor();
   Vendor(const Vendor&) = delete;
   Vendor& operator=(const Vendor&) = delete;
@@ -70,6 +72,7 @@ class Vendor {
   const Context& context() const { return context_; }
   Cache* cache() const { return cache_; }
   const VendorLimits& limits() const { return limits_; }
+  Kernels* kernels() const { return kernels_; }
   const CublasLtCalls* cublaslt() const { return cublaslt_; }
   const CudnnCalls* cudnn() const { return cudnn_; }
   const std::string& why_no_cublaslt() const { return why_no_cublaslt_; }
@@ -102,6 +105,7 @@ class Vendor {
   const Context& context_;
   Cache* cache_;
   VendorLimits limits_;
+  Kernels* kernels_;
   std::string why_no_cublaslt_, why_no_cudnn_;
   const CublasLtCalls* cublaslt_;
   const CudnnCalls* cudnn_;

@@ -247,5 +247,31 @@ TEST_CASE("types without a kernel are refused by name") {
   CHECK_THROWS_AS(cast(t, {.from_type = DType::i64, .count = 1}), Error);
 }
 
+double gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
+
+TEST_CASE("rows that are gated by a kernel of their own agree with double") {
+  on_each_target([](TestTarget& t) {
+    for (DType type : {DType::f32, DType::bf16, DType::f16})
+      for (int64_t columns : {7, 320, 2600}) {
+        GateRowsCall call{.type = type, .rows = 3, .columns = columns, .to_stride = columns + 8};
+        const auto bytes = encode(random_values(size_t(6 * columns), 5, 3), type);
+        const auto from = decode(bytes, type);
+        call.from = t.upload(bytes), call.to = t.untouched(3 * call.to_stride * byte_size(type));
+        gate_rows(t, call);
+        const auto seen = decode(t.download<uint8_t>(call.to, size_t(3 * call.to_stride * byte_size(type))), type);
+        const double rounding = type == DType::f32 ? 1e-6 : type == DType::bf16 ? 0x1p-8 : 0x1p-11;
+        for (int64_t r = 0; r < 3; ++r) {
+          double worst = 0;
+          for (int64_t c = 0; c < columns; ++c) {
+            const double value = from[size_t(r * 2 * columns + c)] * gelu(from[size_t((r * 2 + 1) * columns + c)]);
+            worst = std::max(worst, std::abs(seen[size_t(r * call.to_stride + c)] - value) - 1.01 * rounding * std::abs(value));
+          }
+          CHECK(worst < 3e-6);  // of values up to 10
+          CHECK(std::isnan(seen[size_t(r * call.to_stride + columns)]));
+        }
+      }
+  });
+}
+
 }  // namespace
 }  // namespace sinter::cuda

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backends/cuda/kernels/device.h"
+#include "backends/cuda/kernels/hopper_intrinsics.h"
 #include "base/error.h"
 #include "tensor/dtype.h"
 
@@ -25,6 +26,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 struct Kernel {
   std::function<void(std::span<void* const>)> body;
   size_t parameters = 0;
+  bool pairs = false;  ///< of blocks, that see each other's shared memory
 };
 
 std::map<std::string, Kernel, std::less<>>& kernels() {
@@ -45,6 +47,21 @@ struct PendingCopy {
   bool inside;
 };
 
+struct PendingProduct {
+  float* c;
+  int count;
+  uint64_t a, b;
+  bool bf16, first;
+};
+
+/// A barrier in shared memory.
+struct Phases {
+  int32_t bytes;  ///< that are announced and have not come
+  int16_t missing;
+  uint8_t arrivals, parity;
+};
+static_assert(sizeof(Phases) == 8);
+
 struct Thread {
   ucontext_t context{};
   std::unique_ptr<char[]> stack;
@@ -52,6 +69,8 @@ struct Thread {
   bool finished = false;
   std::vector<PendingCopy> started;             // not yet in a group
   std::deque<std::vector<PendingCopy>> groups;  // oldest first
+  std::vector<PendingProduct> products;
+  std::deque<std::vector<PendingProduct>> product_groups;
 };
 
 /// What a lane shows to the others of its warp.
@@ -63,9 +82,9 @@ struct Shown {
 
 class Block {
  public:
-  Block(const cuda::LaunchShape& shape, cuda::Extent at, const std::function<void()>& body)
-      : shape_(shape), at_(at), body_(body), shared_(shape.shared_bytes / 16 + 1) {
-    const int count = int(shape.block.x);
+  Block(const cuda::LaunchShape& shape, cuda::Extent at, bool pair, const std::function<void()>& body)
+      : shape_(shape), at_(at), body_(body), words_(shape.shared_bytes / 16 + 1), shared_(words_ * (pair ? 2 : 1)) {
+    const int count = int(shape.block.x) * (pair ? 2 : 1);
     if (count % kLanes || shape.block.y != 1 || shape.block.z != 1 || count > 1024)
       fail(Code::Internal, "a block of {}x{}x{} threads is not emulated", shape.block.x, shape.block.y, shape.block.z);
     std::memset(shared_.data(), 0xff, shared_.size() * sizeof(Words4));  // NaN, so that what nobody wrote shows
@@ -114,6 +133,18 @@ class Block {
     }
     while (m.generation == generation) yield();
   }
+  /// Threads of one block that give the same number wait for each other, or only count.
+  void meet_named(int number, int threads, bool waits) {
+    Meeting& m = named_[{rank(), number}];
+    const int64_t generation = m.generation;
+    progress_ = true;
+    if (++m.arrived == threads) {
+      m.arrived = 0;
+      ++m.generation;
+      return;
+    }
+    while (waits && m.generation == generation) yield();
+  }
   void meet_all() { meet(all_, "barrier"); }
   void meet_warp(const char* reason) { meet(warps_[size_t(current_->number / kLanes)], reason); }
   void yield() { swapcontext(&current_->context, &main_); }
@@ -124,7 +155,10 @@ class Block {
   Thread& thread() { return *current_; }
   const cuda::LaunchShape& shape() const { return shape_; }
   cuda::Extent at() const { return at_; }
-  char* shared() { return reinterpret_cast<char*>(shared_.data()); }
+  int rank() const { return current_->number / int(shape_.block.x); }
+  char* shared() { return shared_of(rank()); }
+  char* shared_of(int rank) { return reinterpret_cast<char*>(shared_.data() + size_t(rank) * words_); }
+  void note_progress() { progress_ = true; }
   const char* problem() const { return problem_; }
 
   static Block* now_;
@@ -148,11 +182,13 @@ class Block {
   cuda::LaunchShape shape_;
   cuda::Extent at_;
   const std::function<void()>& body_;
+  size_t words_;  // of a block's shared memory
   std::vector<Words4> shared_;
   std::vector<Thread> threads_;
   std::vector<Shown> shown_;
   Meeting all_;
   std::vector<Meeting> warps_;
+  std::map<std::pair<int, int>, Meeting> named_;
   ucontext_t main_{};
   Thread* current_ = nullptr;
   bool progress_ = false;
@@ -208,8 +244,8 @@ void load(uint32_t (&out)[4], const void* row, bool transposed) {
 
 }  // namespace
 
-void EmulatedKernel::add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters) {
-  kernels()[name] = {std::move(body), parameters};
+void EmulatedKernel::add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, bool pairs) {
+  kernels()[name] = {std::move(body), parameters, pairs};
 }
 
 void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, std::span<void* const> arguments) {
@@ -217,22 +253,24 @@ void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, st
   if (found == kernels().end()) fail(Code::NotFound, "the kernel {} is not emulated", kernel);
   if (found->second.parameters != arguments.size())
     fail(Code::Internal, "{} has {} parameters, not {}", kernel, found->second.parameters, arguments.size());
-  if (shape.shared_bytes > 164 * 1024)
-    fail(Code::Internal, "{} bytes of shared memory are more than sm_80 has", shape.shared_bytes);
+  const bool pairs = found->second.pairs;
+  if (shape.shared_bytes > (pairs ? 227 : 164) * 1024)
+    fail(Code::Internal, "{} bytes of shared memory are more than {} has", shape.shared_bytes, pairs ? "sm_90" : "sm_80");
+  if (pairs && shape.grid.x % 2) fail(Code::Internal, "{}: {} blocks are no pairs", kernel, shape.grid.x);
   if (shape.grid.y > 65535 || shape.grid.z > 65535) fail(Code::Internal, "{}: the grid is too large in y or z", kernel);
   const std::function<void()> body = [&] { found->second.body(arguments); };
   for (uint32_t z = 0; z < shape.grid.z; ++z)
     for (uint32_t y = 0; y < shape.grid.y; ++y)
-      for (uint32_t x = 0; x < shape.grid.x; ++x) {
-        Block b(shape, {x, y, z}, body);
+      for (uint32_t x = 0; x < shape.grid.x; x += pairs ? 2 : 1) {
+        Block b(shape, {x, y, z}, pairs, body);
         b.run();
         if (b.problem()) fail(Code::Internal, "{}: {}", kernel, b.problem());
       }
 }
 
-int thread_x() { return block().thread().number; }
+int thread_x() { return block().thread().number % threads_x(); }
 int threads_x() { return int(block().shape().block.x); }
-int block_x() { return int(block().at().x); }
+int block_x() { return int(block().at().x) + block().rank(); }
 int block_y() { return int(block().at().y); }
 int block_z() { return int(block().at().z); }
 int blocks_x() { return int(block().shape().grid.x); }
@@ -270,6 +308,7 @@ void warp_add_words(int32_t* values, int count) {
 }
 
 float exp2_fast(float x) { return std::exp2(x); }
+float reciprocal_fast(float x) { return 1.f / x; }
 float log2_fast(float x) { return std::log2(x); }
 float sine_fast(float x) { return std::sin(x); }
 float cosine_fast(float x) { return std::cos(x); }
@@ -308,6 +347,89 @@ void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t 
 }
 void multiply_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   multiply(c, a, b0, b1, false, "multiply_f16");
+}
+
+uint32_t shared_address(const void* shared) { return uint32_t(static_cast<const char*>(shared) - block().shared()); }
+char* shared_bytes(uint32_t at) { return block().shared() + at; }
+uint32_t rank_in_pair() { return uint32_t(block().rank()); }
+void pair_barrier() { block().meet_all(); }
+void named_barrier(int number, int threads) { block().meet_named(number, threads, true); }
+void named_arrive(int number, int threads) { block().meet_named(number, threads, false); }
+
+namespace {
+Phases& phases(uint32_t at, int rank) { return *reinterpret_cast<Phases*>(block().shared_of(rank) + at); }
+void end_phase(Phases& p) {
+  block().note_progress();
+  if (p.missing != 0 || p.bytes != 0) return;
+  p.missing = p.arrivals;
+  p.parity ^= 1;
+}
+
+void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, int row, uint32_t barrier) {
+  constexpr int kColumns = 64;
+  if (to % 1024) fail(Code::Internal, "a tile is copied to {}, no multiple of 1024", to);
+  for (int r = 0; r < map.box_rows; ++r)
+    for (int c = 0; c < kColumns; ++c) {
+      uint16_t value = 0;
+      if (row + r < map.rows && column + c < map.columns)
+        std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + (row + r) * map.row_stride + column + c, 2);
+      std::memcpy(block().shared_of(rank) + to + r * 128 + ((c / 8) ^ (r & 7)) * 16 + c % 8 * 2, &value, 2);
+    }
+  Phases& p = phases(barrier, rank);
+  p.bytes -= int32_t(map.box_rows * kColumns * 2);
+  end_phase(p);
+}
+
+void run_product(const PendingProduct& p) {
+  auto number = [&](uint64_t operand, int row, int column) {
+    const auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
+    uint16_t bits;
+    std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
+    return p.bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+  };
+  const int warp = thread_x() / kLanes % 4, g = block().lane() / 4, t = block().lane() % 4 * 2;
+  for (int i = 0; i < p.count; ++i) {
+    const int row = warp * 16 + g + i / 2 % 2 * 8, column = i / 4 * 8 + t + i % 2;
+    float sum = p.first ? 0 : p.c[i];
+    for (int k = 0; k < 16; ++k) sum += number(p.a, row, k) * number(p.b, column, k);
+    p.c[i] = sum;
+  }
+}
+}  // namespace
+
+void make_barrier(uint32_t at, uint32_t arrivals) { phases(at, block().rank()) = {0, int16_t(arrivals), uint8_t(arrivals), 0}; }
+void wait_phase(uint32_t at, uint32_t parity) {
+  while (phases(at, block().rank()).parity == parity) block().yield();
+}
+void arrive_expecting(uint32_t at, uint32_t bytes) {
+  Phases& p = phases(at, block().rank());
+  p.bytes += int32_t(bytes);
+  --p.missing;
+  end_phase(p);
+}
+void arrive_in_pair(uint32_t at, uint32_t rank) {
+  Phases& p = phases(at, int(rank));
+  --p.missing;
+  end_phase(p);
+}
+void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
+  copy_tile_into(block().rank(), to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
+}
+void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
+  for (int rank : {0, 1}) copy_tile_into(rank, to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
+}
+void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first) {
+  block().thread().products.push_back({c, count, a, b, bf16, first});
+}
+void commit_products() {
+  Thread& t = block().thread();
+  t.product_groups.push_back(std::move(t.products));
+  t.products.clear();
+}
+void wait_products_for(int open) {
+  Thread& t = block().thread();
+  for (; int(t.product_groups.size()) > open; t.product_groups.pop_front())
+    for (const PendingProduct& p : t.product_groups.front()) run_product(p);
 }
 
 // Each thread gives its number to the next through shared memory; then each warp sums.

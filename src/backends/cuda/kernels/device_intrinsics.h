@@ -84,6 +84,7 @@ SINTER_DEVICE_INLINE int32_t warp_min(int32_t value) {
 }
 
 SINTER_DEVICE_INLINE float exp2_fast(float x) { return __nvvm_ex2_approx_ftz_f(x); }
+SINTER_DEVICE_INLINE float reciprocal_fast(float x) { return __nvvm_rcp_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float log2_fast(float x) { return __nvvm_lg2_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float sine_fast(float x) { return __nvvm_sin_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float cosine_fast(float x) { return __nvvm_cos_approx_ftz_f(x); }

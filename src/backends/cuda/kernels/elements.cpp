@@ -63,6 +63,20 @@ void gather_rows(KernelTarget& target, const GatherRowsCall& c) {
          row / unit, to_row / unit);
 }
 
+void gate_rows(KernelTarget& target, const GateRowsCall& c) {
+  if (c.rows == 0 || c.columns == 0) return;
+  const int64_t chunks = divide_up(c.columns, kWide), threads = std::min(kThreads, divide_up(chunks, 32) * 32);
+  const int64_t stride = c.to_stride ? c.to_stride : c.columns, bytes = byte_size(c.type);
+  const int type = target_type("gate_rows", c.type);
+  constexpr int64_t kMostGridY = 65535;
+  for (int64_t row = 0; row < c.rows; row += kMostGridY) {
+    const LaunchShape shape{.grid = {uint32_t(divide_up(chunks, threads)), uint32_t(std::min(kMostGridY, c.rows - row))},
+                            .block = {uint32_t(threads)}};
+    target("elements__gate_rows", shape, c.from + DevicePtr(row * 2 * c.columns * bytes), c.to + DevicePtr(row * stride * bytes),
+           type, int(c.columns), stride);
+  }
+}
+
 void quantise_rows(KernelTarget& target, const QuantiseRowsCall& c) {
   if (c.rows == 0 || c.columns == 0) return;
   const int64_t threads = std::min(kMostThreads, divide_up(divide_up(c.columns, kWide * kHeld), 32) * 32);

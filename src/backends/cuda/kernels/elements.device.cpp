@@ -2,6 +2,7 @@
 // are arguments: a branch that all threads take alike costs nothing beside the memory, and there is little code to compile.
 #include "backends/cuda/kernels/device.h"
 #include "backends/cuda/kernels/element_types.h"
+#include "backends/cuda/kernels/gelu.h"
 
 namespace sinter::device {
 
@@ -97,6 +98,20 @@ SINTER_DEVICE_KERNEL(elements__cast, const void* from, int from_type, void* to, 
     for (int i = 0; i < kWide; ++i) v[i] *= scale;
   }
   store(at(to, first, to_type), to_type, v, valid);
+}
+
+/// to[r, c] = from[r, c] * gelu(from[r, columns + c]), rows of `from` being dense; a block makes part of a row, of chunks.
+SINTER_DEVICE_KERNEL(elements__gate_rows, const void* from, void* to, int type, int columns, int64_t to_stride) {
+  const int column = (block_x() * threads_x() + thread_x()) * kWide;
+  if (column >= columns) return;
+  const int valid = least(columns - column, kWide);
+  const int64_t row = block_y(), first = row * 2 * columns + column;
+  float value[kWide], gate[kWide];
+  load(at(from, first, type), type, value, valid);
+  load(at(from, first + columns, type), type, gate, valid);
+  SINTER_UNROLL
+  for (int i = 0; i < kWide; ++i) value[i] *= gelu_erf(gate[i]);
+  store(at(to, row * to_stride + column, type), type, value, valid);
 }
 
 /// A number's place in the sequence decides it, so any part can be made anywhere (Steele, Lea and Flood 2014, the mixing of

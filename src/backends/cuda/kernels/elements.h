@@ -33,6 +33,16 @@ struct GatherRowsCall {
 };
 void gather_rows(KernelTarget& target, const GatherRowsCall& call);
 
+/// to[r, c] = from[r, c] * gelu(from[r, columns + c]), GELU in its erf form.
+struct GateRowsCall {
+  DevicePtr from = 0;  ///< [rows, 2 * columns], dense
+  DType type = DType::bf16;
+  int64_t rows = 0, columns = 0;
+  DevicePtr to = 0;
+  int64_t to_stride = 0;  ///< elements; 0: columns
+};
+void gate_rows(KernelTarget& target, const GateRowsCall& call);
+
 /// Quantises each row by its largest element: scales[m] = max |x[m, :]| / 448 (1 for zeros) and to[m, :] = x[m, :] / scales[m].
 /// Tokens of activations and output channels of weights [n, k] alike.
 struct QuantiseRowsCall {

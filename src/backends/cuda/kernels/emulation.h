@@ -26,10 +26,10 @@ namespace sinter::device {
 class EmulatedKernel {
  public:
   template <class... Args>
-  EmulatedKernel(const char* name, void (*kernel)(Args...)) {
+  EmulatedKernel(const char* name, void (*kernel)(Args...), bool pairs = false) {
     add(
         name, [kernel](std::span<void* const> arguments) { call(kernel, arguments, std::index_sequence_for<Args...>()); },
-        sizeof...(Args));
+        sizeof...(Args), pairs);
   }
 
  private:
@@ -37,7 +37,7 @@ class EmulatedKernel {
   static void call(void (*kernel)(Args...), std::span<void* const> arguments, std::index_sequence<I...>) {
     kernel(*static_cast<std::remove_cvref_t<Args>*>(arguments[I])...);
   }
-  static void add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters);
+  static void add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, bool pairs);
 };
 
 /// Runs all blocks of a launch, one after the other.
@@ -74,6 +74,7 @@ inline int32_t warp_min(int32_t value) {
 }
 
 float exp2_fast(float x);
+float reciprocal_fast(float x);
 float log2_fast(float x);
 float sine_fast(float x);
 float cosine_fast(float x);

@@ -2,6 +2,7 @@
 // the windows of the pictures, is never stored: loading it computes where its elements are.
 #include "backends/cuda/kernels/device.h"
 #include "backends/cuda/kernels/element_types.h"
+#include "backends/cuda/kernels/gelu.h"
 #include "backends/cuda/kernels/gemm_arguments.h"
 
 namespace sinter::device {
@@ -90,12 +91,6 @@ SINTER_DEVICE_INLINE void store_one(uint64_t base, int type, int64_t i, float va
   if (type == kF32) return from_float(value, reinterpret_cast<F32*>(base)[i]);
   if (type == kF16) return from_float(value, reinterpret_cast<F16*>(base)[i]);
   from_float(value, reinterpret_cast<Bf16*>(base)[i]);
-}
-
-/// x * sigmoid(2 u) is 0.5 x (1 + tanh(u)).
-SINTER_DEVICE_INLINE float gelu_tanh(float x) {
-  const float u = 0.7978845608f * (x + 0.044715f * x * x * x);
-  return x / (1.f + exp2_fast(-2.8853900818f * u));  // 2 / ln 2
 }
 
 /// Finishes `rows` sums of one column, `pitch` apart.

@@ -10,26 +10,31 @@ namespace sinter::cuda {
 #define SINTER_DEVICE_MODULE(name) extern const std::string_view name##_ptx;
 #define SINTER_DEVICE_MODULE_89(name) extern const std::string_view name##_ptx, name##_ptx_sm_89;
 #define SINTER_DEVICE_MODULE_90(name) extern const std::string_view name##_ptx, name##_ptx_sm_90;
+#define SINTER_DEVICE_MODULE_90A(name) extern const std::string_view name##_ptx_sm_90a;
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
 #undef SINTER_DEVICE_MODULE_90
+#undef SINTER_DEVICE_MODULE_90A
 
 namespace {
 
 struct BuiltIn {
   std::string_view name, sm_80, sm_89, sm_90;  ///< empty where it would be the same
+  std::string_view sm_90a;                     ///< alone: for devices of capability 9.0 and no others
 };
 
 const auto& built_in() {
   static const std::array all = {
-#define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}, {}},
-#define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89, {}},
-#define SINTER_DEVICE_MODULE_90(name) BuiltIn{#name, name##_ptx, {}, name##_ptx_sm_90},
+#define SINTER_DEVICE_MODULE(name) BuiltIn{#name, name##_ptx, {}, {}, {}},
+#define SINTER_DEVICE_MODULE_89(name) BuiltIn{#name, name##_ptx, name##_ptx_sm_89, {}, {}},
+#define SINTER_DEVICE_MODULE_90(name) BuiltIn{#name, name##_ptx, {}, name##_ptx_sm_90, {}},
+#define SINTER_DEVICE_MODULE_90A(name) BuiltIn{#name, {}, {}, {}, name##_ptx_sm_90a},
 #include "backends/cuda/kernels/modules.list"
 #undef SINTER_DEVICE_MODULE
 #undef SINTER_DEVICE_MODULE_89
 #undef SINTER_DEVICE_MODULE_90
+#undef SINTER_DEVICE_MODULE_90A
   };
   return all;
 }
@@ -62,6 +67,11 @@ std::span<const std::string_view> Kernels::modules() {
 
 std::string_view Kernels::ptx(std::string_view module, const DeviceInfo& device) {
   const BuiltIn& b = module_called(module);
+  if (!b.sm_90a.empty()) {
+    if (device.capability() == 90) return b.sm_90a;
+    fail(Code::Unsupported, "the GPU kernels called {} are for capability 9.0; {} has {}.{}", module, device.name,
+         device.capability_major, device.capability_minor);
+  }
   if (waits_by_itself(module, device)) return b.sm_90;
   return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
 }
@@ -73,16 +83,21 @@ bool Kernels::waits_by_itself(std::string_view module, const DeviceInfo& device)
 std::map<std::string, std::string_view> Kernels::all_ptx() {
   std::map<std::string, std::string_view> all;
   for (const BuiltIn& b : built_in()) {
-    all[fmt::format("{} (sm_80)", b.name)] = b.sm_80;
+    if (!b.sm_80.empty()) all[fmt::format("{} (sm_80)", b.name)] = b.sm_80;
     if (!b.sm_89.empty()) all[fmt::format("{} (sm_89)", b.name)] = b.sm_89;
     if (!b.sm_90.empty()) all[fmt::format("{} (sm_90)", b.name)] = b.sm_90;
+    if (!b.sm_90a.empty()) all[fmt::format("{} (sm_90a)", b.name)] = b.sm_90a;
   }
   return all;
 }
 
 void Kernels::load(std::string_view module) {
   if (loaded_.find(module) != loaded_.end()) return;
-  loaded_.emplace(module, load_(context_, ptx(module, context_.device()), module));
+  const std::string_view text = ptx(module, context_.device());
+  // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
+  // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
+  const bool alone = text.find(".target sm_90a") != text.npos;
+  loaded_.emplace(module, alone ? Module::of_ptx(context_, std::string(text), module) : load_(context_, text, module));
 }
 
 const Function& Kernels::function(std::string_view kernel) {

@@ -13,6 +13,7 @@
 #include "backends/cuda/kernels/emulation.h"
 #include "backends/cuda/kernels/kernels.h"
 #include "backends/cuda/test_device.h"
+#include "tensor/dtype.h"
 
 namespace sinter::cuda {
 
@@ -63,6 +64,7 @@ class EmulatedTarget : public TestTarget {
 class DeviceTarget : public TestTarget {
  public:
   explicit DeviceTarget(TestDevice& device) : device_(device), stream_(kernels(device), device.stream) {}
+  const Function& function(std::string_view kernel) { return kernels(device_).function(kernel); }
   bool emulated() const override { return false; }
   int multiprocessors() const override { return stream_.multiprocessors(); }
   void launch(std::string_view kernel, const LaunchShape& shape, std::span<void* const> arguments) override {

@@ -1,0 +1,74 @@
+#pragma once
+#include <utility>
+#include <vector>
+
+#include "backends/cuda/kernels/emulation.h"
+
+/// hopper_intrinsics.h on the host. A pair of blocks runs as one of twice as many threads, each half with shared memory of its
+/// own, whose addresses count from its beginning. Tiles are copied at once, but products read them only when they are waited for:
+/// a stage that is freed too early shows.
+
+#define SINTER_DEVICE_PAIR_KERNEL(name, ...)                                           \
+  void name(__VA_ARGS__);                                                              \
+  static const ::sinter::device::EmulatedKernel registered_##name(#name, &name, true); \
+  void name(__VA_ARGS__)
+#define SINTER_PARAMETER_ADDRESS(address, parameter, kernel, number) address = uint64_t(uintptr_t(&parameter))
+#define SINTER_UNROLL_SOME
+
+namespace sinter::device {
+
+/// What emulated copies read in place of the driver's map.
+struct EmulatedMap {
+  uint64_t base;
+  int64_t rows, columns, row_stride, box_rows;
+};
+
+template <class T>
+using Shared = T;
+template <class T>
+using Global = T;
+
+uint32_t shared_address(const void* shared);
+char* shared_bytes(uint32_t at);
+template <class T>
+T& shared_at(uint32_t at) {
+  return *reinterpret_cast<T*>(shared_bytes(at));
+}
+inline void copy_chunk(uint32_t to, uint64_t global, bool inside) {
+  copy_async(shared_bytes(to), reinterpret_cast<const void*>(uintptr_t(global)), inside);
+}
+
+uint32_t rank_in_pair();
+void pair_barrier();
+void named_barrier(int number, int threads);
+void named_arrive(int number, int threads);
+template <int kCount>
+void more_registers() {}
+template <int kCount>
+void fewer_registers() {}
+
+void make_barrier(uint32_t at, uint32_t arrivals);
+inline void publish_barriers() {}
+void wait_phase(uint32_t at, uint32_t parity);
+void arrive_expecting(uint32_t at, uint32_t bytes);
+void arrive_in_pair(uint32_t at, uint32_t rank);
+void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
+void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
+inline void prefetch_map(uint64_t) {}
+
+inline void begin_products() {}
+void commit_products();
+void wait_products_for(int open);
+template <int kOpen>
+void wait_products() {
+  wait_products_for(kOpen);
+}
+template <int N>
+void settle(float (&)[N]) {}
+void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first);
+template <bool kBf16, bool kFirst, int N>
+void start_product(float (&c)[N], uint64_t a, uint64_t b) {
+  start_product_of(c, N, a, b, kBf16, kFirst);
+}
+
+}  // namespace sinter::device

@@ -1,0 +1,197 @@
+#pragma once
+#include "backends/cuda/kernels/device.h"
+
+/// What devices of capability 9.0 have beyond device.h: pairs of blocks that see each other's shared memory, barriers in memory,
+/// copies of tiles by a unit of their own, and products of whole warpgroups (four warps). Shared memory is named by its address
+/// there. For tests, hopper_emulation.h has the same functions for the host.
+
+namespace sinter::device {
+
+/// Describes a matrix in shared memory to products: rows of 64 16-bit elements (128 bytes) whose chunks of 16 bytes are swizzled
+/// over 8 rows, as copy_tile() writes them; the address is a multiple of 1024. 16 columns further: + 2. 64 rows further: + 512.
+SINTER_DEVICE_INLINE uint64_t product_operand(uint32_t at) {
+  constexpr uint64_t kEightRows = 1024 / 16, kSwizzled128 = 1;
+  return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | kEightRows << 32 | kSwizzled128 << 62;
+}
+
+}  // namespace sinter::device
+
+#ifdef SINTER_DEVICE_EMULATION
+#include "backends/cuda/kernels/hopper_emulation.h"
+#else
+
+/// The address of a kernel's parameter that is too large, or too special, to be copied.
+#define SINTER_PARAMETER_ADDRESS(address, parameter, kernel, number) SINTER_PARAMETER_ADDRESS_(address, kernel, number)
+#define SINTER_PARAMETER_ADDRESS_(address, kernel, number) \
+  asm volatile("{ .reg .b64 p; mov.b64 p, " #kernel "_param_" #number "; cvta.param.u64 %0, p; }" : "=l"(address))
+
+/// A kernel whose blocks come in pairs (ENTRY_DIRECTIVES of sinter_device_code say so to the device).
+#define SINTER_DEVICE_PAIR_KERNEL(name, ...) SINTER_DEVICE_KERNEL(name, __VA_ARGS__)
+#define SINTER_UNROLL_SOME _Pragma("unroll 4")
+
+namespace sinter::device {
+
+template <class T>
+using Shared = __attribute__((address_space(3))) T;
+template <class T>
+using Global = __attribute__((address_space(1))) T;
+/// What lies at an address in shared memory.
+template <class T>
+SINTER_DEVICE_INLINE Shared<T>& shared_at(uint32_t at) {
+  return *reinterpret_cast<Shared<T>*>(at);
+}
+/// copy_async() to an address in shared memory.
+SINTER_DEVICE_INLINE void copy_chunk(uint32_t to, uint64_t global, bool inside) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(inside ? 16 : 0) : "memory");
+}
+
+/// Which of its pair a block is.
+SINTER_DEVICE_INLINE uint32_t rank_in_pair() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+/// Waits for all threads of both blocks.
+SINTER_DEVICE_INLINE void pair_barrier() {
+  asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
+}
+/// Waits for `threads` threads that give the same number.
+SINTER_DEVICE_INLINE void named_barrier(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+/// Counts for such a barrier without waiting.
+SINTER_DEVICE_INLINE void named_arrive(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+/// How many registers a thread of this warpgroup has from here on.
+template <int kCount>
+SINTER_DEVICE_INLINE void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+SINTER_DEVICE_INLINE void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+// Barriers in shared memory, 8 bytes each. A barrier's phases alternate between parity 0 and 1; one ends when so many have arrived
+// as it was made for, and all bytes have come that were announced.
+
+SINTER_DEVICE_INLINE void make_barrier(uint32_t at, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
+}
+/// What was made is there for the other block and for the copying unit.
+SINTER_DEVICE_INLINE void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+/// Returns once the phase of this parity has ended. It must not be called more than one phase ahead.
+SINTER_DEVICE_INLINE void wait_phase(uint32_t at, uint32_t parity) {
+  asm volatile(
+      "{ .reg .pred done; WAIT: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra DONE; bra WAIT; DONE: }" ::"r"(at),
+      "r"(parity)
+      : "memory");
+}
+/// Arrives, and announces bytes.
+SINTER_DEVICE_INLINE void arrive_expecting(uint32_t at, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
+/// Arrives at the barrier that lies at this address in a block of the pair. What other threads wait for with it is that this one's
+/// products have read what they were given; a release for the whole pair would wait for all its memory besides, each time.
+SINTER_DEVICE_INLINE void arrive_in_pair(uint32_t at, uint32_t rank) {
+  asm volatile(
+      "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [there]; "
+      "}" ::"r"(at),
+      "r"(rank)
+      : "memory");
+}
+
+/// Starts copying a tile of the matrix that `map` describes, from (row, column) on; what lies outside becomes zero. Its bytes
+/// count at `barrier`.
+SINTER_DEVICE_INLINE void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map),
+      "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+/// The same into both blocks of the pair, at the same addresses.
+SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], "
+      "%5;" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
+      : "memory");
+}
+SINTER_DEVICE_INLINE void prefetch_map(uint64_t map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+
+/// Before the first product after its sums or shared memory were touched otherwise.
+SINTER_DEVICE_INLINE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+/// Ends a group of products that were started.
+SINTER_DEVICE_INLINE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+/// Waits until at most `kOpen` groups are under way.
+template <int kOpen>
+SINTER_DEVICE_INLINE void wait_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kOpen) : "memory");
+}
+/// Sums are not read before here.
+template <int N>
+SINTER_DEVICE_INLINE void settle(float (&sums)[N]) {
+  SINTER_UNROLL
+  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+/// c += a . b^T for 64 rows of a and 2 * (count of c) rows of b, 16 columns of each. With g = lane / 4, t = lane % 4 * 2 and w the
+/// warp of the warpgroup: c[4 j] and the next are row 16 w + g, columns 8 j + t and the next; c[4 j + 2] and the next of row g + 8.
+/// kFirst: c = a . b^T.
+#define SINTER_PRODUCT_CODE(columns, type, count, after, names, adds) \
+  "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." #type "." #type " {" names "}, %" #count ", %" #after ", " #adds \
+  ", 1, 1, 0, 0;"
+#define SINTER_START_PRODUCT(columns, count, after, names, SUMS)                                                              \
+  template <bool kBf16, bool kFirst>                                                                                          \
+  SINTER_DEVICE_INLINE void start_product(float (&c)[count], uint64_t a, uint64_t b) {                                        \
+    if constexpr (kBf16 && kFirst)                                                                                            \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b));                 \
+    else if constexpr (kBf16)                                                                                                 \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b));                 \
+    else if constexpr (kFirst)                                                                                                \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b));                  \
+    else                                                                                                                      \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b));                  \
+  }
+#define SINTER_NAMES_4(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3"
+#define SINTER_NAMES_6(t) SINTER_NAMES_4(t) ", %" #t "4, %" #t "5"
+#define SINTER_NAMES_8(t) SINTER_NAMES_6(t) ", %" #t "6, %" #t "7"
+#define SINTER_NAMES_10(t) SINTER_NAMES_8(t) ", %" #t "8, %" #t "9"
+#define SINTER_NAMES_60                                                                                                   \
+  SINTER_NAMES_10() ", " SINTER_NAMES_10(1) ", " SINTER_NAMES_10(2) ", " SINTER_NAMES_10(3) ", " SINTER_NAMES_10(4) ", "  \
+  SINTER_NAMES_10(5)
+#define SINTER_NAMES_80 SINTER_NAMES_60 ", " SINTER_NAMES_10(6) ", " SINTER_NAMES_10(7)
+#define SINTER_SUMS_4(as, i) as(c[i]), as(c[i + 1]), as(c[i + 2]), as(c[i + 3])
+#define SINTER_SUMS_16(as, i) SINTER_SUMS_4(as, i), SINTER_SUMS_4(as, i + 4), SINTER_SUMS_4(as, i + 8), SINTER_SUMS_4(as, i + 12)
+#define SINTER_SUMS_64(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_16(as, 16), SINTER_SUMS_16(as, 32), SINTER_SUMS_16(as, 48)
+#define SINTER_SUMS_80(as) SINTER_SUMS_64(as), SINTER_SUMS_16(as, 64)
+#define SINTER_SUMS_96(as) SINTER_SUMS_80(as), SINTER_SUMS_16(as, 80)
+#define SINTER_SUMS_128(as) SINTER_SUMS_96(as), SINTER_SUMS_16(as, 96), SINTER_SUMS_16(as, 112)
+
+SINTER_START_PRODUCT(128, 64, 65, SINTER_NAMES_60 ", " SINTER_NAMES_4(6), SINTER_SUMS_64)
+SINTER_START_PRODUCT(160, 80, 81, SINTER_NAMES_80, SINTER_SUMS_80)
+SINTER_START_PRODUCT(192, 96, 97, SINTER_NAMES_80 ", " SINTER_NAMES_10(8) ", " SINTER_NAMES_6(9), SINTER_SUMS_96)
+SINTER_START_PRODUCT(256, 128, 129,
+                     SINTER_NAMES_80 ", " SINTER_NAMES_10(8) ", " SINTER_NAMES_10(9) ", " SINTER_NAMES_10(
+                         10) ", " SINTER_NAMES_10(11) ", " SINTER_NAMES_8(12),
+                     SINTER_SUMS_128)
+#undef SINTER_START_PRODUCT
+#undef SINTER_PRODUCT_CODE
+#undef SINTER_NAMES_4
+#undef SINTER_NAMES_6
+#undef SINTER_NAMES_8
+#undef SINTER_NAMES_10
+#undef SINTER_NAMES_60
+#undef SINTER_NAMES_80
+#undef SINTER_SUMS_4
+#undef SINTER_SUMS_16
+#undef SINTER_SUMS_64
+#undef SINTER_SUMS_80
+#undef SINTER_SUMS_96
+#undef SINTER_SUMS_128
+
+}  // namespace sinter::device
+
+#endif
