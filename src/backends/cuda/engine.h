@@ -10,9 +10,11 @@ namespace sinter::cuda {
 
 /// How launches are chosen and submitted; none of it changes what is computed.
 struct EngineOptions {
-  bool tune = false;            ///< time the vendors' candidates, and keep the choices in the cache
-  bool replay = true;           ///< submit a plan's launches as one device graph from its second run on
-  bool tile_products = true;    ///< on capability 9.0: products of ours where they win over cuBLASLt's; gates may be part of them
+  bool tune = false;   ///< time the vendors' candidates, and keep the choices in the cache
+  bool replay = true;  ///< submit a plan's launches as one device graph from its second run on
+  /// On capability 9.0: products of ours where they win over cuBLASLt's; gates may be part of them. Not the default before
+  /// cuda_tile_product_test has run on such a device in this form.
+  bool tile_products = false;
   bool allow_tf32 = false;      ///< f32 products may round their factors to 10 fraction bits
   bool f16_accumulate = false;  ///< f16 products may be summed in f16
 };
