@@ -1,5 +1,5 @@
 // Shape art: score and CPU time after 200 and 1,000 shapes, against what the peers took.
-//   shapes_bench [--images DIR] [--quick] [--threads N] [--device cpu|cuda|cuda:N] [words that a picture's name must contain]
+//   shapes_bench [--images DIR] [--quick] [--scaling] [--threads N] [--device cpu|cuda|cuda:N] [words that a picture's name must contain]
 // On a GPU: times on the wall clock, and every result compared with the CPU's.
 // DIR (default ../shared/images) holds raccoon256.png, raccoon512.png and so on; pictures that are not there are left out.
 // Peers' figures are from one EPYC Zen 3 (4 cores, AVX2); the machine that runs this is named at the top. Dividing our CPU time
@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <numeric>
+#include <thread>
 #include <iterator>
 #include <optional>
 #include <string>
@@ -234,6 +236,16 @@ void annealing(const Bench& bench) {
   if (runs > 0) fmt::print("mean of all: {:+.2f}%\n", 100 * (std::exp(logarithms / runs) - 1));
 }
 
+/// Seconds of a search on one thread while as many others run beside it as make `count`: what the machine's cores can give at once.
+double side_by_side(const Image& image, const Options& options, int count) {
+  std::vector<double> seconds(size_t(count), 0.0);
+  {
+    std::vector<std::jthread> searches;
+    for (double& one : seconds) searches.emplace_back([&] { one = run(image, options).seconds; });
+  }
+  return std::accumulate(seconds.begin(), seconds.end(), 0.0) / count;
+}
+
 /// Wall times of several rounds, in which each number of threads has its turn, so that no slow minute hits one alone. The best of
 /// each is what the machine does when nothing else runs; CPU-s over threads times wall says how much of it there was.
 void threads(const Bench& bench) {
@@ -243,6 +255,7 @@ void threads(const Bench& bench) {
   const int64_t shapes = bench.quick ? 200 : 1000;
   Result best[std::size(kCounts)];
   std::vector<double> ratios;
+  double at_once = 0;
   for (int round = 0; round < kRounds; ++round) {
     double wall[std::size(kCounts)];
     for (size_t i = 0; i < std::size(kCounts); ++i) {
@@ -253,6 +266,9 @@ void threads(const Bench& bench) {
       if (round == 0 || result.seconds < best[i].seconds) best[i] = result;
     }
     ratios.push_back(wall[0] / wall[std::size(kCounts) - 1]);
+    Options alone = bench.options("mixed", shapes);
+    alone.threads = 1;
+    at_once = std::max(at_once, 4 * wall[0] / side_by_side(*image, alone, 4));
   }
   fmt::print("\n{} mixed shapes, raccoon, best wall time of {} rounds:\n", shapes, kRounds);
   for (size_t i = 0; i < std::size(kCounts); ++i)
@@ -262,6 +278,7 @@ void threads(const Bench& bench) {
   std::sort(ratios.begin(), ratios.end());
   fmt::print("4 against 1: {:.2f}x (best against best); round by round {:.2f} to {:.2f}, median {:.2f}\n",
              best[0].seconds / best[std::size(kCounts) - 1].seconds, ratios.front(), ratios.back(), ratios[kRounds / 2]);
+  fmt::print("four searches of one thread each, side by side: at best {:.2f}x what one alone does\n", at_once);
 }
 
 /// Searches on both devices; the shapes must be the same.
@@ -335,10 +352,13 @@ void on_gpu(Bench bench, const std::string& device) {
 int main(int argc, char** argv) try {
   Bench bench;
   std::string device = "cpu";
+  bool scaling = false;  // 4 threads against 1, and nothing else
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
     if (word == "--quick")
       bench.quick = true;
+    else if (word == "--scaling")
+      scaling = true;
     else if (word == "--images" && i + 1 < argc)
       bench.images = argv[++i];
     else if (word == "--threads" && i + 1 < argc)
@@ -353,10 +373,12 @@ int main(int argc, char** argv) try {
     on_gpu(bench, device);
     return 0;
   }
-  against_primitive(bench);
-  against_node(bench);
-  sizes(bench);
-  annealing(bench);
+  if (!scaling) {
+    against_primitive(bench);
+    against_node(bench);
+    sizes(bench);
+    annealing(bench);
+  }
   threads(bench);
   return 0;
 } catch (const Error& e) {
