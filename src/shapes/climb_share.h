@@ -45,6 +45,7 @@ class ClimbShare {
     int done = 0, handed_out = 0;  ///< tries
     std::vector<Part> ahead;       ///< finished, but not yet known to count
   };
+  size_t next_course();
   bool take(Part& part);
   void finish(const Part& part);
   void settle(Course& course, const Part& part);
@@ -64,7 +65,8 @@ class ClimbShare {
   std::vector<std::atomic<uint32_t>> versions_;  // of each course: how often something helped
   int candidates_, tries_, threads_;
   int64_t left_;                      // tries that nobody has been given
-  size_t open_;                       // courses that are not done
+  size_t fresh_ = 0;                  // from here on nobody has begun a course
+  std::vector<size_t> begun_;         // courses that are begun and not done
   std::atomic<uint32_t> changes_{0};  // counts what may give idle threads something to do
 };
 
