@@ -6,6 +6,12 @@
 #include <thread>
 
 namespace sinter::shapes {
+namespace {
+
+/// So many courses for each thread, the last ones of a round, are shared out in parts: enough for all to end together.
+constexpr size_t kSharedCourses = 2;
+
+}  // namespace
 
 void ClimbShare::Lock::lock() {
   constexpr int kPatience = 1000;  // pauses; then the holder may have been descheduled
@@ -24,8 +30,10 @@ ClimbShare::ClimbShare(const std::vector<Climber*>& climbers, int candidates, in
       candidates_(candidates),
       tries_(tries),
       threads_(threads),
-      left_(int64_t(climbers.size()) * (candidates + tries)) {
-  begun_.reserve(climbers.size());
+      whole_(climbers.size() - std::min(climbers.size(), size_t(threads) * kSharedCourses)),
+      left_(int64_t(climbers.size() - whole_) * (candidates + tries)),
+      fresh_(whole_) {
+  begun_.reserve(climbers.size() - whole_);
   for (size_t i = 0; i < climbers.size(); ++i) courses_[i] = {climbers[i], -candidates, -candidates, {}};
 }
 
@@ -55,7 +63,7 @@ bool ClimbShare::take(Part& part) {
   part.of = best;
   // Large parts first, to be handed out seldom; small ones at the end, so that all come to it together. Half as large, they are
   // 1.6 times as many, and threads wait for the lock a tenth of their time instead of a hundredth.
-  constexpr int64_t kShares = 2, kLeast = 8;
+  constexpr int64_t kShares = int64_t(kSharedCourses), kLeast = 8;
   const int64_t size = std::max(left_ / (threads_ * kShares), kLeast);
   part.begin = c.handed_out, part.end = int(std::clamp<int64_t>(c.handed_out + size, 0, tries_));
   left_ -= part.end - part.begin;
@@ -96,8 +104,17 @@ void ClimbShare::finish(const Part& part) {
   changes_.fetch_add(1, std::memory_order_release);
 }
 
+void ClimbShare::work_alone(const Climb& climb) {
+  for (size_t i; (i = next_whole_.fetch_add(1, std::memory_order_relaxed)) < whole_;) {
+    Climber climber = *courses_[i].climber;
+    climb(climber, {candidates_, 0, tries_, versions_[i], 0});
+    *courses_[i].climber = climber;
+  }
+}
+
 void ClimbShare::work(const Climb& climb) {
   constexpr int kPatience = 4000;  // pauses, about 50 microseconds
+  work_alone(climb);
   Part part;
   std::unique_lock<Lock> lock(mutex_);
   while (fresh_ < courses_.size() || !begun_.empty()) {

@@ -45,6 +45,8 @@ class ClimbShare {
     int done = 0, handed_out = 0;  ///< tries
     std::vector<Part> ahead;       ///< finished, but not yet known to count
   };
+  /// Whole courses, while all threads have plenty of them: nobody waits for anybody.
+  void work_alone(const Climb& climb);
   size_t next_course();
   bool take(Part& part);
   void finish(const Part& part);
@@ -64,9 +66,11 @@ class ClimbShare {
   std::vector<Course> courses_;
   std::vector<std::atomic<uint32_t>> versions_;  // of each course: how often something helped
   int candidates_, tries_, threads_;
-  int64_t left_;                      // tries that nobody has been given
-  size_t fresh_ = 0;                  // from here on nobody has begun a course
-  std::vector<size_t> begun_;         // courses that are begun and not done
+  size_t whole_;  // courses before this one are nobody else's once they are begun
+  std::atomic<size_t> next_whole_{0};
+  int64_t left_;                      // tries of the others that nobody has been given
+  size_t fresh_;                      // from here on nobody has begun a course
+  std::vector<size_t> begun_;         // of the shared courses, those that are begun and not done
   std::atomic<uint32_t> changes_{0};  // counts what may give idle threads something to do
 };
 
