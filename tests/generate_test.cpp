@@ -222,9 +222,8 @@ TEST_CASE("a run from a full cache never loads LLVM, and a run that compiles doe
 
 TEST_CASE("options that do nothing here are named") {
   TinyModel& tiny = TinyModel::get();
-  CliResult result =
-      tiny.sinter(tiny.words({"--guidance", "3", "--strength", "0.5", "--lossless", "--cfg", "1", "--negative", "x",
-                              "--attention-dtype", "fp8"}));
+  CliResult result = tiny.sinter(tiny.words(
+      {"--guidance", "3", "--strength", "0.5", "--lossless", "--cfg", "1", "--negative", "x", "--attention-dtype", "fp8"}));
   REQUIRE_MESSAGE(result.exit_code == 0, result.err);
   for (const char* option : {"--guidance", "--strength", "--lossless", "--negative", "--attention-dtype fp8"})
     CHECK_MESSAGE(has(result.err, std::string("note: ") + option + " has no effect"), option);

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <thread>
 
+#include "made_up_driver.h"
 #include "patience.h"
 #include "tiny_model.h"
 
@@ -11,16 +12,6 @@ using namespace sinter;
 using nlohmann::json;
 
 namespace {
-
-using Environment = std::map<std::string, std::string>;
-
-std::function<void()> on_made_up_driver(const Environment& more) {
-  return [more] {
-    const fs::path folder = program().parent_path().parent_path() / "fake_cuda";
-    ::setenv("LD_LIBRARY_PATH", folder.c_str(), 1);
-    for (const auto& [name, value] : more) ::setenv(name.c_str(), value.c_str(), 1);
-  };
-}
 
 /// A run on the made-up GPU. `warm` is what it draws when nothing fails; all programs are in the cache.
 struct GpuModel {

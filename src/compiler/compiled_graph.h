@@ -8,8 +8,8 @@
 namespace sinter {
 
 struct CompileOptions {
-  bool fuse = true;             ///< false: the eager backend
-  int64_t fp8_width = 0;        ///< as in LowerOptions, like the next
+  bool fuse = true;       ///< false: the eager backend
+  int64_t fp8_width = 0;  ///< as in LowerOptions, like the next
   int64_t fp8_keys = 0;
   std::string label = "model";  ///< of the graph itself, for people; blocks have their own
 };

@@ -74,8 +74,8 @@ SINTER_DEVICE_INLINE void fewer_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
-// Barriers in shared memory, 8 bytes each. A barrier's phases alternate between parity 0 and 1; one ends when so many have arrived
-// as it was made for, and all bytes have come that were announced.
+// Barriers in shared memory, 8 bytes each. A barrier's phases alternate between parity 0 and 1; one ends when so many have
+// arrived as it was made for, and all bytes have come that were announced.
 
 SINTER_DEVICE_INLINE void make_barrier(uint32_t at, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
@@ -85,7 +85,8 @@ SINTER_DEVICE_INLINE void publish_barriers() { asm volatile("fence.mbarrier_init
 /// Returns once the phase of this parity has ended. It must not be called more than one phase ahead.
 SINTER_DEVICE_INLINE void wait_phase(uint32_t at, uint32_t parity) {
   asm volatile(
-      "{ .reg .pred done; WAIT: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra DONE; bra WAIT; DONE: }" ::"r"(at),
+      "{ .reg .pred done; WAIT: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra DONE; bra WAIT; DONE: }" ::"r"(
+          at),
       "r"(parity)
       : "memory");
 }
@@ -93,8 +94,8 @@ SINTER_DEVICE_INLINE void wait_phase(uint32_t at, uint32_t parity) {
 SINTER_DEVICE_INLINE void arrive_expecting(uint32_t at, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
-/// Arrives at the barrier that lies at this address in a block of the pair. What other threads wait for with it is that this one's
-/// products have read what they were given; a release for the whole pair would wait for all its memory besides, each time.
+/// Arrives at the barrier that lies at this address in a block of the pair. What other threads wait for with it is that this
+/// one's products have read what they were given; a release for the whole pair would wait for all its memory besides, each time.
 SINTER_DEVICE_INLINE void arrive_in_pair(uint32_t at, uint32_t rank) {
   asm volatile(
       "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [there]; "
@@ -107,14 +108,15 @@ SINTER_DEVICE_INLINE void arrive_in_pair(uint32_t at, uint32_t rank) {
 /// count at `barrier`.
 SINTER_DEVICE_INLINE void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map),
-      "r"(column), "r"(row), "r"(barrier)
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
 /// The same into both blocks of the pair, at the same addresses.
 SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], "
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], "
+      "[%4], "
       "%5;" ::"r"(to),
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
       : "memory");
@@ -137,31 +139,31 @@ SINTER_DEVICE_INLINE void settle(float (&sums)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// c += a . b^T for 64 rows of a and 2 * (count of c) rows of b, 16 columns of each. With g = lane / 4, t = lane % 4 * 2 and w the
-/// warp of the warpgroup: c[4 j] and the next are row 16 w + g, columns 8 j + t and the next; c[4 j + 2] and the next of row g + 8.
-/// kFirst: c = a . b^T.
-#define SINTER_PRODUCT_CODE(columns, type, count, after, names, adds) \
+/// c += a . b^T for 64 rows of a and 2 * (count of c) rows of b, 16 columns of each. With g = lane / 4, t = lane % 4 * 2 and w
+/// the warp of the warpgroup: c[4 j] and the next are row 16 w + g, columns 8 j + t and the next; c[4 j + 2] and the next of row
+/// g + 8. kFirst: c = a . b^T.
+#define SINTER_PRODUCT_CODE(columns, type, count, after, names, adds)                                                      \
   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." #type "." #type " {" names "}, %" #count ", %" #after ", " #adds \
   ", 1, 1, 0, 0;"
-#define SINTER_START_PRODUCT(columns, count, after, names, SUMS)                                                              \
-  template <bool kBf16, bool kFirst>                                                                                          \
-  SINTER_DEVICE_INLINE void start_product(float (&c)[count], uint64_t a, uint64_t b) {                                        \
-    if constexpr (kBf16 && kFirst)                                                                                            \
-      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b));                 \
-    else if constexpr (kBf16)                                                                                                 \
-      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b));                 \
-    else if constexpr (kFirst)                                                                                                \
-      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b));                  \
-    else                                                                                                                      \
-      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b));                  \
+#define SINTER_START_PRODUCT(columns, count, after, names, SUMS)                                              \
+  template <bool kBf16, bool kFirst>                                                                          \
+  SINTER_DEVICE_INLINE void start_product(float(&c)[count], uint64_t a, uint64_t b) {                         \
+    if constexpr (kBf16 && kFirst)                                                                            \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b)); \
+    else if constexpr (kBf16)                                                                                 \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b)); \
+    else if constexpr (kFirst)                                                                                \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b));  \
+    else                                                                                                      \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b));  \
   }
 #define SINTER_NAMES_4(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3"
 #define SINTER_NAMES_6(t) SINTER_NAMES_4(t) ", %" #t "4, %" #t "5"
 #define SINTER_NAMES_8(t) SINTER_NAMES_6(t) ", %" #t "6, %" #t "7"
 #define SINTER_NAMES_10(t) SINTER_NAMES_8(t) ", %" #t "8, %" #t "9"
-#define SINTER_NAMES_60                                                                                                   \
-  SINTER_NAMES_10() ", " SINTER_NAMES_10(1) ", " SINTER_NAMES_10(2) ", " SINTER_NAMES_10(3) ", " SINTER_NAMES_10(4) ", "  \
-  SINTER_NAMES_10(5)
+#define SINTER_NAMES_60 \
+  SINTER_NAMES_10()     \
+  ", " SINTER_NAMES_10(1) ", " SINTER_NAMES_10(2) ", " SINTER_NAMES_10(3) ", " SINTER_NAMES_10(4) ", " SINTER_NAMES_10(5)
 #define SINTER_NAMES_80 SINTER_NAMES_60 ", " SINTER_NAMES_10(6) ", " SINTER_NAMES_10(7)
 #define SINTER_SUMS_4(as, i) as(c[i]), as(c[i + 1]), as(c[i + 2]), as(c[i + 3])
 #define SINTER_SUMS_16(as, i) SINTER_SUMS_4(as, i), SINTER_SUMS_4(as, i + 4), SINTER_SUMS_4(as, i + 8), SINTER_SUMS_4(as, i + 12)
