@@ -2,14 +2,13 @@
 
 #include <algorithm>
 
+#include "base/rounding.h"
 #include "graph/ops.h"
 
 namespace sinter {
 namespace {
 
-int64_t aligned(int64_t bytes, int64_t alignment) {
-  return (std::max<int64_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-}
+int64_t aligned(int64_t bytes, int64_t alignment) { return round_up(std::max<int64_t>(bytes, 1), alignment); }
 
 struct Interval {
   int64_t bytes;

@@ -5,6 +5,7 @@
 
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/schedules.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -25,7 +26,7 @@ void copy_bytes(ThreadPool& pool, std::byte* to, const std::byte* from, int64_t 
     for (int64_t at = begin * kPiece; at < std::min(end * kPiece, bytes); at += kPiece)
       std::memcpy(to + at, from + at, size_t(std::min(kPiece, bytes - at)));
   };
-  pool.parallel_for((bytes + kPiece - 1) / kPiece, 1, copy);
+  pool.parallel_for(divide_up(bytes, kPiece), 1, copy);
 }
 
 Uploader::Uploader(Engine& engine) : engine_(engine) {
@@ -62,7 +63,7 @@ void Uploader::copy(const std::byte* from, int64_t bytes, DevicePtr to) {
     const int64_t part = std::min(kSlotBytes - slot.used, bytes);
     copy_bytes(engine_.pool(), slot.memory.data() + slot.used, from, part);
     copy_to_device(to, slot.memory.data() + slot.used, part, engine_.stream());
-    slot.used = (slot.used + part + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
+    slot.used = round_up(slot.used + part, kBufferAlignment);
     from += part, to += DevicePtr(part), bytes -= part;
   }
 }
@@ -107,7 +108,7 @@ void Uploader::e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales)
 void Uploader::rows(const ScaledRows& rows, DevicePtr to, DType type) {
   const int64_t count = rows.values.count(), scale_bytes = int64_t(rows.scales.size() * sizeof(float));
   if (count == 0) return;
-  const int64_t values_bytes = (rows.values.bytes() + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
+  const int64_t values_bytes = round_up(rows.values.bytes(), kBufferAlignment);
   DevicePtr raw = staging(values_bytes + scale_bytes), scales = raw + DevicePtr(values_bytes);
   copy(rows.values.data(), rows.values.bytes(), raw);
   copy(reinterpret_cast<const std::byte*>(rows.scales.data()), scale_bytes, scales);

@@ -8,6 +8,7 @@
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/schedules.h"
 #include "backends/cuda/upload.h"
+#include "base/rounding.h"
 #include "graph/ops.h"
 
 namespace sinter::cuda {
@@ -18,7 +19,7 @@ DType type_of(const WeightSlot& slot) {
   return slot.panels == PanelType::f32 ? DType::f32 : slot.panels == PanelType::f16 ? DType::f16 : DType::bf16;
 }
 
-int64_t aligned(int64_t bytes) { return (bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment; }
+int64_t aligned(int64_t bytes) { return round_up(bytes, kBufferAlignment); }
 
 int64_t count_of(const Type& type) { return element_count(type.shape).constant(); }
 /// Only `doubled_filters` has another number of elements than the file.

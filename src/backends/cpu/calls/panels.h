@@ -1,11 +1,9 @@
 #pragma once
 #include "backends/cpu/microkernels.h"
+#include "base/rounding.h"
 #include "tensor/dtype.h"
 
 namespace sinter {
-
-inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 /// How a weight matrix [n, groups * k] lies in memory once packed: panels of `columns` rows of the matrix side by side, each
 /// panel contiguous over all of k, group after group. In pair types a group is padded to an even length with zeros; the last

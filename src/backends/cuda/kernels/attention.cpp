@@ -6,6 +6,7 @@
 #include "backends/cuda/kernels/element_types.h"
 #include "backends/cuda/kernels/gemm.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -15,9 +16,6 @@ constexpr int64_t kQueries = 64, kThreads = 128, kPad = 8;
 constexpr int64_t kMostGridYz = 65535;
 constexpr int64_t kSoftmaxThreads = 256;
 constexpr int64_t kScoresBytes = 256 << 20;  // about as much as scores may take at a time
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 device::HeadsArguments heads(DevicePtr base, const HeadStrides& s) { return {base, s.b, s.t, s.h}; }
 

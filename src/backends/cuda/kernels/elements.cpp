@@ -4,6 +4,7 @@
 
 #include "backends/cuda/kernels/element_types.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -12,8 +13,6 @@ constexpr int64_t kWide = 8;  // elements of a thread, as in elements.device.cpp
 constexpr int64_t kHeld = 4;  // vectors of a thread that quantise_rows holds
 constexpr int64_t kThreads = 256;
 constexpr int64_t kMostThreads = 1024;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int source_type(const char* what, DType type) {
   switch (type) {

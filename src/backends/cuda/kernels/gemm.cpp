@@ -5,6 +5,7 @@
 #include "backends/cuda/kernels/element_types.h"
 #include "backends/cuda/kernels/gemm_arguments.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -15,8 +16,6 @@ constexpr int64_t kPlainTile = 64, kPlainSharedBytes = 64 * 68 * 4;
 constexpr int64_t kChunk = 8;
 constexpr uint32_t kThreads = 256;
 constexpr int64_t kMostGridYz = 65535;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int element_type(const char* what, DType type) {
   switch (type) {

@@ -7,6 +7,7 @@
 #include "backends/cuda/kernels/element_types.h"
 #include "backends/cuda/kernels/group_stats_arguments.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -30,9 +31,6 @@ int element_type(DType type) {
 
 /// What the registers of a kernel that reads so many channels at a time allow.
 int64_t most_threads(int64_t wide) { return wide > 2 ? 640 : 1024; }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 struct Plan {
   int64_t wide = 0;                      // channels of a thread

@@ -6,6 +6,7 @@
 
 #include "backends/cuda/driver_api.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -14,8 +15,6 @@ constexpr int64_t kRows = device::kTileRows, kDepth = device::kTileDepth;
 constexpr int64_t kBytes = 2;  // of an element
 /// Rows of tiles that are made before the next column of tiles: what blocks read at a time is about square.
 constexpr int64_t kGroupPairs = 8;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// As the kernels are named. Tiles of 192 and 256 columns, of which each warpgroup made half the rows, were slower at every size:
 /// nothing multiplied while they were stored.
