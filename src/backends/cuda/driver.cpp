@@ -267,6 +267,7 @@ Stream::~Stream() {
 
 void Stream::wait(const Event& event) const {
   check(driver().stream_wait_event(handle_, event.handle(), 0), "letting a stream wait for an event");
+  waits_ = true;
 }
 
 void Stream::synchronize() const { check(driver().stream_synchronize(handle_), "waiting for the device"); }

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace sinter::cuda {
@@ -142,6 +143,9 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   void wait(const Event& event) const;  ///< what is queued from now on runs after the event
+  /// Whether nothing was launched here since wait(). The first kernel after it begins no earlier than usual: whether a captured
+  /// one may depend on both, an event and the early end of a kernel, is nowhere said.
+  bool take_wait() const { return std::exchange(waits_, false); }
   void synchronize() const;
   bool idle() const;  ///< everything queued has run
   void* handle() const { return handle_; }
@@ -149,6 +153,7 @@ class Stream {
  private:
   void* context_ = nullptr;
   void* handle_ = nullptr;
+  mutable bool waits_ = false;
 };
 
 /// A point in a stream's work.

@@ -187,7 +187,8 @@ Result launch_overlapping(void* function, const LaunchShape& s, const Stream& st
 
 void Function::launch(const LaunchShape& s, const Stream& stream, std::span<void* const> arguments) const {
   auto** pointers = const_cast<void**>(arguments.data());
-  Result result = s.overlaps && driver().launch_with
+  const bool waits = stream.take_wait();
+  Result result = s.overlaps && !waits && driver().launch_with
                       ? launch_overlapping(handle_, s, stream, pointers)
                       : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes,
                                         stream.handle(), pointers, nullptr);
