@@ -42,6 +42,8 @@ TEST_CASE("the measured peak is the planned one and the program itself, within 2
   };
   run({"--init", "start.png", "--out", "first.png"});  // compiles: LLVM's memory is the program's too, but less exactly
 
+  std::string long_prompt;
+  for (int i = 0; i < 500; ++i) long_prompt += "fox ";
   struct Case {
     std::string name;
     std::vector<std::string> words;
@@ -53,6 +55,7 @@ TEST_CASE("the measured peak is the planned one and the program itself, within 2
       {"tiles", {"--width", "768", "--height", "512", "--vae-tile", "256"}},
       {"the encoder's buffers go before the denoiser comes", {"--init", "start.png", "--width", "256", "--height", "256"}},
       {"the denoiser stays for the next picture", {"--count", "2", "--width", "256", "--height", "256"}},
+      {"a long prompt", {"--prompt", long_prompt, "--width", "256", "--height", "256"}},
       {"a LoRA", {"--lora", "lora.safetensors"}},
       {"weights of another type", {"--weight-dtype", "f32"}},
   };

@@ -342,6 +342,8 @@ class Generation {
       return;
     }
     RunShape shape{s_.batch, s_.width, s_.height, guided_, !init_.empty(), job_.steps, s_.count > 1};
+    shape.text_tokens = {model_->text_tokens(s_.prompt)};
+    if (guided_) shape.text_tokens.push_back(model_->text_tokens(s_.negative));
     auto foresight = model_->foresee(shape);
     int missing = foresight.needed - foresight.cached;
     std::string time = missing == 0            ? ""

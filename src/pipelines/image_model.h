@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,7 @@ struct RunShape {
   bool from_image = false;                   ///< the encoder runs first
   int timesteps = 20;                        ///< at which the denoiser is asked
   bool repeated = false;                     ///< more pictures are to come: the denoiser stays while one is decoded
+  std::vector<int64_t> text_tokens;          ///< that the denoiser sees of each prompt; empty: of the shortest there are
 };
 
 /// How a run fits into memory.
@@ -100,6 +102,8 @@ class ImageModel {
 
   /// `clip_skip` 0: the family's own; N: the output of the N-th layer from the end.
   EncodedPrompt encode(const std::string& prompt, int clip_skip = 0);
+  /// How many tokens of a prompt the denoiser will see. Encodes nothing.
+  int64_t text_tokens(const std::string& prompt) const;
   /// The denoised latents, in the autoencoder's units.
   Tensor sample(const SamplingJob& job);
   /// pixels f32[batch, height, width, 3] in 0..1 -> latents; sizes are cropped to multiples of scale() about the middle.
@@ -149,6 +153,7 @@ class ImageModel {
   Tensor decode_once(const Tensor& latent, const std::optional<DecodeTiles>& tiles);
   Tensor decode_with_less(const Tensor& latent, const std::optional<DecodeTiles>& tiles, const Error& why);
   int64_t decoding_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles, int64_t buffers);
+  int64_t table_bytes(const Stage& stage, const RunShape& run) const;
   struct Walk;
   Walk walk(const RunShape& run, const std::optional<DecodeTiles>& tiles, std::optional<int64_t> budget);
   int64_t decode_buffer_bytes(const RunShape& run, const std::optional<DecodeTiles>& tiles);

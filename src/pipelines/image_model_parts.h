@@ -1,5 +1,8 @@
 #pragma once
 // What the files of ImageModel share; nobody else includes it.
+#include <numeric>
+#include <span>
+
 #include "models/t5.h"
 #include "pipelines/image_model.h"
 
@@ -10,6 +13,17 @@ namespace image_model {
 inline const Dim kBatch = Dim::symbol("batch"), kHeight = Dim::symbol("height"), kWidth = Dim::symbol("width");
 inline const Dim kText = Dim::symbol("text");
 inline const Dim kPictureHeight = Dim::symbol("picture_height"), kPictureWidth = Dim::symbol("picture_width");
+
+/// Tokens of prompts of these lengths as one batch: each is repeated to a multiple of all. 0 where one would be repeated so often
+/// that it costs more than it saves, and each goes by itself; the reference draws the line here.
+inline int64_t tokens_together(std::span<const int64_t> lengths) {
+  constexpr int64_t kMostRepeats = 4;
+  int64_t tokens = 1;
+  for (int64_t length : lengths) tokens = std::lcm(tokens, length);
+  for (int64_t length : lengths)
+    if (tokens / length > kMostRepeats) return 0;
+  return tokens;
+}
 
 /// More are not computed before a run.
 inline constexpr int kMostTimesteps = 256;

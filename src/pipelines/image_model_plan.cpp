@@ -35,6 +35,8 @@ class RunningMemory {
   int64_t held_ = 0, weights_ = 0, buffers_ = 0, peak_ = 0;
 };
 
+int64_t longest_of(const std::vector<int64_t>& lengths) { return lengths.empty() ? 0 : *std::ranges::max_element(lengths); }
+
 int64_t pixel_bytes(int64_t batch, const RunShape& run) { return batch * run.width * run.height * 3 * byte_size(DType::f32); }
 
 }  // namespace
@@ -49,18 +51,23 @@ struct ImageModel::Stage {
 
 std::vector<ImageModel::Stage> ImageModel::stages(const RunShape& run) {
   std::vector<Stage> list;
-  for (auto& encoder : encoders_)
-    list.push_back({encoder->component, encoder->network.get(), {{id(kBatch), 2}, {id(kText), 256}}});
+  const int64_t shortest = is_flux(family()) ? 256 : 77, longest = std::max(shortest, longest_of(run.text_tokens));
+  for (auto& encoder : encoders_) {
+    // All chunks of a prompt at once, and the empty one for its weights.
+    const int64_t chunks = is_flux(family()) ? 1 : longest / shortest;
+    list.push_back({encoder->component, encoder->network.get(), {{id(kBatch), chunks + 1}, {id(kText), longest}}});
+  }
   Bindings picture{{id(kBatch), run.batch}, {id(kHeight), run.height / scale()}, {id(kWidth), run.width / scale()}};
   Bindings start{{id(kBatch), 1}, {id(kPictureHeight), run.height}, {id(kPictureWidth), run.width}};
   if (run.from_image && vae_encoder_) list.push_back({Component::Vae, vae_encoder_.get(), start});
   Bindings step = picture;
-  step[id(kBatch)] = run.batch * (run.guided ? 2 : 1);
-  step[id(kText)] = is_flux(family()) ? 256 : 77;
+  const int64_t together = tokens_together(run.text_tokens), at_once = run.guided && together > 0 ? 2 : 1;
+  step[id(kBatch)] = run.batch * at_once;
+  step[id(kText)] = together > 0 ? std::max(together, shortest) : longest;
   for (auto& table : denoiser_->tables()) {
     // One row for each prompt or, at each timestep, for each prompt's vector.
     Bindings rows = step;
-    rows[id(kBatch)] = (run.guided ? 2 : 1) * (table->for_a_run() ? 1 : std::min(run.timesteps, kMostTimesteps));
+    rows[id(kBatch)] = table->for_a_run() ? at_once : (run.guided ? 2 : 1) * std::min(run.timesteps, kMostTimesteps);
     list.push_back({Component::Denoiser, &table->network(), rows, table.get()});
   }
   list.push_back({Component::Denoiser, &denoiser_->step(), step});
@@ -104,6 +111,18 @@ int64_t ImageModel::decoding_bytes(const RunShape& run, const std::optional<Deco
   Bindings picture{{id(kBatch), run.batch}, {id(kHeight), run.height / scale()}, {id(kWidth), run.width / scale()}};
   return resident_bytes(vae_decoder_->weight_sizes(picture), {}) +
          std::max<int64_t>(0, decode_buffer_bytes(run, tiles) - buffers);
+}
+
+/// Of all rows of a table.
+int64_t ImageModel::table_bytes(const Stage& stage, const RunShape& run) const {
+  if (!stage.table->for_a_run() || tokens_together(run.text_tokens) > 0) return stage.table->bytes(stage.sizes);
+  int64_t sum = 0;
+  for (int64_t tokens : run.text_tokens) {
+    Bindings one = stage.sizes;
+    one[id(kText)] = tokens;
+    sum += stage.table->bytes(one);
+  }
+  return sum;
 }
 
 /// A run's memory from beginning to end, and the choices that it rests on.
@@ -155,7 +174,7 @@ ImageModel::Walk ImageModel::walk(const RunShape& run, const std::optional<Decod
       int64_t tensors = pictures + (tiles ? std::max(pictures, 4 * picture + picture / 3) : pictures);
       memory.run(buffers, tensors);
     } else if (stage.table) {
-      int64_t bytes = host ? stage.table->bytes(stage.sizes) : 0;
+      int64_t bytes = host ? table_bytes(stage, run) : 0;
       memory.run(buffers, bytes);
       memory.leave();
       memory.hold(bytes);

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <numeric>
 
 #include "pipelines/image_model_parts.h"
 #include "tensor/random.h"
@@ -88,20 +87,13 @@ class ImageModel::BatchedDenoiser : public Denoiser {
     return all;
   }
 
+  /// See tokens_together().
   int64_t common_tokens(std::span<const int> conditionings) const {
-    int64_t tokens = 1;
-    for (int c : conditionings) tokens = std::lcm(tokens, prompts_[size_t(c)]->context.dim(1));
-    return tokens;
+    std::vector<int64_t> lengths;
+    for (int c : conditionings) lengths.push_back(prompts_[size_t(c)]->context.dim(1));
+    return tokens_together(lengths);
   }
-
-  /// Where lengths differ so much that repeating costs more than it saves, each goes by itself; the reference draws the line
-  /// here.
-  bool fit_together(std::span<const int> conditionings) const {
-    constexpr int64_t kMostRepeats = 4;
-    int64_t tokens = common_tokens(conditionings);
-    return std::all_of(conditionings.begin(), conditionings.end(),
-                       [&](int c) { return tokens / prompts_[size_t(c)]->context.dim(1) <= kMostRepeats; });
-  }
+  bool fit_together(std::span<const int> conditionings) const { return common_tokens(conditionings) > 0; }
 
   /// The inputs that stay for the run, in the same tensors each time.
   const NamedTensors& with_prompts(std::span<const int> conditionings, int64_t batch) {

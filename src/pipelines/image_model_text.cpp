@@ -70,6 +70,16 @@ EmbeddingLookup ImageModel::embeddings_of(const TextEncoder& encoder) const {
   };
 }
 
+int64_t ImageModel::text_tokens(const std::string& prompt) const {
+  int64_t most = 0;
+  for (const auto& encoder : encoders_) {
+    if (!encoder->has_hidden) continue;
+    auto chunks = tokenize_prompt(prompt, *encoder->tokenizer, encoder->rules, embeddings_of(*encoder)).chunks;
+    most = std::max(most, int64_t(chunks.size() * chunks[0].size()));
+  }
+  return most;
+}
+
 EncodedPrompt ImageModel::encode(const std::string& prompt, int clip_skip) {
   if (clip_skip != clip_skip_) build_text_encoders(clip_skip);
   EncodedPrompt encoded;
