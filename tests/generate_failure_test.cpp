@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "interrupted.h"
 #include "patience.h"
 #include "tiny_model.h"
 
@@ -213,19 +214,7 @@ TEST_CASE("Ctrl-C while compiling or sampling ends the run within a second, with
   for (const Moment& moment : {Moment{"memory: ", 200, {}}, Moment{"programs: ", 50, {"--no-cache"}},
                                Moment{"reference backend", 200, {"--backend", "reference"}}}) {
     CAPTURE(moment.sign);
-    std::vector<std::string> more{"--steps", "10000", "--out", "bad.png"};
-    more.insert(more.end(), moment.words.begin(), moment.words.end());
-    pid_t child = tiny.sinter.start(tiny.words(more));
-    for (int i = 0; i < 1000 && !has(tiny.sinter.errors(), moment.sign); ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    std::this_thread::sleep_for(std::chrono::milliseconds(moment.milliseconds));
-    auto pressed = std::chrono::steady_clock::now();
-    ::kill(child, SIGINT);
-    CliResult result = tiny.sinter.finish(child);
-    CHECK(std::chrono::steady_clock::now() - pressed < std::chrono::seconds(1) * kPatience);
-    CHECK(result.exit_code == 130);
-    CHECK(only_json(result)["error"]["code"] == "cancelled");
-    CHECK(tiny.left("bad").empty());
+    check_interrupted(tiny, moment.sign, 10, moment.milliseconds, moment.words);
   }
 }
 

@@ -1,4 +1,6 @@
 #pragma once
+#include <doctest/doctest.h>
+
 #include <map>
 #include <random>
 #include <string>
@@ -41,5 +43,19 @@ struct SampleCase {
 
   std::mt19937 random_{5};
 };
+
+/// Calls body(case, type) for every sample of every op, in every type that all backends have.
+template <class Body>
+void for_each_sample(const Body& body) {
+  for (const OpDef* op : all_ops())
+    for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      int number = -1;
+      for (const Sample& sample : op->samples()) {
+        ++number;
+        INFO("op ", std::string(op->name), " sample ", number, " in ", std::string(name(dtype)));
+        body(SampleCase(sample, dtype), dtype);
+      }
+    }
+}
 
 }  // namespace sinter

@@ -67,16 +67,9 @@ void for_each_seed(uint32_t count, Body body) {
 }  // namespace
 
 TEST_CASE("every op's samples give on native and eager what the interpreter gives, in every type") {
-  for (const OpDef* op : all_ops())
-    for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-      int number = -1;
-      for (const Sample& sample : op->samples()) {
-        ++number;
-        INFO("op ", std::string(op->name), " sample ", number, " in ", std::string(name(dtype)));
-        SampleCase c(sample, dtype);
-        compare_with_interpreter({&c.graph, c.inputs, c.reader(), {}}, tolerance(dtype));
-      }
-    }
+  for_each_sample([](const SampleCase& c, DType dtype) {
+    compare_with_interpreter({&c.graph, c.inputs, c.reader(), {}}, tolerance(dtype));
+  });
 }
 
 TEST_CASE("a resized axis may become the columns of a kernel, a matrix or an argument") {

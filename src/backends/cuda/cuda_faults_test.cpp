@@ -8,7 +8,7 @@
 
 #include "backends/cuda/test_device.h"
 #include "gpu_memory_case.h"
-#include "patience.h"
+#include "interrupted.h"
 #include "tiny_model.h"
 
 namespace sinter::cuda {
@@ -107,19 +107,7 @@ TEST_CASE("after a kernel that failed every call says so, and the process ends i
 TEST_CASE("Ctrl-C on a GPU ends sampling within a second, with 130 and without a file, replayed or not") {
   if (!test_device()) return;
   TinyModel& tiny = TinyModel::get();
-  for (int milliseconds : {0, 300, 1000}) {
-    pid_t child = tiny.sinter.start(tiny.words({"--device", "cuda", "--steps", "10000", "--out", "bad.png"}));
-    for (int i = 0; i < 3000 && !has(tiny.sinter.errors(), "memory: "); ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-    const auto pressed = std::chrono::steady_clock::now();
-    ::kill(child, SIGINT);
-    CliResult result = tiny.sinter.finish(child);
-    CHECK(std::chrono::steady_clock::now() - pressed < std::chrono::seconds(1) * kPatience);
-    CHECK(result.exit_code == 130);
-    CHECK(only_json(result)["error"]["code"] == "cancelled");
-    CHECK(tiny.left("bad").empty());
-  }
+  for (int milliseconds : {0, 300, 1000}) check_interrupted(tiny, "memory: ", 30, milliseconds, {"--device", "cuda"});
 }
 
 TEST_CASE("a cache with damaged and foreign machine code costs compiling again, and the GPU's picture is the same") {

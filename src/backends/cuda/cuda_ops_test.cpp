@@ -6,28 +6,13 @@
 #include "compiler/layout.h"
 #include "graph/interpreter.h"
 #include "sample_case.h"
+#include "tensor_distance.h"
 
 namespace sinter::cuda {
 namespace {
 
 /// Kernels compute in f32 and round once, the interpreter rounds after every op.
 double tolerance(DType dtype) { return dtype == DType::f32 ? 1e-5 : dtype == DType::f16 ? 1e-2 : 6e-2; }
-
-/// The largest difference, in units of the largest value expected, but at least of 1; infinity where only one of them has NaN or
-/// infinity.
-double distance(const Tensor& found, const Tensor& expected) {
-  if (found.shape() != expected.shape() || found.dtype() != expected.dtype()) return INFINITY;
-  Tensor a = found.to(DType::f64), b = expected.to(DType::f64);
-  auto *x = reinterpret_cast<const double*>(a.data()), *y = reinterpret_cast<const double*>(b.data());
-  double largest = 1, difference = 0;
-  for (int64_t i = 0; i < a.count(); ++i) {
-    if (std::isfinite(y[i])) largest = std::max(largest, std::abs(y[i]));
-    bool same = x[i] == y[i] || (std::isnan(x[i]) && std::isnan(y[i]));
-    double d = same ? 0 : std::abs(x[i] - y[i]);
-    difference = std::isfinite(d) ? std::max(difference, d) : INFINITY;
-  }
-  return difference / largest;
-}
 
 /// Runs it three times: launch by launch, as a captured graph, and as that graph again.
 std::vector<std::vector<Tensor>> run_thrice(Engine& engine, const SampleCase& c, bool fuse) {
@@ -46,21 +31,14 @@ void compare_samples(bool fuse) {
   if (!test_device()) return;
   Cache cache{{.memory_only = true}};
   Engine engine(cache, 4, 0);
-  for (const OpDef* op : all_ops())
-    for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-      int number = -1;
-      for (const Sample& sample : op->samples()) {
-        ++number;
-        INFO("op ", std::string(op->name), " sample ", number, " in ", std::string(name(dtype)));
-        SampleCase c(sample, dtype);
-        std::vector<Tensor> expected = interpret(c.graph, c.inputs, c.reader());
-        try {
-          for (const auto& found : run_thrice(engine, c, fuse)) CHECK(distance(found.at(0), expected.at(0)) <= tolerance(dtype));
-        } catch (const Error& e) {
-          CHECK_MESSAGE(false, e.message());
-        }
-      }
+  for_each_sample([&](const SampleCase& c, DType dtype) {
+    std::vector<Tensor> expected = interpret(c.graph, c.inputs, c.reader());
+    try {
+      for (const auto& found : run_thrice(engine, c, fuse)) CHECK(distance(found.at(0), expected.at(0)) <= tolerance(dtype));
+    } catch (const Error& e) {
+      CHECK_MESSAGE(false, e.message());
     }
+  });
 }
 
 TEST_CASE("every op's samples give on CUDA what the interpreter gives, in every type") { compare_samples(true); }

@@ -52,8 +52,10 @@ BoundWeights::BoundWeights(Engine& engine, const CompiledGraph& compiled) : engi
       const auto& callee = root.callees[size_t(call->callee)];
       add(*callee.unit, callee.prefix, blocks_++);
     }
-  for (auto& [key, entry] : entries_)
+  for (auto& [key, entry] : entries_) {
     for (size_t i = 0; i < entry.pieces.size(); ++i) by_name_[entry.pieces[i].name].emplace_back(&entry, i);
+    entry.bytes = place(entry, 0);
+  }
   place();
 }
 
@@ -93,9 +95,8 @@ int64_t BoundWeights::place(Entry& entry, int64_t at) {
 WeightSizes BoundWeights::sizes() const {
   WeightSizes sizes{0, std::vector<int64_t>(size_t(blocks_), 0)};
   for (const auto& [key, entry] : entries_) {
-    int64_t& end = entry.block == kShared ? sizes.shared : sizes.blocks[size_t(entry.block)];
-    Entry placed = entry;
-    end = place(placed, end);
+    int64_t& bytes = entry.block == kShared ? sizes.shared : sizes.blocks[size_t(entry.block)];
+    bytes += entry.bytes;
   }
   return sizes;
 }

@@ -54,6 +54,7 @@ class BoundWeights final : public sinter::BoundWeights {
     WeightSlot slot;  ///< without ordinals
     DType dtype = DType::f32;
     std::vector<Piece> pieces;
+    int64_t bytes = 0;
     int block = kShared;  ///< that alone uses it, as the graph calls them; kShared: none, or several
   };
   using Key = std::pair<std::vector<std::string>, WeightSlot>;

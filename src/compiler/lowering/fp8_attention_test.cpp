@@ -9,6 +9,7 @@
 #include "compiler/lowering/lower.h"
 #include "compiler/lowering/lowered_ops.h"
 #include "graph/ops.h"
+#include "lowered.h"
 #include "models/flux.h"
 #include "models/unet.h"
 
@@ -16,21 +17,9 @@ using namespace sinter;
 
 namespace {
 
-struct Lowered {
-  Graph graph;
-  Program program;
-  explicit Lowered(const Graph& source, LowerOptions options = {.vendor = true, .fp8_width = 64, .fp8_keys = 16}) {
-    legalise(source, graph, options);
-    program = lower(graph, options);
-    validate(program, graph);
-  }
-  template <class StepType>
-  std::vector<const StepType*> all() const {
-    std::vector<const StepType*> found;
-    for (const Step& step : program.steps)
-      if (auto* one = std::get_if<StepType>(&step)) found.push_back(one);
-    return found;
-  }
+struct Fp8Lowered : Lowered {
+  explicit Fp8Lowered(const Graph& source, const LowerOptions& options = {.vendor = true, .fp8_width = 64, .fp8_keys = 16})
+      : Lowered(source, options) {}
 };
 
 /// Self-attention with normalised heads of 32, two of them.
@@ -70,7 +59,7 @@ TEST_CASE("normalised self-attention multiplies in f8e4m3, and what makes q, k a
   Value q = net.turn(net.norm(net.part(qkv, 0), "q")), k = net.turn(net.norm(net.part(qkv, 1), "k"));
   net.graph.output("y", attention(q, k, net.part(qkv, 2), {.scale = 0.2}));
   CHECK(why_no_fp8_attention(net.graph, 16) == "");
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   REQUIRE(l.all<AttentionStep>().size() == 1);
   const AttentionStep& step = *l.all<AttentionStep>()[0];
   CHECK(step.in == DType::f8e4m3);
@@ -88,14 +77,14 @@ TEST_CASE("normalised self-attention multiplies in f8e4m3, and what makes q, k a
     }
     CHECK(writers == 1);
   }
-  CHECK(Lowered(net.graph, {.vendor = true}).all<AttentionStep>()[0]->in == DType::bf16);
+  CHECK(Fp8Lowered(net.graph, {.vendor = true}).all<AttentionStep>()[0]->in == DType::bf16);
 }
 
 TEST_CASE("attention whose range is not known, with a mask, of other tokens, few of them or odd heads stays, with a reason") {
   auto why = [](auto make, int64_t keys = 16) {
     Network net;
     net.graph.output("y", make(net));
-    for (const AttentionStep* step : Lowered(net.graph, {.vendor = true, .fp8_keys = keys}).all<AttentionStep>())
+    for (const AttentionStep* step : Fp8Lowered(net.graph, {.vendor = true, .fp8_keys = keys}).all<AttentionStep>())
       CHECK(step->in == DType::bf16);
     return why_no_fp8_attention(net.graph, keys);
   };
@@ -132,7 +121,7 @@ TEST_CASE("values of one product that q, k and v are parts of are looked through
   Value qkv = net.qkv();
   Value q = net.norm(net.part(qkv, 0), "q"), k = net.norm(net.part(qkv, 1), "k");
   net.graph.output("y", attention(q, k, net.part(qkv, 2), {.scale = 1}));
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   const AttentionStep& step = *l.all<AttentionStep>().at(0);
   CHECK(step.v.t == Dim(64));
   CHECK(step.v.h == Dim(32));
@@ -155,7 +144,7 @@ TEST_CASE(
     if (v->op != &call_op) continue;
     const Function& function = *v->attrs.as<CallAttrs>().function;
     CAPTURE(function.name);
-    Lowered l(function.graph);
+    Fp8Lowered l(function.graph);
     auto bytes = to_bytes(l.program, l.graph);
     CHECK(to_bytes(program_from_bytes(bytes, l.graph), l.graph) == bytes);
     REQUIRE(l.all<AttentionStep>().size() == 1);
@@ -193,7 +182,7 @@ TEST_CASE("a program whose f8e4m3 attention has a mask, another result or no uni
   Network net;
   Value q = net.norm(net.part(net.qkv(), 0), "q");
   net.graph.output("y", attention(q, q, q, {.scale = 1}));
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   auto refused = [&](auto change) {
     Program p = l.program;
     for (Step& step : p.steps)

@@ -13,6 +13,7 @@
 #include "compiler/lowering/lower.h"
 #include "gpu_rehearsal.h"
 #include "graph/ops.h"
+#include "lowered.h"
 #include "models/flux.h"
 #include "temporary_folder.h"
 
@@ -21,22 +22,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct Lowered {
-  Graph graph;
-  Program program;
-  explicit Lowered(const Graph& source, int64_t fp8_width = 64) {
-    LowerOptions options{.vendor = true, .fp8_width = fp8_width};
-    legalise(source, graph, options);
-    program = lower(graph, options);
-    validate(program, graph);
-  }
-  template <class StepType>
-  std::vector<const StepType*> all() const {
-    std::vector<const StepType*> found;
-    for (const Step& step : program.steps)
-      if (auto* one = std::get_if<StepType>(&step)) found.push_back(one);
-    return found;
-  }
+struct Fp8Lowered : Lowered {
+  explicit Fp8Lowered(const Graph& source, int64_t fp8_width = 64) : Lowered(source, {.vendor = true, .fp8_width = fp8_width}) {}
   size_t fp8_linears() const {
     auto linears = all<LinearStep>();
     return size_t(std::count_if(linears.begin(), linears.end(), [](auto* l) { return l->a_type == DType::f8e4m3; }));
@@ -61,19 +48,19 @@ TEST_CASE("wide linear layers of tokens multiply in f8e4m3, small ones and those
     CAPTURE(n);
     TokenNetwork net;
     net.graph.output("y", net.layer(net.tokens(k), "w", n));
-    CHECK(Lowered(net.graph).fp8_linears() == size_t(fp8));
-    CHECK(Lowered(net.graph, 0).fp8_linears() == 0);
+    CHECK(Fp8Lowered(net.graph).fp8_linears() == size_t(fp8));
+    CHECK(Fp8Lowered(net.graph, 0).fp8_linears() == 0);
   }
   TokenNetwork vector;
   Value x = vector.graph.input("x", {DType::bf16, {Dim::symbol("fp8_batch"), 64}});
   vector.graph.output("y", vector.layer(x, "w", 64));
-  CHECK(Lowered(vector.graph).fp8_linears() == 0);
+  CHECK(Fp8Lowered(vector.graph).fp8_linears() == 0);
 }
 
 TEST_CASE("an f8e4m3 product reads what was quantised just before, dense, with a factor for each row") {
   TokenNetwork net;
   net.graph.output("y", net.layer(slice(net.tokens(256), 2, 32, 64), "w", 96));
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   REQUIRE(l.program.steps.size() == 2);
   const auto& quantise = *l.all<QuantiseStep>().at(0);
   const auto& product = *l.all<LinearStep>().at(0);
@@ -98,7 +85,7 @@ TEST_CASE("rows that are no single matrix are quantised batch by batch") {
   Dim half = Dim::symbol("fp8_half");
   Value x = net.graph.input("x", {DType::bf16, {Dim::symbol("fp8_batch"), half * 2, 64}});
   net.graph.output("y", net.layer(slice(x, 1, half, half), "w", 64));
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   const auto& quantise = *l.all<QuantiseStep>().at(0);
   CHECK(quantise.batch == Dim::symbol("fp8_batch"));
   CHECK(quantise.m == half);
@@ -113,7 +100,7 @@ TEST_CASE("layers that read the same rows share what was quantised, and other ro
   Value y = net.layer(x, "a", 64) + x, z = net.layer(x, "b", 64) + y;
   net.graph.output("y", z);
   net.graph.output("w", net.layer(y, "c", 64) + z);
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   CHECK(l.fp8_linears() == 3);
   CHECK(l.all<QuantiseStep>().size() == 2);
   CHECK(l.all<LinearStep>().at(0)->a.buffer == l.all<LinearStep>().at(1)->a.buffer);
@@ -126,7 +113,7 @@ TEST_CASE("a row kernel that only f8e4m3 products read quantises its result itse
   Value rows = reshape(layer_norm(x, 1e-6) * 3.0, {x.dim(0) * x.dim(1), 1, 64});
   net.graph.output("y", net.layer(rows, "a", 64) + net.graph.input("r", {DType::bf16, {x.dim(0) * x.dim(1), 1, 64}}));
   net.graph.output("z", net.layer(rows, "b", 128));
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   CHECK(l.fp8_linears() == 2);
   CHECK(l.all<QuantiseStep>().empty());
   REQUIRE(l.all<RowStep>().size() == 1);
@@ -148,7 +135,7 @@ TEST_CASE("rows that a kernel quantises are its result to within half a step of 
   TokenNetwork net;
   Value x = net.tokens(kColumns);
   net.graph.output("y", net.layer(x * 3.0 + 1.0, "w", 64));
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   const KernelUse& use = l.all<RowStep>().at(0)->use;
   const RowKernel& kernel = l.program.kernels.at(size_t(use.kernel));
   REQUIRE(kernel.operands.size() == 3);
@@ -194,7 +181,7 @@ TEST_CASE("modulated rows of FLUX's width are quantised in registers, in whole l
   Value x = net.tokens(3072), scale = net.graph.input("scale", {DType::bf16, {x.dim(0), 1, 3072}}),
         shift = net.graph.input("shift", {DType::bf16, {x.dim(0), 1, 3072}});
   net.graph.output("y", net.layer((scale + 1.0) * layer_norm(x, 1e-6) + shift, "w", 9216));
-  Lowered l(net.graph, kFp8Width);
+  Fp8Lowered l(net.graph, kFp8Width);
   REQUIRE(l.all<RowStep>().size() == 1);
   CHECK(l.all<QuantiseStep>().empty());
   cuda::schedule_kernels(l.program);
@@ -229,7 +216,7 @@ TEST_CASE("a result that something else reads too stays in bf16 and is quantised
     net.graph.output("y", other == 0 ? y + rows : y);
     if (other == 1) net.graph.output("z", rows);
     if (other == 2) net.graph.output("z", net.layer(rows, "b", 48) + net.tokens(48, "r"));
-    Lowered l(net.graph);
+    Fp8Lowered l(net.graph);
     CHECK(l.fp8_linears() == 1);
     CHECK(l.all<QuantiseStep>().size() == 1);
   }
@@ -245,7 +232,7 @@ TEST_CASE("programs of FLUX blocks with f8e4m3 products read back to the same by
   size_t fp8 = 0, quantised = 0;
   for (Value v : topological_order(whole)) {
     if (v->op != &call_op) continue;
-    Lowered l(v->attrs.as<CallAttrs>().function->graph);
+    Fp8Lowered l(v->attrs.as<CallAttrs>().function->graph);
     auto bytes = to_bytes(l.program, l.graph);
     CHECK(to_bytes(program_from_bytes(bytes, l.graph), l.graph) == bytes);
     fp8 += l.fp8_linears();
@@ -260,7 +247,7 @@ TEST_CASE("programs of FLUX blocks with f8e4m3 products read back to the same by
 TEST_CASE("a program with an f8e4m3 product of other weights, or of none, is corrupt") {
   TokenNetwork net;
   net.graph.output("y", net.layer(net.tokens(64), "w", 64));
-  Lowered l(net.graph);
+  Fp8Lowered l(net.graph);
   auto refused = [&](auto change) {
     Program p = l.program;
     change(p);

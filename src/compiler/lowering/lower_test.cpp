@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "graph/ops.h"
+#include "lowered.h"
 #include "models/unet.h"
 
 using namespace sinter;
@@ -110,11 +111,7 @@ Program enlarged(int64_t times, const LowerOptions& options, int64_t channels = 
   Value x = graph.input("x", {DType::bf16, {1, side, side, 32}});
   Value w = cast(graph.weight("conv.weight", {DType::f16, {channels, 32, 3, 3}}), DType::bf16);
   graph.output("y", conv2d(resize_nearest(x, side * times, side * times), w, {.top = 1, .left = 1, .bottom = 1, .right = 1}));
-  Graph legal;
-  legalise(graph, legal, options);
-  Program program = lower(legal, options);
-  validate(program, legal);
-  return program;
+  return Lowered(graph, options).program;
 }
 
 }  // namespace
@@ -151,11 +148,7 @@ Program gated_layer(const LowerOptions& options, int64_t columns, bool read_twic
   Value value = slice(whole, 2, 0, columns), gate = slice(whole, 2, columns, columns);
   graph.output("y", value * graph.add(*find_op(gelu_op), {gate}, {}));
   if (read_twice) graph.output("whole", whole);
-  Graph legal;
-  legalise(graph, legal, options);
-  Program program = lower(legal, options);
-  validate(program, legal);
-  return program;
+  return Lowered(graph, options).program;
 }
 
 }  // namespace

@@ -327,32 +327,30 @@ const CudnnObject& CudnnGraph::describe(const Window& w) {
   return description;
 }
 
-void CudnnGraph::convolution_back(const Window& w, int x, int weights, int out) {
+void CudnnGraph::add_convolution(const Window& w, int x, int weights, int out, const ConvolutionNumbers& numbers) {
   const CudnnObject& description = describe(w);
-  CudnnObject o = operation(kind::kConvolutionBackward);
+  CudnnObject o = operation(numbers.kind);
   float alpha = 1, beta = 0;
-  o.set_number(attribute::kBackwardAlpha, type::kFloat, &alpha);
-  o.set_number(attribute::kBackwardBeta, type::kFloat, &beta);
-  o.set_object(attribute::kBackwardConvolution, description);
-  connect(o, attribute::kBackwardIn, x);
-  connect(o, attribute::kBackwardW, weights);
-  connect(o, attribute::kBackwardOut, out);
+  o.set_number(numbers.alpha, type::kFloat, &alpha);
+  o.set_number(numbers.beta, type::kFloat, &beta);
+  o.set_object(numbers.description, description);
+  connect(o, numbers.x, x);
+  connect(o, numbers.weights, weights);
+  connect(o, numbers.out, out);
   o.finalize("describing a convolution to cuDNN");
   operations_.push_back(std::move(o));
 }
 
+void CudnnGraph::convolution_back(const Window& w, int x, int weights, int out) {
+  add_convolution(w, x, weights, out,
+                  {kind::kConvolutionBackward, attribute::kBackwardAlpha, attribute::kBackwardBeta,
+                   attribute::kBackwardConvolution, attribute::kBackwardIn, attribute::kBackwardW, attribute::kBackwardOut});
+}
+
 void CudnnGraph::convolution(const Window& w, int x, int weights, int out) {
-  const CudnnObject& description = describe(w);
-  CudnnObject o = operation(kind::kConvolutionForward);
-  float alpha = 1, beta = 0;
-  o.set_number(attribute::kForwardAlpha, type::kFloat, &alpha);
-  o.set_number(attribute::kForwardBeta, type::kFloat, &beta);
-  o.set_object(attribute::kForwardConvolution, description);
-  connect(o, attribute::kForwardX, x);
-  connect(o, attribute::kForwardW, weights);
-  connect(o, attribute::kForwardY, out);
-  o.finalize("describing a convolution to cuDNN");
-  operations_.push_back(std::move(o));
+  add_convolution(w, x, weights, out,
+                  {kind::kConvolutionForward, attribute::kForwardAlpha, attribute::kForwardBeta, attribute::kForwardConvolution,
+                   attribute::kForwardX, attribute::kForwardW, attribute::kForwardY});
 }
 
 CudnnObject CudnnGraph::finish(void* handle) {

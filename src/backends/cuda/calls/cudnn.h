@@ -103,6 +103,11 @@ class CudnnGraph {
 
  private:
   const CudnnObject& describe(const Window& window);
+  /// cuDNN's numbers of a convolution in one direction and of its attributes.
+  struct ConvolutionNumbers {
+    int kind, alpha, beta, description, x, weights, out;
+  };
+  void add_convolution(const Window& window, int x, int weights, int out, const ConvolutionNumbers& numbers);
   CudnnObject operation(int kind);
   void connect(CudnnObject& operation, int attribute, int tensor);
 
