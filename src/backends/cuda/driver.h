@@ -110,9 +110,10 @@ class PinnedMemory {
   bool locked_ = false;
 };
 
-/// Page-locks host memory that is there already, such as a mapped file, so that copies from it run at the bus's speed. The whole
-/// pages around [data, data + bytes) are locked, until destruction; the memory must stay mapped so long. A registration that the
-/// driver refuses is no error: copies still work then, at about a seventh of the speed.
+/// Page-locks host memory that is there already, so that copies from it run at the bus's speed. Not for mapped files: on a
+/// virtual machine that never returned. The whole pages around [data, data + bytes) are locked, until destruction; the memory
+/// must stay mapped so long. A registration that the driver refuses is no error: copies still work then, at about a seventh of
+/// the speed.
 class HostRegistration {
  public:
   HostRegistration() = default;
