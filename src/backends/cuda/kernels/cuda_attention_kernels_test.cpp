@@ -4,6 +4,15 @@
 
 #include "backends/cuda/kernels/attention.device.cpp"
 #include "backends/cuda/kernels/attention.h"
+#include "backends/cuda/kernels/resident_attention.h"
+#include "backends/cuda/kernels/resident_attention_160_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_160_f16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_48_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_48_f16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_64_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_64_f16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_80_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_80_f16.device.cpp"
 #include "backends/cuda/kernels/test_targets.h"
 #include "base/error.h"
 
@@ -40,7 +49,9 @@ Tensor4 make(TestTarget& target, const Case& c, int64_t tokens, uint32_t seed, i
   return x;
 }
 
-void check_attention(TestTarget& t, const Case& c) {
+using Launch = std::function<void(KernelTarget&, const AttentionCall&)>;
+
+void check_attention(TestTarget& t, const Case& c, const Launch& launch = attention) {
   CAPTURE(c.queries);
   CAPTURE(c.keys);
   CAPTURE(c.d);
@@ -85,7 +96,7 @@ void check_attention(TestTarget& t, const Case& c) {
   const auto out_count = size_t(c.b * out_strides.b);
   call.out = t.untouched(int64_t(out_count) * byte_size(c.type));
   call.workspace = t.untouched(attention_workspace_bytes(call, attention_keeps_scores(call)));
-  attention(t, call);
+  launch(t, call);
   const auto seen = decode(t.download<uint8_t>(call.out, out_count * size_t(byte_size(c.type))), c.type);
 
   double worst = 0;
@@ -138,6 +149,31 @@ TEST_CASE("attention agrees with f64 for head sizes, lengths, layouts, masks and
   });
 }
 
+/// In each of its forms.
+void check_resident(TestTarget& t, const Case& c) {
+  for (const ResidentForm& form : resident_forms({.queries = c.queries, .keys = c.keys, .d = c.d, .type = c.type})) {
+    CAPTURE(form.row_tiles);
+    CAPTURE(form.blocks_per_multiprocessor);
+    check_attention(t, c, [&](KernelTarget& target, const AttentionCall& call) { resident_attention(target, call, form); });
+  }
+}
+
+TEST_CASE("attention that holds all keys agrees with f64, whatever is left over of queries, keys and columns") {
+  on_each_target([](TestTarget& t) {
+    for (DType type : {DType::bf16, DType::f16}) {
+      check_resident(t, {2, 2, 150, 77, 64, type});
+      check_resident(t, {1, 2, 64, 77, 40, type});
+      check_resident(t, {1, 1, 70, 80, 48, type});
+      check_resident(t, {1, 2, 33, 154, 80, type});
+      check_resident(t, {2, 1, 20, 231, 160, type});
+      check_resident(t, {1, 1, 40, 81, 72, type});
+      check_resident(t, {1, 1, 17, 10, 88, type});
+      check_resident(t, {2, 3, 17, 17, 24, type, false, Bias::None, true});
+      check_resident(t, {1, 1, 1, 1, 8, type});
+    }
+  });
+}
+
 TEST_CASE("attention whose scores are stored agrees with f64: f32, wide heads, odd sizes and places") {
   on_each_target([](TestTarget& t) {
     check_attention(t, {1, 1, 40, 50, 512, DType::bf16});
@@ -154,6 +190,12 @@ TEST_CASE("attention as models have it, on a device") {
   TestDevice* device = test_device();
   if (!device) return;
   DeviceTarget t(*device);
+  for (DType type : {DType::bf16, DType::f16}) {
+    check_resident(t, {2, 5, 1000, 77, 64, type});
+    check_resident(t, {2, 8, 300, 77, 40, type});
+    check_resident(t, {2, 4, 256, 231, 80, type});
+    check_resident(t, {2, 4, 64, 154, 160, type});
+  }
   for (DType type : {DType::bf16, DType::f16, DType::f32}) {
     check_attention(t, {1, 2, 700, 700, 128, type});
     check_attention(t, {2, 5, 256, 77, 64, type});

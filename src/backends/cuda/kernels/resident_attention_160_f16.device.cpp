@@ -1,0 +1,7 @@
+#include "backends/cuda/kernels/resident_attention.device.h"
+
+namespace sinter::device {
+
+SINTER_RESIDENT_ATTENTION(f16, false, 160, 1)
+
+}  // namespace sinter::device

@@ -1,0 +1,8 @@
+#include "backends/cuda/kernels/resident_attention.device.h"
+
+namespace sinter::device {
+
+SINTER_RESIDENT_ATTENTION(bf16, true, 48, 1)
+SINTER_RESIDENT_ATTENTION(bf16, true, 48, 2)
+
+}  // namespace sinter::device
