@@ -19,6 +19,7 @@
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/kernels/resident_attention.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "base/error.h"
 
@@ -328,6 +329,66 @@ void attentions(Bench& b) {
   attention_row(b, "t5 bias", t5);
 }
 
+// Attention to a prompt by kernels of our own against cuDNN's fastest. Each follows the product that makes its queries, as in a
+// model, and that product's time is taken off.
+
+AttentionCall own_call(const AttentionShape& s, const AttentionBuffers& buffers) {
+  AttentionCall own{.b = s.b, .heads = s.heads, .queries = s.queries, .keys = s.keys, .d = s.d, .scale = buffers.scale};
+  own.type = s.type;
+  own.q = buffers.q, own.k = buffers.k, own.v = buffers.v, own.out = buffers.out;
+  own.q_strides = s.q, own.k_strides = s.k, own.v_strides = s.v, own.out_strides = s.out;
+  return own;
+}
+
+void prompt_row(Bench& b, Kernels& kernels, const std::string& name, const AttentionShape& s) {
+  std::string label = fmt::format("prompt {} {}x{} {}x{} d{}", name, s.b, s.heads, s.queries, s.keys, s.d);
+  if (!b.wanted(label)) return;
+  const int64_t rows = s.b * s.queries, width = s.heads * s.d;
+  DeviceMemory x = b.random(rows * width, s.type), w = b.random(width * width, s.type), q = b.random(rows * width, s.type),
+               k = b.random(s.b * s.k.b, s.type), v = b.random(s.b * s.v.b, s.type), out = b.random(rows * width, s.type);
+  AttentionBuffers buffers{.q = q.address(), .k = k.address(), .v = v.address(), .out = out.address(), .scale = 0.1f};
+  LinearShape product{.m = rows, .n = width, .k = width, .a = s.type, .weights = s.type, .out = s.type};
+  LinearBuffers factors{.a = x.address(), .weights = w.address(), .out = q.address()};
+  TuneOn<AttentionBuffers> on{b.stream, buffers, b.workspace};
+  TuneOn<LinearBuffers> on_factors{b.stream, factors, b.workspace};
+  auto best = plan_attention(b.vendor, s, &on);
+  auto before = plan_linear(b.vendor, product, &on_factors);
+  if (!best || !before) return print_absence(label, best.why_none + before.why_none);
+  auto library = best->bind(buffers, b.workspace);
+  auto queries = before->bind(factors, b.workspace);
+  KernelStream target(kernels, b.stream);
+  const AttentionCall own = own_call(s, buffers);
+  std::vector<std::function<void()>> calls = {[] {}, [&] { library->launch(b.stream); }, [&] { attention(target, own); }};
+  for (const ResidentForm& form : resident_forms(own)) calls.push_back([&, form] { resident_attention(target, own, form); });
+  std::vector<std::function<void()>> candidates;
+  for (const auto& call : calls)
+    candidates.push_back([&, call] {
+      queries->launch(b.stream);
+      call();
+    });
+  for (size_t i = 1; i < calls.size(); ++i) candidates.push_back(calls[i]);
+  std::vector<double> times = time_candidates(b.context, b.stream, candidates);
+  fmt::print("{:<36}{:>7.1f} |", label, times[0]);
+  for (size_t i = 1; i < calls.size(); ++i) fmt::print("{:>6.1f}", times[i] - times[0]);
+  fmt::print("\n{:<44}|", "  alone");
+  for (size_t i = calls.size(); i < times.size(); ++i) fmt::print("{:>6.1f}", times[i]);
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+void prompts(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<36}{:>7} |{:>6}{:>6}  own: row tiles 1, 2 by 2 to 6 blocks\n", "us", "product", "cuDNN", "flash");
+  for (int64_t keys : {77, 154}) {
+    prompt_row(b, kernels, "sdxl", dense(2, 10, 4096, keys, 64));
+    prompt_row(b, kernels, "sdxl", dense(2, 20, 1024, keys, 64));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 4096, keys, 40));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 1024, keys, 80));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 256, keys, 160));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 64, keys, 160));
+  }
+}
+
 void conv_rows(Bench& b, const std::string& name, ConvShape s) {
   for (bool residual : {false, true}) {
     s.residual = residual;
@@ -417,6 +478,7 @@ int run(int argc, char** argv) {
   tiles(b);
   linears(b);
   attentions(b);
+  prompts(b);
   convs(b);
   return 0;
 }

@@ -56,7 +56,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       context_(ordinal),
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
-      vendor_(context_, &cache, {}, options.tile_products ? &kernels_ : nullptr),
+      vendor_(context_, &cache, {}, &kernels_, options.tile_products),
       kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return load_fixed(ptx, name); }),
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),

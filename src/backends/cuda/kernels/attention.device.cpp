@@ -43,20 +43,6 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
   const int64_t bias = block_z() * a.bias.at.b + block_y() * a.bias.at.h;
   const float scale = a.scale * kLog2E;
 
-  auto scores_of = [&](const uint16_t* keys, float(&scores)[kKeys / 8][4]) {
-    SINTER_UNROLL
-    for (int d = 0; d < kD; d += 16) {
-      uint32_t rows[4];
-      load_matrices(rows, shared_q + (warp * 16 + lane % 16) * kPitch + d + lane / 16 * 8);
-      SINTER_UNROLL
-      for (int j = 0; j < kKeys / 16; ++j) {
-        uint32_t columns[4];
-        load_matrices(columns, keys + (j * 16 + lane / 16 * 8 + lane % 8) * kPitch + d + lane / 8 % 2 * 8);
-        multiply<kBf16>(scores[2 * j], rows, columns[0], columns[1]);
-        multiply<kBf16>(scores[2 * j + 1], rows, columns[2], columns[3]);
-      }
-    }
-  };
   auto mask = [&](int first_key, float(&scores)[kKeys / 8][4]) {
     SINTER_UNROLL
     for (int j = 0; j < kKeys / 8; ++j) {
@@ -80,10 +66,11 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
     if (tile + 1 < tiles) copy_tile(tile + 1);
     const uint16_t* keys = shared_kv + tile % 2 * 2 * kKeys * kPitch;
     float scores[1][kKeys / 8][4] = {};
-    scores_of(keys, scores[0]);
+    add_products<kBf16, kD, kPitch>(shared_q + warp * 16 * kPitch, keys, scores);
     mask(tile * kKeys, scores[0]);
-    gathered[0].exponentiate(scores[0], tile > 0);
-    add_values<kBf16, kPitch>(keys + kKeys * kPitch, scores, gathered);
+    uint32_t weights[1][kKeys / 8][2];
+    gathered[0].template exponentiate<kBf16>(scores[0], 1.f, tile > 0, weights[0]);
+    add_values<kBf16, kPitch>(keys + kKeys * kPitch, weights, gathered);
   }
 
   auto* out = head_of<uint16_t>(a.out);

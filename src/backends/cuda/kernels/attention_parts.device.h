@@ -29,31 +29,57 @@ SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
   return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high);
 }
 
+/// Products of kRows times 16 queries with kTiles times 8 keys, both in shared memory, rows kPitch apart; added to `scores`.
+template <bool kBf16, int kD, int kPitch, int kRows, int kTiles>
+SINTER_DEVICE_INLINE void add_products(const uint16_t* queries, const uint16_t* keys, float (&scores)[kRows][kTiles][4]) {
+  const int lane = thread_x() % 32;
+  SINTER_UNROLL
+  for (int d = 0; d < kD; d += 16) {
+    uint32_t rows[kRows][4];
+    SINTER_UNROLL
+    for (int r = 0; r < kRows; ++r) load_matrices(rows[r], queries + (r * 16 + lane % 16) * kPitch + d + lane / 16 * 8);
+    SINTER_UNROLL
+    for (int j = 0; j < kTiles / 2; ++j) {
+      uint32_t columns[4];
+      load_matrices(columns, keys + (j * 16 + lane / 16 * 8 + lane % 8) * kPitch + d + lane / 8 % 2 * 8);
+      SINTER_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        multiply<kBf16>(scores[r][2 * j], rows[r], columns[0], columns[1]);
+        multiply<kBf16>(scores[r][2 * j + 1], rows[r], columns[2], columns[3]);
+      }
+    }
+  }
+}
+
 /// What 16 queries have gathered from the keys seen so far.
 template <int kD>
 struct Gathered {
-  float sums[kD / 8][4] = {};  ///< of values, each times 2^(score - largest)
+  float sums[kD / 8][4] = {};  ///< of values, each times 2^(scale * (score - largest))
   float largest[2] = {kNegativeInfinity, kNegativeInfinity}, total[2] = {0, 0};
 
-  /// Scores, times log2(e), become 2 to the power of their distance from the row's largest; what was summed before, if
-  /// anything, is brought to the same base. Totals are a lane's own.
-  template <int kTiles>
-  SINTER_DEVICE_INLINE void exponentiate(float (&scores)[kTiles][4], bool anything_before) {
+  /// Scores become weights, 2^(scale * (score - the row's largest)), two in a word: those of product j in rows lane / 4 and lane
+  /// / 4
+  /// + 8. What was summed before, if anything, is brought to the same base. Scale is positive. Totals are a lane's own.
+  template <bool kBf16, int kTiles>
+  SINTER_DEVICE_INLINE void exponentiate(const float (&scores)[kTiles][4], float scale, bool anything_before,
+                                         uint32_t (&weights)[kTiles][2]) {
     SINTER_UNROLL
     for (int half = 0; half < 2; ++half) {
-      float most_of_row = largest[half];
+      // Two at a time, because each waits for the one before.
+      float even = largest[half], odd = largest[half];
       SINTER_UNROLL
       for (int j = 0; j < kTiles; ++j) {
-        most_of_row = most(most_of_row, scores[j][half * 2]);
-        most_of_row = most(most_of_row, scores[j][half * 2 + 1]);
+        even = larger(even, scores[j][half * 2]);
+        odd = larger(odd, scores[j][half * 2 + 1]);
       }
+      float most_of_row = larger(even, odd);
       // Four lanes share a row.
-      most_of_row = most(most_of_row, shuffle_xor(most_of_row, 1));
-      most_of_row = most(most_of_row, shuffle_xor(most_of_row, 2));
+      most_of_row = larger(most_of_row, shuffle_xor(most_of_row, 1));
+      most_of_row = larger(most_of_row, shuffle_xor(most_of_row, 2));
       // A row that has seen no key yet has no distance: infinity minus infinity is no number.
-      const float base = most_of_row == kNegativeInfinity ? 0.f : most_of_row;
+      const float base = most_of_row == kNegativeInfinity ? 0.f : most_of_row * scale;
       if (anything_before) {
-        const float correction = exp2_fast(largest[half] - base);
+        const float correction = exp2_fast(largest[half] * scale - base);
         total[half] *= correction;
         SINTER_UNROLL
         for (int d = 0; d < kD / 8; ++d) {
@@ -62,14 +88,15 @@ struct Gathered {
         }
       }
       largest[half] = most_of_row;
+      even = odd = 0;
       SINTER_UNROLL
       for (int j = 0; j < kTiles; ++j) {
-        SINTER_UNROLL
-        for (int i = half * 2; i < half * 2 + 2; ++i) {
-          scores[j][i] = exp2_fast(scores[j][i] - base);
-          total[half] += scores[j][i];
-        }
+        const float low = exp2_fast(scores[j][half * 2] * scale - base), high = exp2_fast(scores[j][half * 2 + 1] * scale - base);
+        even += low;
+        odd += high;
+        weights[j][half] = pair_of<kBf16>(low, high);
       }
+      total[half] += even + odd;
     }
   }
 
@@ -78,13 +105,13 @@ struct Gathered {
     float all = total[half];
     all += shuffle_xor(all, 1);
     all += shuffle_xor(all, 2);
-    return all == 0.f ? 0.f : 1.f / all;
+    return all == 0.f ? 0.f : reciprocal_fast(all);
   }
 };
 
 /// Adds weighted values to kRows times 16 queries. `values` lie in shared memory, rows kPitch apart.
 template <bool kBf16, int kPitch, int kRows, int kTiles, int kD>
-SINTER_DEVICE_INLINE void add_values(const uint16_t* values, const float (&weights)[kRows][kTiles][4],
+SINTER_DEVICE_INLINE void add_values(const uint16_t* values, const uint32_t (&weights)[kRows][kTiles][2],
                                      Gathered<kD> (&gathered)[kRows]) {
   const int lane = thread_x() % 32;
   SINTER_UNROLL
@@ -94,8 +121,7 @@ SINTER_DEVICE_INLINE void add_values(const uint16_t* values, const float (&weigh
     SINTER_UNROLL
     for (int r = 0; r < kRows; ++r) {
       SINTER_UNROLL
-      for (int i = 0; i < 4; ++i)
-        rows[r][i] = pair_of<kBf16>(weights[r][2 * j + i / 2][i % 2 * 2], weights[r][2 * j + i / 2][i % 2 * 2 + 1]);
+      for (int i = 0; i < 4; ++i) rows[r][i] = weights[r][2 * j + i / 2][i % 2];
     }
     SINTER_UNROLL
     for (int d = 0; d < kD / 16; ++d) {

@@ -307,6 +307,7 @@ void warp_add_words(int32_t* values, int count) {
   std::copy(sums.begin(), sums.end(), values);
 }
 
+float larger(float a, float b) { return std::fmax(a, b); }
 float exp2_fast(float x) { return std::exp2(x); }
 float reciprocal_fast(float x) { return 1.f / x; }
 float log2_fast(float x) { return std::log2(x); }

@@ -83,6 +83,8 @@ SINTER_DEVICE_INLINE int32_t warp_min(int32_t value) {
   return result;
 }
 
+/// The other one where one is NaN.
+SINTER_DEVICE_INLINE float larger(float a, float b) { return __nvvm_fmax_f(a, b); }
 SINTER_DEVICE_INLINE float exp2_fast(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float reciprocal_fast(float x) { return __nvvm_rcp_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float log2_fast(float x) { return __nvvm_lg2_approx_ftz_f(x); }

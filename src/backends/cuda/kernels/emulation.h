@@ -73,6 +73,7 @@ inline int32_t warp_min(int32_t value) {
   return value;
 }
 
+float larger(float a, float b);
 float exp2_fast(float x);
 float reciprocal_fast(float x);
 float log2_fast(float x);

@@ -2,183 +2,158 @@
 #include "backends/cuda/kernels/attention_parts.device.h"
 #include "backends/cuda/kernels/resident_attention_arguments.h"
 
-// Attention to few keys, such as a prompt's: a block holds all keys and values of a head in shared memory and its warps walk over
-// the queries, each on its own and without a barrier. Queries go from memory to registers, the next ones while this tile's
-// probabilities are made. What is left are the queries read and the results written.
+// Attention to few keys, such as a prompt's: a block holds all keys and values of a head in shared memory, and its warps walk
+// over the queries, each by itself and without a barrier. What is left are the queries read and the results written.
 
 namespace sinter::device {
 
-/// The order of columns in the products of queries and keys: any that is the same for both. A lane's part of 32 columns is 8 of them
-/// next to each other, lane % 4 * 8 and on, which it loads at once: the matrices of two products. The last 16 columns, where
-/// kD is no multiple of 32, are 4 for each lane.
-template <bool kBf16, int kD, int kRows>
+/// Each warp has two places for kRows times 16 queries: while the results leave through one, the next queries arrive in the
+/// other.
+/// kMany: keys come kResidentKeys at a time; else there are no more, and nothing is held while scores are made.
+template <bool kBf16, int kD, int kRows, bool kMany>
 class ResidentAttention {
   static constexpr int kThreads = kResidentThreads, kKeys = kResidentKeys, kTiles = kKeys / 8;
-  static constexpr int kKeyPitch = resident_key_pitch(kD), kValuePitch = resident_value_pitch(kD);
-  static constexpr int kWide = kD / 32, kHalf = kD % 32 / 16, kQueries = kRows * 16;
+  static constexpr int kPitch = resident_pitch(kD), kChunks = kD / 8, kQueries = kRows * 16;
 
  public:
   SINTER_DEVICE_INLINE ResidentAttention(const AttentionArguments& a)
       : a_(a),
         lane_(thread_x() % 32),
         keys_(reinterpret_cast<uint16_t*>(shared_memory())),
-        values_(keys_ + divide_up(a.keys, kKeys) * kKeys * kKeyPitch),
-        q_(head_of<const uint16_t>(a.q)),
-        out_(head_of<uint16_t>(a.out)) {}
+        values_(keys_ + divide_up(a.keys, kKeys) * kKeys * kPitch),
+        place_(values_ + divide_up(a.keys, kKeys) * kKeys * kPitch + thread_x() / 32 * 2 * kQueries * kPitch),
+        other_place_(place_ + kQueries * kPitch),
+        scale_(larger(a.scale < 0 ? -a.scale : a.scale, kLeastScale) * kLog2E) {}
 
   SINTER_DEVICE_INLINE void run() {
-    copy_rows<kKeyPitch>(keys_, head_of<const uint16_t>(a_.k), a_.k.t);
-    copy_rows<kValuePitch>(values_, head_of<const uint16_t>(a_.v), a_.v.t);
-    copy_async_commit();
     const int step = blocks_x() * (kThreads / 32) * kQueries;
     int first = (block_x() * (kThreads / 32) + thread_x() / 32) * kQueries;
-    load_queries(first);
+    copy_keys(keys_, a_.k);
+    copy_keys(values_, a_.v);
+    copy_queries(place_, first);
     copy_async_wait<0>();
     barrier();
-    for (; first < a_.queries; first += step) attend(first, first + step);
+    for (; first < a_.queries; first += step) {
+      copy_queries(other_place_, first + step);
+      attend(first);
+      copy_async_wait<0>();
+      warp_barrier();
+      uint16_t* used = place_;
+      place_ = other_place_;
+      other_place_ = used;
+    }
   }
 
  private:
-  /// All rows of the tiles, zeros for those and the columns that are not there.
-  template <int kPitch>
-  SINTER_DEVICE_INLINE void copy_rows(uint16_t* to, const uint16_t* from, int64_t stride) const {
-    constexpr int kChunks = kD / 8;
-    const int count = divide_up(a_.keys, kKeys) * kKeys * kChunks;
-    for (int i = thread_x(); i < count; i += kThreads) {
-      const int row = i / kChunks, column = i % kChunks * 8;
-      const bool inside = row < a_.keys && column < a_.d;
-      copy_async(to + row * kPitch + column, inside ? from + row * stride + column : from, inside);
+  /// Scores times 0 would not be masked; by so little they all count the same.
+  static constexpr float kLeastScale = 1e-30f;
+
+  /// Four lanes copy a row, each 16 of every 64 bytes; zeros where it is not there, and for columns that are not.
+  SINTER_DEVICE_INLINE void copy_row(uint16_t* to, const uint16_t* from, bool is_row) const {
+    SINTER_UNROLL
+    for (int i = 0; i < kD; i += 32) {
+      const int column = i + lane_ % 4 * 8;
+      if (i + 32 > kD && column >= kD) continue;
+      const bool inside = is_row && column < a_.d;
+      copy_async(to + column, inside ? from + column : from, inside);
+    }
+  }
+  SINTER_DEVICE_INLINE void copy_keys(uint16_t* to, const HeadsArguments& heads) const {
+    const auto* from = head_of<const uint16_t>(heads);
+    const int rows = divide_up(a_.keys, kKeys) * kKeys;
+    for (int row = thread_x() / 4; row < rows; row += kThreads / 4)
+      copy_row(to + row * kPitch, row < a_.keys ? from + row * heads.t : from, row < a_.keys);
+  }
+  SINTER_DEVICE_INLINE void copy_queries(uint16_t* to, int first) const {
+    if (first < a_.queries) {
+      const auto* from = head_of<const uint16_t>(a_.q);
+      SINTER_UNROLL
+      for (int row = 0; row < kQueries; row += 8) {
+        const int query = first + row + lane_ / 4;
+        copy_row(to + (row + lane_ / 4) * kPitch, query < a_.queries ? from + query * a_.q.t : from, query < a_.queries);
+      }
+    }
+    copy_async_commit();
+  }
+
+  SINTER_DEVICE_INLINE void attend(int first) const {
+    Gathered<kD> gathered[kRows];
+    for (int key = 0; kMany ? key < a_.keys : key == 0; key += kKeys) {
+      float scores[kRows][kTiles][4] = {};
+      add_products<kBf16, kD, kPitch>(place_, keys_ + key * kPitch, scores);
+      mask(a_.keys - key, scores);
+      uint32_t weights[kRows][kTiles][2];
+      SINTER_UNROLL
+      for (int r = 0; r < kRows; ++r) gathered[r].template exponentiate<kBf16>(scores[r], scale_, key > 0, weights[r]);
+      add_values<kBf16, kPitch>(values_ + key * kPitch, weights, gathered);
+    }
+    warp_barrier();  // all lanes are done with these queries
+    store(first, gathered);
+  }
+
+  /// `keys`: how many there are of these.
+  SINTER_DEVICE_INLINE void mask(int keys, float (&scores)[kRows][kTiles][4]) const {
+    constexpr int kOftenPartial = 2;
+    if (a_.scale < 0) {
+      SINTER_UNROLL
+      for (int i = 0; i < kRows * kTiles * 4; ++i) {
+        float& score = scores[i / (kTiles * 4)][i / 4 % kTiles][i % 4];
+        score = -score;
+      }
+    }
+    if (keys < kKeys - kOftenPartial * 8) mask_tiles<0, kTiles - kOftenPartial>(keys, scores);
+    mask_tiles<kTiles - kOftenPartial, kTiles>(keys, scores);
+  }
+  template <int kFrom, int kTo>
+  SINTER_DEVICE_INLINE void mask_tiles(int keys, float (&scores)[kRows][kTiles][4]) const {
+    const int left = keys - lane_ % 4 * 2;
+    SINTER_UNROLL
+    for (int i = kFrom * 2; i < kTo * 2; ++i) {
+      const bool is_key = i / 2 * 8 + i % 2 < left;
+      SINTER_UNROLL
+      for (int r = 0; r < kRows * 2; ++r) {
+        float& score = scores[r / 2][i / 2][r % 2 * 2 + i % 2];
+        score = is_key ? score : kNegativeInfinity;
+      }
     }
   }
 
-  SINTER_DEVICE_INLINE void load_queries(int first) {
+  /// Through shared memory, so that each lane stores 16 bytes.
+  SINTER_DEVICE_INLINE void store(int first, const Gathered<kD> (&gathered)[kRows]) const {
     SINTER_UNROLL
     for (int r = 0; r < kRows * 2; ++r) {
-      const int query = first + r * 8 + lane_ / 4;
-      const uint16_t* row = q_ + query * a_.q.t;
+      const auto& sums = gathered[r / 2].sums;
+      const float share = gathered[r / 2].share(r % 2);
+      uint16_t* row = place_ + (r * 8 + lane_ / 4) * kPitch + lane_ % 4 * 2;
       SINTER_UNROLL
-      for (int c = 0; c < kWide; ++c) {
-        const int column = c * 32 + lane_ % 4 * 8;
-        Words4 words = {};
-        if (query < a_.queries && column < a_.d) words = *reinterpret_cast<const Words4*>(row + column);
-        SINTER_UNROLL
-        for (int i = 0; i < 4; ++i) queries_[r / 2][c * 2 + i / 2][i % 2 * 2 + r % 2] = words[i];
-      }
-      if constexpr (kHalf) {
-        const int column = kWide * 32 + lane_ % 4 * 4;
-        Words2 words = {};
-        if (query < a_.queries && column < a_.d) words = *reinterpret_cast<const Words2*>(row + column);
-        SINTER_UNROLL
-        for (int i = 0; i < 2; ++i) queries_[r / 2][kWide * 2][i * 2 + r % 2] = words[i];
-      }
+      for (int d = 0; d < kChunks; ++d)
+        *reinterpret_cast<uint32_t*>(row + d * 8) = pair_of<kBf16>(sums[d][r % 2 * 2] * share, sums[d][r % 2 * 2 + 1] * share);
     }
-  }
-
-  SINTER_DEVICE_INLINE void attend(int first, int next) {
-    Gathered<kD> gathered[kRows];
-    for (int key = 0; key < a_.keys; key += kKeys) {
-      float scores[kRows][kTiles][4] = {};
-      products_with(keys_ + (key + lane_ / 4) * kKeyPitch, scores);
-      if (key + kKeys >= a_.keys) load_queries(next);
-      scale_and_mask(a_.keys - key - lane_ % 4 * 2, scores);
-      SINTER_UNROLL
-      for (int r = 0; r < kRows; ++r) gathered[r].exponentiate(scores[r], key > 0);
-      add_values<kBf16, kValuePitch>(values_ + key * kValuePitch, scores, gathered);
-    }
+    warp_barrier();
     SINTER_UNROLL
-    for (int r = 0; r < kRows; ++r) store(first + r * 16 + lane_ / 4, gathered[r]);
-  }
-
-  SINTER_DEVICE_INLINE void products_with(const uint16_t* key, float (&scores)[kRows][kTiles][4]) const {
-    SINTER_UNROLL
-    for (int c = 0; c < kWide; ++c) {
+    for (int r = 0; r < kQueries; r += 8) {
+      const int row = r + lane_ / 4;
+      if (first + row >= a_.queries) continue;
+      uint16_t* out = head_of<uint16_t>(a_.out) + (first + row) * a_.out.t;
       SINTER_UNROLL
-      for (int j = 0; j < kTiles; ++j) {
-        const auto words = *reinterpret_cast<const Words4*>(key + j * 8 * kKeyPitch + c * 32 + lane_ % 4 * 8);
-        SINTER_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          SINTER_UNROLL
-          for (int r = 0; r < kRows; ++r) multiply<kBf16>(scores[r][j], queries_[r][c * 2 + i], words[i * 2], words[i * 2 + 1]);
-        }
+      for (int i = 0; i < kD; i += 32) {
+        const int column = i + lane_ % 4 * 8;
+        if (column < a_.d)
+          *reinterpret_cast<Words4*>(out + column) = *reinterpret_cast<const Words4*>(place_ + row * kPitch + column);
       }
     }
-    if constexpr (kHalf) {
-      SINTER_UNROLL
-      for (int j = 0; j < kTiles; ++j) {
-        const auto words = *reinterpret_cast<const Words2*>(key + j * 8 * kKeyPitch + kWide * 32 + lane_ % 4 * 4);
-        SINTER_UNROLL
-        for (int r = 0; r < kRows; ++r) multiply<kBf16>(scores[r][j], queries_[r][kWide * 2], words[0], words[1]);
-      }
-    }
-  }
-
-  /// `left`: how many keys there are from this lane's first on. The scores of those beyond are 0 so far.
-  SINTER_DEVICE_INLINE void scale_and_mask(int left, float (&scores)[kRows][kTiles][4]) const {
-    const float scale = a_.scale * kLog2E;
-    SINTER_UNROLL
-    for (int j = 0; j < kTiles; ++j) {
-      SINTER_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const float mask = j * 8 + i < left ? 0.f : kNegativeInfinity;
-        SINTER_UNROLL
-        for (int r = 0; r < kRows * 2; ++r) {
-          float& score = scores[r / 2][j][r % 2 * 2 + i];
-          score = score * scale + mask;
-        }
-      }
-    }
-  }
-
-  /// A lane has two neighbouring columns of each product's 8; lanes of a row trade them, so that each stores 16 bytes.
-  SINTER_DEVICE_INLINE void store(int first, const Gathered<kD>& gathered) const {
-    SINTER_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const float share = gathered.share(half);
-      const int query = first + half * 8;
-      uint16_t* row = out_ + query * a_.out.t;
-      auto pair = [&](int product) SINTER_INLINE_LAMBDA {
-        return pair_of<kBf16>(gathered.sums[product][half * 2] * share, gathered.sums[product][half * 2 + 1] * share);
-      };
-      SINTER_UNROLL
-      for (int c = 0; c < kWide; ++c) {
-        uint32_t words[4] = {pair(c * 4), pair(c * 4 + 1), pair(c * 4 + 2), pair(c * 4 + 3)};
-        trade<1>(words[0], words[1]);
-        trade<1>(words[2], words[3]);
-        trade<2>(words[0], words[2]);
-        trade<2>(words[1], words[3]);
-        const int column = c * 32 + lane_ % 4 * 8;
-        if (query < a_.queries && column < a_.d)
-          *reinterpret_cast<Words4*>(row + column) = Words4{words[0], words[1], words[2], words[3]};
-      }
-      if constexpr (kHalf) {
-        uint32_t words[2] = {pair(kWide * 4), pair(kWide * 4 + 1)};
-        trade<1>(words[0], words[1]);
-        const int column = kWide * 32 + lane_ % 2 * 8 + lane_ % 4 / 2 * 4;
-        if (query < a_.queries && column < a_.d) *reinterpret_cast<Words2*>(row + column) = Words2{words[0], words[1]};
-      }
-    }
-  }
-
-  /// Of two lanes whose numbers differ in this bit: the one without it gives its second word for the other's first.
-  template <int kBit>
-  SINTER_DEVICE_INLINE void trade(uint32_t& first, uint32_t& second) const {
-    const bool upper = lane_ & kBit;
-    const uint32_t other = shuffle_xor(upper ? first : second, kBit);
-    (upper ? first : second) = other;
   }
 
   const AttentionArguments& a_;
   const int lane_;
-  uint16_t *keys_, *values_;
-  const uint16_t* q_;
-  uint16_t* out_;
-  uint32_t queries_[kRows][kD / 16][4];
+  uint16_t *const keys_, *const values_, *place_, *other_place_;
+  const float scale_;  ///< to powers of two
 };
 
 }  // namespace sinter::device
 
-#define SINTER_RESIDENT_ATTENTION(type, bf16, d, rows)                               \
-  SINTER_DEVICE_KERNEL(resident_attention_##d##_##type##__##rows, AttentionArguments a) { \
-    wait_for_operands();                                                             \
-    ResidentAttention<bf16, d, rows>(a).run();                                       \
+#define SINTER_RESIDENT_ATTENTION(type, bf16, d, rows, name, many)                                 \
+  SINTER_DEVICE_KERNEL(resident_attention_##d##_##type##__##rows##_##name, AttentionArguments a) { \
+    wait_for_operands();                                                                           \
+    ResidentAttention<bf16, d, rows, many>(a).run();                                               \
   }

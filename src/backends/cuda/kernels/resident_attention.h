@@ -14,7 +14,7 @@ std::string why_no_resident_attention(const AttentionCall& call, const DeviceInf
 
 /// How the queries of a head are spread.
 struct ResidentForm {
-  int row_tiles = 1;                ///< a warp takes 16 times so many queries at a time
+  int row_tiles = 1;                  ///< a warp takes 16 times so many queries at a time
   int blocks_per_multiprocessor = 1;  ///< as many as there should be at once
 };
 std::vector<ResidentForm> resident_forms(const AttentionCall& call);

@@ -2,6 +2,7 @@
 
 namespace sinter::device {
 
-SINTER_RESIDENT_ATTENTION(f16, false, 160, 1)
+SINTER_RESIDENT_ATTENTION(f16, false, 160, 1, one, false)
+SINTER_RESIDENT_ATTENTION(f16, false, 160, 1, many, true)
 
 }  // namespace sinter::device

@@ -2,7 +2,8 @@
 
 namespace sinter::device {
 
-SINTER_RESIDENT_ATTENTION(bf16, true, 64, 1)
-SINTER_RESIDENT_ATTENTION(bf16, true, 64, 2)
+SINTER_RESIDENT_ATTENTION(bf16, true, 64, 1, one, false)
+SINTER_RESIDENT_ATTENTION(bf16, true, 64, 2, one, false)
+SINTER_RESIDENT_ATTENTION(bf16, true, 64, 1, many, true)
 
 }  // namespace sinter::device
