@@ -19,7 +19,6 @@
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/elements.h"
-#include "backends/cuda/kernels/resident_attention.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "base/error.h"
 
@@ -329,16 +328,8 @@ void attentions(Bench& b) {
   attention_row(b, "t5 bias", t5);
 }
 
-// Attention to a prompt by kernels of our own against cuDNN's fastest. Each follows the product that makes its queries, as in a
-// model, and that product's time is taken off.
-
-AttentionCall own_call(const AttentionShape& s, const AttentionBuffers& buffers) {
-  AttentionCall own{.b = s.b, .heads = s.heads, .queries = s.queries, .keys = s.keys, .d = s.d, .scale = buffers.scale};
-  own.type = s.type;
-  own.q = buffers.q, own.k = buffers.k, own.v = buffers.v, own.out = buffers.out;
-  own.q_strides = s.q, own.k_strides = s.k, own.v_strides = s.v, own.out_strides = s.out;
-  return own;
-}
+// Attention to a prompt by our kernel against cuDNN's fastest. Each follows the product that makes its queries, as in a model,
+// whose time is taken off. All take turns, so that they see the same clock.
 
 void prompt_row(Bench& b, Kernels& kernels, const std::string& name, const AttentionShape& s) {
   std::string label = fmt::format("prompt {} {}x{} {}x{} d{}", name, s.b, s.heads, s.queries, s.keys, s.d);
@@ -351,35 +342,30 @@ void prompt_row(Bench& b, Kernels& kernels, const std::string& name, const Atten
   LinearBuffers factors{.a = x.address(), .weights = w.address(), .out = q.address()};
   TuneOn<AttentionBuffers> on{b.stream, buffers, b.workspace};
   TuneOn<LinearBuffers> on_factors{b.stream, factors, b.workspace};
-  auto best = plan_attention(b.vendor, s, &on);
+  auto theirs = plan_attention(b.vendor, s, &on);
   auto before = plan_linear(b.vendor, product, &on_factors);
-  if (!best || !before) return print_absence(label, best.why_none + before.why_none);
-  auto library = best->bind(buffers, b.workspace);
-  auto queries = before->bind(factors, b.workspace);
-  KernelStream target(kernels, b.stream);
-  const AttentionCall own = own_call(s, buffers);
-  std::vector<std::function<void()>> calls = {[] {}, [&] { library->launch(b.stream); }, [&] { attention(target, own); }};
-  for (const ResidentForm& form : resident_forms(own)) calls.push_back([&, form] { resident_attention(target, own, form); });
-  std::vector<std::function<void()>> candidates;
-  for (const auto& call : calls)
-    candidates.push_back([&, call] {
-      queries->launch(b.stream);
-      call();
-    });
-  for (size_t i = 1; i < calls.size(); ++i) candidates.push_back(calls[i]);
-  std::vector<double> times = time_candidates(b.context, b.stream, candidates);
-  fmt::print("{:<36}{:>7.1f} |", label, times[0]);
-  for (size_t i = 1; i < calls.size(); ++i) fmt::print("{:>6.1f}", times[i] - times[0]);
-  fmt::print("\n{:<44}|", "  alone");
-  for (size_t i = calls.size(); i < times.size(); ++i) fmt::print("{:>6.1f}", times[i]);
-  fmt::print("\n");
+  const std::string why = why_no_own_attention(s, b.context.device());
+  if (!theirs || !before || !why.empty()) return print_absence(label, theirs.why_none + before.why_none + why);
+  AttentionPlan ours(s, kernels, {});
+  auto queries = before->bind(factors, b.workspace), their_call = theirs->bind(buffers, b.workspace),
+       our_call = ours.bind(buffers, b.workspace);
+  std::vector<std::function<void()>> candidates = {[&] { queries->launch(b.stream); }};
+  for (const BoundCall* call : {their_call.get(), our_call.get()}) {
+    candidates.push_back([&, call] { queries->launch(b.stream), call->launch(b.stream); });
+    candidates.push_back([&, call] { call->launch(b.stream); });
+  }
+  const std::vector<double> times = time_candidates(b.context, b.stream, candidates);
+  const double cudnn = times[1] - times[0], own = times[3] - times[0];
+  fmt::print("{:<46}{:>10.1f}{:>10.1f}{:>10.1f}{:>8.2f}{:>12.1f}{:>10.1f}\n", label, times[0], cudnn, own, cudnn / own, times[2],
+             times[4]);
   std::fflush(stdout);
 }
 
 void prompts(Bench& b) {
   Kernels kernels(b.context);
-  fmt::print("\n{:<36}{:>7} |{:>6}{:>6}  own: row tiles 1, 2 by 2 to 6 blocks\n", "us", "product", "cuDNN", "flash");
-  for (int64_t keys : {77, 154}) {
+  fmt::print("\n{:<46}{:>10}{:>10}{:>10}{:>8}{:>12}{:>10}\n", "attention to a prompt: us", "product", "cuDNN", "own", "gain",
+             "cuDNN alone", "own alone");
+  for (int64_t keys : {77, 154, 231}) {
     prompt_row(b, kernels, "sdxl", dense(2, 10, 4096, keys, 64));
     prompt_row(b, kernels, "sdxl", dense(2, 20, 1024, keys, 64));
     prompt_row(b, kernels, "sd15", dense(2, 8, 4096, keys, 40));

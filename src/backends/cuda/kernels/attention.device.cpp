@@ -38,7 +38,7 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
     copy_rows(to + kKeys * kPitch, v, a.v.t, tile * kKeys, kKeys, a.keys);
     copy_async_commit();
   };
-  Gathered<kD> gathered[1];
+  Gathered<kD> gathered;
   const int own_query = first_query + warp * 16 + lane / 4;
   const int64_t bias = block_z() * a.bias.at.b + block_y() * a.bias.at.h;
   const float scale = a.scale * kLog2E;
@@ -65,18 +65,18 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
     barrier();  // the tile is there for all, and all are done with the one before
     if (tile + 1 < tiles) copy_tile(tile + 1);
     const uint16_t* keys = shared_kv + tile % 2 * 2 * kKeys * kPitch;
-    float scores[1][kKeys / 8][4] = {};
+    float scores[kKeys / 8][4] = {};
     add_products<kBf16, kD, kPitch>(shared_q + warp * 16 * kPitch, keys, scores);
-    mask(tile * kKeys, scores[0]);
-    uint32_t weights[1][kKeys / 8][2];
-    gathered[0].template exponentiate<kBf16>(scores[0], 1.f, tile > 0, weights[0]);
+    mask(tile * kKeys, scores);
+    uint32_t weights[kKeys / 8][2];
+    gathered.template exponentiate<kBf16>(scores, 1.f, tile > 0, weights);
     add_values<kBf16, kPitch>(keys + kKeys * kPitch, weights, gathered);
   }
 
   auto* out = head_of<uint16_t>(a.out);
   SINTER_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const float share = gathered[0].share(half);
+    const float share = gathered.share(half);
     const int query = own_query + half * 8;
     if (query >= a.queries) continue;
     SINTER_UNROLL
@@ -84,7 +84,7 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
       const int column = d * 8 + lane % 4 * 2;
       if (column < a.d)
         *reinterpret_cast<uint32_t*>(out + query * a.out.t + column) =
-            pair_of<kBf16>(gathered[0].sums[d][half * 2] * share, gathered[0].sums[d][half * 2 + 1] * share);
+            pair_of<kBf16>(gathered.sums[d][half * 2] * share, gathered.sums[d][half * 2 + 1] * share);
     }
   }
 }

@@ -29,24 +29,20 @@ SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
   return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high);
 }
 
-/// Products of kRows times 16 queries with kTiles times 8 keys, both in shared memory, rows kPitch apart; added to `scores`.
-template <bool kBf16, int kD, int kPitch, int kRows, int kTiles>
-SINTER_DEVICE_INLINE void add_products(const uint16_t* queries, const uint16_t* keys, float (&scores)[kRows][kTiles][4]) {
+/// Products of 16 queries with kTiles times 8 keys, both in shared memory, rows kPitch apart; added to `scores`.
+template <bool kBf16, int kD, int kPitch, int kTiles>
+SINTER_DEVICE_INLINE void add_products(const uint16_t* queries, const uint16_t* keys, float (&scores)[kTiles][4]) {
   const int lane = thread_x() % 32;
   SINTER_UNROLL
   for (int d = 0; d < kD; d += 16) {
-    uint32_t rows[kRows][4];
-    SINTER_UNROLL
-    for (int r = 0; r < kRows; ++r) load_matrices(rows[r], queries + (r * 16 + lane % 16) * kPitch + d + lane / 16 * 8);
+    uint32_t rows[4];
+    load_matrices(rows, queries + lane % 16 * kPitch + d + lane / 16 * 8);
     SINTER_UNROLL
     for (int j = 0; j < kTiles / 2; ++j) {
       uint32_t columns[4];
       load_matrices(columns, keys + (j * 16 + lane / 16 * 8 + lane % 8) * kPitch + d + lane / 8 % 2 * 8);
-      SINTER_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        multiply<kBf16>(scores[r][2 * j], rows[r], columns[0], columns[1]);
-        multiply<kBf16>(scores[r][2 * j + 1], rows[r], columns[2], columns[3]);
-      }
+      multiply<kBf16>(scores[2 * j], rows, columns[0], columns[1]);
+      multiply<kBf16>(scores[2 * j + 1], rows, columns[2], columns[3]);
     }
   }
 }
@@ -109,29 +105,20 @@ struct Gathered {
   }
 };
 
-/// Adds weighted values to kRows times 16 queries. `values` lie in shared memory, rows kPitch apart.
-template <bool kBf16, int kPitch, int kRows, int kTiles, int kD>
-SINTER_DEVICE_INLINE void add_values(const uint16_t* values, const uint32_t (&weights)[kRows][kTiles][2],
-                                     Gathered<kD> (&gathered)[kRows]) {
+/// Adds weighted values, which lie in shared memory, rows kPitch apart.
+template <bool kBf16, int kPitch, int kTiles, int kD>
+SINTER_DEVICE_INLINE void add_values(const uint16_t* values, const uint32_t (&weights)[kTiles][2], Gathered<kD>& gathered) {
   const int lane = thread_x() % 32;
   SINTER_UNROLL
   for (int j = 0; j < kTiles / 2; ++j) {
     // Two products' results side by side are the left matrix of the next product.
-    uint32_t rows[kRows][4];
-    SINTER_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      SINTER_UNROLL
-      for (int i = 0; i < 4; ++i) rows[r][i] = weights[r][2 * j + i / 2][i % 2];
-    }
+    const uint32_t rows[4] = {weights[2 * j][0], weights[2 * j][1], weights[2 * j + 1][0], weights[2 * j + 1][1]};
     SINTER_UNROLL
     for (int d = 0; d < kD / 16; ++d) {
       uint32_t columns[4];
       load_matrices_transposed(columns, values + (j * 16 + lane / 8 % 2 * 8 + lane % 8) * kPitch + d * 16 + lane / 16 * 8);
-      SINTER_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        multiply<kBf16>(gathered[r].sums[2 * d], rows[r], columns[0], columns[1]);
-        multiply<kBf16>(gathered[r].sums[2 * d + 1], rows[r], columns[2], columns[3]);
-      }
+      multiply<kBf16>(gathered.sums[2 * d], rows, columns[0], columns[1]);
+      multiply<kBf16>(gathered.sums[2 * d + 1], rows, columns[2], columns[3]);
     }
   }
 }

@@ -1,5 +1,6 @@
 #define SINTER_DEVICE_EMULATION
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "backends/cuda/kernels/attention.device.cpp"
@@ -15,6 +16,7 @@
 #include "backends/cuda/kernels/resident_attention_80_f16.device.cpp"
 #include "backends/cuda/kernels/test_targets.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -150,19 +152,13 @@ TEST_CASE("attention agrees with f64 for head sizes, lengths, layouts, masks and
   });
 }
 
-/// In each of its forms.
-void check_resident(TestTarget& t, const Case& c) {
-  for (const ResidentForm& form : resident_forms({.queries = c.queries, .keys = c.keys, .d = c.d, .type = c.type})) {
-    CAPTURE(form.row_tiles);
-    CAPTURE(form.blocks_per_multiprocessor);
-    check_attention(t, c, [&](KernelTarget& target, const AttentionCall& call) { resident_attention(target, call, form); });
-  }
-}
+void check_resident(TestTarget& t, const Case& c) { check_attention(t, c, resident_attention); }
 
 TEST_CASE("attention that holds all keys agrees with f64, whatever is left over of queries, keys and columns") {
   on_each_target([](TestTarget& t) {
     for (DType type : {DType::bf16, DType::f16}) {
-      check_resident(t, {2, 2, 150, 77, 64, type});
+      check_resident(t, {2, 2, 400, 77, 64, type});  // several tiles for each warp
+      check_resident(t, {1, 2, 300, 160, 24, type});
       check_resident(t, {1, 2, 64, 77, 40, type});
       check_resident(t, {1, 1, 70, 80, 48, type});
       check_resident(t, {1, 2, 33, 154, 80, type});
@@ -186,6 +182,23 @@ TEST_CASE("attention whose scores are stored agrees with f64: f32, wide heads, o
     check_attention(t, {1, 1, 9, 30, 36, DType::f16, false, Bias::Full, false, 0, DType::bf16});
     check_attention(t, {1, 2, 16, 16, 8, DType::f32, false, Bias::None, true});
   });
+}
+
+TEST_CASE("blocks of attention that holds all keys leave no multiprocessor with much more than its share") {
+  constexpr int kMultiprocessors = 132;
+  for (auto [heads, queries, d, most] : {std::array<int64_t, 4>{20, 4096, 64, 10},
+                                         {40, 1024, 64, 5},
+                                         {16, 4096, 40, 8},
+                                         {16, 1024, 80, 2},
+                                         {16, 256, 160, 1},
+                                         {16, 64, 160, 1}}) {
+    CAPTURE(heads);
+    CAPTURE(queries);
+    const AttentionCall call{.heads = heads, .queries = queries, .keys = 77, .d = d};
+    const int64_t blocks = resident_blocks(call, kMultiprocessors), tiles = divide_up(queries, 64);
+    CHECK(blocks <= tiles);
+    CHECK(divide_up(blocks * heads, kMultiprocessors) * divide_up(tiles, blocks) == most);
+  }
 }
 
 TEST_CASE("attention to prompts as models have it, on a device") {

@@ -10,10 +10,10 @@ namespace sinter::device {
 /// Each warp has two places for kRows times 16 queries: while the results leave through one, the next queries arrive in the
 /// other.
 /// kMany: keys come kResidentKeys at a time; else there are no more, and nothing is held while scores are made.
-template <bool kBf16, int kD, int kRows, bool kMany>
+template <bool kBf16, int kD, bool kMany>
 class ResidentAttention {
   static constexpr int kThreads = kResidentThreads, kKeys = kResidentKeys, kTiles = kKeys / 8;
-  static constexpr int kPitch = resident_pitch(kD), kChunks = kD / 8, kQueries = kRows * 16;
+  static constexpr int kPitch = resident_pitch(kD), kQueries = 16;
 
  public:
   SINTER_DEVICE_INLINE ResidentAttention(const AttentionArguments& a)
@@ -77,14 +77,13 @@ class ResidentAttention {
   }
 
   SINTER_DEVICE_INLINE void attend(int first) const {
-    Gathered<kD> gathered[kRows];
+    Gathered<kD> gathered;
     for (int key = 0; kMany ? key < a_.keys : key == 0; key += kKeys) {
-      float scores[kRows][kTiles][4] = {};
+      float scores[kTiles][4] = {};
+      uint32_t weights[kTiles][2];
       add_products<kBf16, kD, kPitch>(place_, keys_ + key * kPitch, scores);
       mask(a_.keys - key, scores);
-      uint32_t weights[kRows][kTiles][2];
-      SINTER_UNROLL
-      for (int r = 0; r < kRows; ++r) gathered[r].template exponentiate<kBf16>(scores[r], scale_, key > 0, weights[r]);
+      gathered.template exponentiate<kBf16>(scores, scale_, key > 0, weights);
       add_values<kBf16, kPitch>(values_ + key * kPitch, weights, gathered);
     }
     warp_barrier();  // all lanes are done with these queries
@@ -92,47 +91,40 @@ class ResidentAttention {
   }
 
   /// `keys`: how many there are of these.
-  SINTER_DEVICE_INLINE void mask(int keys, float (&scores)[kRows][kTiles][4]) const {
+  SINTER_DEVICE_INLINE void mask(int keys, float (&scores)[kTiles][4]) const {
     constexpr int kOftenPartial = 2;
     if (a_.scale < 0) {
       SINTER_UNROLL
-      for (int i = 0; i < kRows * kTiles * 4; ++i) {
-        float& score = scores[i / (kTiles * 4)][i / 4 % kTiles][i % 4];
-        score = -score;
-      }
+      for (int i = 0; i < kTiles * 4; ++i) scores[i / 4][i % 4] = -scores[i / 4][i % 4];
     }
     if (keys < kKeys - kOftenPartial * 8) mask_tiles<0, kTiles - kOftenPartial>(keys, scores);
     mask_tiles<kTiles - kOftenPartial, kTiles>(keys, scores);
   }
   template <int kFrom, int kTo>
-  SINTER_DEVICE_INLINE void mask_tiles(int keys, float (&scores)[kRows][kTiles][4]) const {
+  SINTER_DEVICE_INLINE void mask_tiles(int keys, float (&scores)[kTiles][4]) const {
     const int left = keys - lane_ % 4 * 2;
     SINTER_UNROLL
-    for (int i = kFrom * 2; i < kTo * 2; ++i) {
-      const bool is_key = i / 2 * 8 + i % 2 < left;
-      SINTER_UNROLL
-      for (int r = 0; r < kRows * 2; ++r) {
-        float& score = scores[r / 2][i / 2][r % 2 * 2 + i % 2];
-        score = is_key ? score : kNegativeInfinity;
-      }
+    for (int i = kFrom * 4; i < kTo * 4; ++i) {
+      float& score = scores[i / 4][i % 4];
+      score = i / 4 * 8 + i % 2 < left ? score : kNegativeInfinity;
     }
   }
 
   /// Through shared memory, so that each lane stores 16 bytes.
-  SINTER_DEVICE_INLINE void store(int first, const Gathered<kD> (&gathered)[kRows]) const {
+  SINTER_DEVICE_INLINE void store(int first, const Gathered<kD>& gathered) const {
     SINTER_UNROLL
-    for (int r = 0; r < kRows * 2; ++r) {
-      const auto& sums = gathered[r / 2].sums;
-      const float share = gathered[r / 2].share(r % 2);
-      uint16_t* row = place_ + (r * 8 + lane_ / 4) * kPitch + lane_ % 4 * 2;
+    for (int half = 0; half < 2; ++half) {
+      const float share = gathered.share(half);
+      uint16_t* row = place_ + (half * 8 + lane_ / 4) * kPitch + lane_ % 4 * 2;
       SINTER_UNROLL
-      for (int d = 0; d < kChunks; ++d)
-        *reinterpret_cast<uint32_t*>(row + d * 8) = pair_of<kBf16>(sums[d][r % 2 * 2] * share, sums[d][r % 2 * 2 + 1] * share);
+      for (int d = 0; d < kD / 8; ++d)
+        *reinterpret_cast<uint32_t*>(row + d * 8) =
+            pair_of<kBf16>(gathered.sums[d][half * 2] * share, gathered.sums[d][half * 2 + 1] * share);
     }
     warp_barrier();
     SINTER_UNROLL
-    for (int r = 0; r < kQueries; r += 8) {
-      const int row = r + lane_ / 4;
+    for (int half = 0; half < 2; ++half) {
+      const int row = half * 8 + lane_ / 4;
       if (first + row >= a_.queries) continue;
       uint16_t* out = head_of<uint16_t>(a_.out) + (first + row) * a_.out.t;
       SINTER_UNROLL
@@ -152,8 +144,13 @@ class ResidentAttention {
 
 }  // namespace sinter::device
 
-#define SINTER_RESIDENT_ATTENTION(type, bf16, d, rows, name, many)                                 \
-  SINTER_DEVICE_KERNEL(resident_attention_##d##_##type##__##rows##_##name, AttentionArguments a) { \
-    wait_for_operands();                                                                           \
-    ResidentAttention<bf16, d, rows, many>(a).run();                                               \
+#define SINTER_RESIDENT_ATTENTION_FORM(type, bf16, d, form, many)                         \
+  SINTER_DEVICE_KERNEL(resident_attention_##d##_##type##__##form, AttentionArguments a) { \
+    wait_for_operands();                                                                  \
+    ResidentAttention<bf16, d, many>(a).run();                                            \
+  }
+#define SINTER_RESIDENT_ATTENTION(type, bf16, d)                  \
+  namespace sinter::device {                                      \
+  SINTER_RESIDENT_ATTENTION_FORM(type, bf16, d, one_tile, false)  \
+  SINTER_RESIDENT_ATTENTION_FORM(type, bf16, d, many_tiles, true) \
   }
