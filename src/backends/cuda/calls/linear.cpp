@@ -409,7 +409,8 @@ class LinearPlanner {
       : vendor_(vendor),
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
-        why_no_own_(vendor.tile_products() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
+        why_no_own_(vendor.tile_products() ? why_no_tile_product(shape, vendor.context().device())
+                                           : "tile products are not asked for"),
         facts_(linear_facts(vendor)) {}
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {

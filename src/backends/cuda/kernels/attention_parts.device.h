@@ -53,9 +53,8 @@ struct Gathered {
   float sums[kD / 8][4] = {};  ///< of values, each times 2^(scale * (score - largest))
   float largest[2] = {kNegativeInfinity, kNegativeInfinity}, total[2] = {0, 0};
 
-  /// Scores become weights, 2^(scale * (score - the row's largest)), two in a word: those of product j in rows lane / 4 and lane
-  /// / 4
-  /// + 8. What was summed before, if anything, is brought to the same base. Scale is positive. Totals are a lane's own.
+  /// Scores become weights, 2^(scale * (score - the row's largest)), two in a word: weights[j] are those of product j in both
+  /// rows. What was summed before, if anything, is brought to the same base. Scale is positive. Totals are a lane's own.
   template <bool kBf16, int kTiles>
   SINTER_DEVICE_INLINE void exponentiate(const float (&scores)[kTiles][4], float scale, bool anything_before,
                                          uint32_t (&weights)[kTiles][2]) {

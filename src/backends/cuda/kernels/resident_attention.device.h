@@ -7,9 +7,8 @@
 
 namespace sinter::device {
 
-/// Each warp has two places for kRows times 16 queries: while the results leave through one, the next queries arrive in the
-/// other.
-/// kMany: keys come kResidentKeys at a time; else there are no more, and nothing is held while scores are made.
+/// Each warp has two places for 16 queries: while the results of some are made and leave through one, the next arrive in the
+/// other. kMany: keys are taken kResidentKeys at a time; else there are no more, and no sums are held while scores are made.
 template <bool kBf16, int kD, bool kMany>
 class ResidentAttention {
   static constexpr int kThreads = kResidentThreads, kKeys = kResidentKeys, kTiles = kKeys / 8;
