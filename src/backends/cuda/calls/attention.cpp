@@ -354,12 +354,16 @@ std::string AttentionShape::text() const {
 
 AttentionPlan::AttentionPlan(AttentionShape shape, Kernels& kernels, const Choice& choice)
     : shape_(std::move(shape)), kernels_(&kernels), choice_(choice) {
-  kernels.function(resident_kernel(own_call(shape_)));
+  kernels.load(resident_module(own_call(shape_)));
 }
 
 std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, const Workspace& workspace) const {
   auto [arguments, numbers] = arguments_of(shape_, buffers);
-  if (is_own()) return std::make_unique<BoundOwnAttention>(*kernels_, own_call(shape_, buffers));
+  if (is_own()) {
+    const AttentionCall call = own_call(shape_, buffers);
+    kernels_->function(resident_kernel(call));  // not first inside a capture
+    return std::make_unique<BoundOwnAttention>(*kernels_, call);
+  }
   return plan_->bind(std::move(arguments), std::move(numbers), workspace);
 }
 

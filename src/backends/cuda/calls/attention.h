@@ -39,7 +39,7 @@ class AttentionPlan {
  public:
   AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
       : shape_(std::move(shape)), plan_(std::move(plan)), choice_(plan_->choice()) {}
-  /// Ours; loads the kernel.
+  /// Ours; loads its module, on any thread.
   AttentionPlan(AttentionShape shape, Kernels& kernels, const Choice& choice);
   const AttentionShape& shape() const { return shape_; }
   int64_t workspace_bytes() const { return plan_ ? plan_->workspace_bytes() : 0; }

@@ -49,9 +49,12 @@ std::string why_no_resident_attention(const AttentionCall& c, const DeviceInfo& 
   return {};
 }
 
+std::string resident_module(const AttentionCall& c) {
+  return fmt::format("resident_attention_{}_{}", width_of(c)->d, name(c.type));
+}
+
 std::string resident_kernel(const AttentionCall& c) {
-  return fmt::format("resident_attention_{}_{}__{}", width_of(c)->d, name(c.type),
-                     needs_many_tiles(c) ? "many_tiles" : "one_tile");
+  return fmt::format("{}__{}", resident_module(c), needs_many_tiles(c) ? "many_tiles" : "one_tile");
 }
 
 /// Measured on an H200: two blocks or more of a multiprocessor take as long as all their queries do, one block 1.5 times that. So

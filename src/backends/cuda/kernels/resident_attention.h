@@ -12,8 +12,9 @@ namespace sinter::cuda {
 std::string why_no_resident_attention(const AttentionCall& call, const DeviceInfo& device);
 
 void resident_attention(KernelTarget& target, const AttentionCall& call);
-/// The kernel that it launches.
+/// The kernel that it launches, and its module.
 std::string resident_kernel(const AttentionCall& call);
+std::string resident_module(const AttentionCall& call);
 /// How many blocks share the queries of a head.
 int64_t resident_blocks(const AttentionCall& call, int multiprocessors);
 
