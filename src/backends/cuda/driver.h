@@ -195,6 +195,9 @@ struct LaunchShape {
   /// The kernel may begin while what was queued before it still runs. Its code waits for that by itself (griddepcontrol.wait),
   /// on every path that reads or writes what another kernel writes or reads. Only where DeviceInfo::overlaps_launches().
   bool overlaps = false;
+  /// So many neighbouring blocks in x, at most 8, are on the device at the same time and see each other's shared memory; divides
+  /// the grid. Above 1 from capability 9.0 on.
+  uint32_t cluster = 1;
 };
 
 /// A kernel of a Module; valid as long as that is.

@@ -8,6 +8,7 @@
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/gemm.h"
+#include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
 
@@ -47,6 +48,9 @@ class LaunchBuilder {
   void add_step(const Instance& in, const MatmulStep& step);
   void add_step(const Instance& in, const AttentionStep& step);
   void add_step(const Instance& in, const GroupStatsStep& step);
+  GroupStatsCall group_stats_call(const Instance& in, const GroupStatsStep& step);  // but for where its result goes
+  /// The step of statistics and the next one as one launch; false, and nothing is added, where they are none.
+  bool add_group_norm(const Instance& in);
   void add_step(const Instance& in, const EmbeddingStep& step);
   void add_step(const Instance& in, const QuantiseStep& step);
   void add_step(const Instance& in, const CallStep& step);

@@ -173,25 +173,34 @@ Function Module::function(const std::string& name) const {
 }
 
 namespace {
-/// With the next kernels' leave to begin (CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION); captured, it becomes an edge of
-/// the graph that says the same.
-Result launch_overlapping(void* function, const LaunchShape& s, const Stream& stream, void** arguments) {
-  constexpr int kProgrammaticStreamSerialization = 6;
-  LaunchAttribute overlaps{.id = kProgrammaticStreamSerialization};
-  overlaps.value.number = 1;
-  LaunchConfig config{s.grid.x,  s.grid.y,       s.grid.z,        s.block.x, s.block.y,
-                      s.block.z, s.shared_bytes, stream.handle(), &overlaps, 1};
+/// CUlaunchAttributeID.
+enum LaunchAttributeId : int { kClusterDimension = 4, kProgrammaticStreamSerialization = 6 };
+
+/// As the shape says, or with leave to begin early: captured, that becomes an edge of the graph that says the same.
+Result launch_with_attributes(void* function, const LaunchShape& s, bool overlaps, const Stream& stream, void** arguments) {
+  LaunchAttribute attributes[2];
+  unsigned count = 0;
+  if (overlaps) {
+    attributes[count].id = kProgrammaticStreamSerialization;
+    attributes[count++].value.number = 1;
+  }
+  if (s.cluster > 1) {
+    const unsigned sizes[3] = {s.cluster, 1, 1};
+    attributes[count].id = kClusterDimension;
+    std::memcpy(attributes[count++].value.bytes, sizes, sizeof sizes);
+  }
+  LaunchConfig config{s.grid.x,  s.grid.y,       s.grid.z,        s.block.x,  s.block.y,
+                      s.block.z, s.shared_bytes, stream.handle(), attributes, count};
   return driver().launch_with(&config, function, arguments, nullptr);
 }
 }  // namespace
 
 void Function::launch(const LaunchShape& s, const Stream& stream, std::span<void* const> arguments) const {
   auto** pointers = const_cast<void**>(arguments.data());
-  const bool waits = stream.take_wait();
-  Result result = s.overlaps && !waits && driver().launch_with
-                      ? launch_overlapping(handle_, s, stream, pointers)
-                      : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes,
-                                        stream.handle(), pointers, nullptr);
+  const bool waits = stream.take_wait(), overlaps = s.overlaps && !waits && driver().launch_with;
+  Result result = overlaps || s.cluster > 1 ? launch_with_attributes(handle_, s, overlaps, stream, pointers)
+                                            : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y,
+                                                              s.block.z, s.shared_bytes, stream.handle(), pointers, nullptr);
   check(result, "launching {} with {}x{}x{} blocks of {}x{}x{} threads and {} bytes of shared memory", name_, s.grid.x, s.grid.y,
         s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes);
 }
