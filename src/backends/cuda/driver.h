@@ -217,6 +217,8 @@ class Function {
   /// Allows dynamic shared memory above 48 KiB; at most DeviceInfo::shared_bytes.
   void allow_shared_bytes(int64_t bytes) const;
   int blocks_per_multiprocessor(int threads, int64_t shared_bytes) const;
+  /// How many clusters of such a launch are on the device at once; 0 also where the driver is too old to say.
+  int clusters_at_once(const LaunchShape& shape) const;
   int registers() const;         ///< of a thread
   int64_t local_bytes() const;   ///< of a thread: above 0 when registers were spilled or arrays indexed
   int64_t shared_bytes() const;  ///< static ones

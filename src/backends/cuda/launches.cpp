@@ -525,7 +525,8 @@ bool LaunchBuilder::add_group_norm(const Instance& in) {
   const bool parameters_stay =
       apart(of.gamma, of.channels * 4) && apart(of.beta, of.channels * 4) &&
       (!step->adds || apart(of.addend, ((of.n - 1) * of.addend_stride + of.channels) * byte_size(of.addend_type)));
-  const auto limits = GroupNormLimits::of(engine_.context().device());
+  if (!group_norm_limits_) group_norm_limits_ = GroupNormLimits::of(engine_.kernels());
+  const GroupNormLimits limits = *group_norm_limits_;
   if (!parameters_stay || !group_norm_fits(call, limits)) return false;
   engine_.kernels().load("group_norm");
   std::string detail =

@@ -2,13 +2,14 @@
 #include <any>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/gemm.h"
-#include "backends/cuda/kernels/group_stats.h"
+#include "backends/cuda/kernels/group_norm.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
 
@@ -81,6 +82,7 @@ class LaunchBuilder {
   std::vector<std::pair<size_t, Bind>> unbound_;
   int64_t workspace_bytes_ = 0;
   std::map<std::pair<const Unit*, int32_t>, DeviceMemory> constants_;
+  std::optional<GroupNormLimits> group_norm_limits_;
   int depth_ = 0, blocks_ = 0;  // of calls; of those by the graph itself, so far
   /// A vendor's plan that is made ahead, on any thread.
   struct Ahead {

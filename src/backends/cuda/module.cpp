@@ -176,31 +176,38 @@ namespace {
 /// CUlaunchAttributeID.
 enum LaunchAttributeId : int { kClusterDimension = 4, kProgrammaticStreamSerialization = 6 };
 
-/// As the shape says, or with leave to begin early: captured, that becomes an edge of the graph that says the same.
-Result launch_with_attributes(void* function, const LaunchShape& s, bool overlaps, const Stream& stream, void** arguments) {
-  LaunchAttribute attributes[2];
+/// What a launch is beside its sizes.
+struct LaunchAttributes {
+  LaunchAttribute all[2];
   unsigned count = 0;
-  if (overlaps) {
-    attributes[count].id = kProgrammaticStreamSerialization;
-    attributes[count++].value.number = 1;
+
+  LaunchAttributes(const LaunchShape& shape, bool overlaps) {
+    if (overlaps) {  // leave to begin early; captured, it becomes an edge of the graph that says the same
+      all[count].id = kProgrammaticStreamSerialization;
+      all[count++].value.number = 1;
+    }
+    if (shape.cluster > 1) {
+      const unsigned sizes[3] = {shape.cluster, 1, 1};
+      all[count].id = kClusterDimension;
+      std::memcpy(all[count++].value.bytes, sizes, sizeof sizes);
+    }
   }
-  if (s.cluster > 1) {
-    const unsigned sizes[3] = {s.cluster, 1, 1};
-    attributes[count].id = kClusterDimension;
-    std::memcpy(attributes[count++].value.bytes, sizes, sizeof sizes);
-  }
-  LaunchConfig config{s.grid.x,  s.grid.y,       s.grid.z,        s.block.x,  s.block.y,
-                      s.block.z, s.shared_bytes, stream.handle(), attributes, count};
-  return driver().launch_with(&config, function, arguments, nullptr);
+};
+
+LaunchConfig config_of(const LaunchShape& s, LaunchAttributes& attributes, void* stream) {
+  return {s.grid.x,  s.grid.y,       s.grid.z, s.block.x,      s.block.y,
+          s.block.z, s.shared_bytes, stream,   attributes.all, attributes.count};
 }
 }  // namespace
 
 void Function::launch(const LaunchShape& s, const Stream& stream, std::span<void* const> arguments) const {
   auto** pointers = const_cast<void**>(arguments.data());
-  const bool waits = stream.take_wait(), overlaps = s.overlaps && !waits && driver().launch_with;
-  Result result = overlaps || s.cluster > 1 ? launch_with_attributes(handle_, s, overlaps, stream, pointers)
-                                            : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y,
-                                                              s.block.z, s.shared_bytes, stream.handle(), pointers, nullptr);
+  const bool waits = stream.take_wait();
+  LaunchAttributes attributes(s, s.overlaps && !waits && driver().launch_with);
+  const LaunchConfig config = config_of(s, attributes, stream.handle());
+  Result result = attributes.count > 0 ? driver().launch_with(&config, handle_, pointers, nullptr)
+                                       : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y, s.block.z,
+                                                         s.shared_bytes, stream.handle(), pointers, nullptr);
   check(result, "launching {} with {}x{}x{} blocks of {}x{}x{} threads and {} bytes of shared memory", name_, s.grid.x, s.grid.y,
         s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes);
 }
@@ -214,6 +221,17 @@ int Function::blocks_per_multiprocessor(int threads, int64_t shared_bytes) const
   int blocks = 0;
   check(driver().function_occupancy(&blocks, handle_, threads, size_t(shared_bytes)), "asking for the occupancy of {}", name_);
   return blocks;
+}
+
+int Function::clusters_at_once(const LaunchShape& shape) const {
+  if (!driver().function_clusters) return 0;
+  int clusters = 0;
+  LaunchAttributes attributes(shape, false);
+  const LaunchConfig config = config_of(shape, attributes, nullptr);
+  const Result result = driver().function_clusters(&clusters, handle_, &config);
+  if (result == Result::InvalidClusterSize) return 0;
+  check(result, "asking how many clusters of {} have room", name_);
+  return clusters;
 }
 
 namespace {

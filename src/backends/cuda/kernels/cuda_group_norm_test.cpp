@@ -48,9 +48,14 @@ std::vector<float> reference(const Case& c, const std::vector<float>& x, const s
   return out;
 }
 
+/// A device that has room for clusters of so many blocks and no others.
+GroupNormLimits emulated_limits(int cluster) {
+  GroupNormLimits limits{.shared_bytes = cluster > 1 ? 227 << 10 : 163 << 10, .clusters = {100}};
+  if (cluster > 1) limits.clusters[size_t(cluster - 1)] = 100;
+  return limits;
+}
 GroupNormLimits limits_of(TestTarget& t, int cluster) {
-  if (!t.emulated()) return GroupNormLimits::of(test_device()->context.device());
-  return {cluster > 1 ? 132 : 3, cluster > 1 ? 227 << 10 : 163 << 10, cluster};
+  return t.emulated() ? emulated_limits(cluster) : GroupNormLimits::of(static_cast<DeviceTarget&>(t).kernels());
 }
 
 void check_case(TestTarget& t, const Case& c, int cluster = 8) {
@@ -113,17 +118,17 @@ TEST_CASE("a group norm in one launch agrees with f64 whatever its sizes, gaps a
       check_case(t, {3, 19, 96, 3, type, true, 8, 24, true, true, DType::f16});
       check_case(t, {1, 77, 72, 24, type, false, 16, 0, true, true, DType::bf16});
       check_case(t, {2, 41, 160, 32, type, true, 0, 8, true, true, DType::f32});  // groups of five
-      check_case(t, {1, 9, 5120, 1, type});
+      check_case(t, {1, 9, 4096, 1, type});
     }
   });
 }
 
 TEST_CASE("a group norm in one launch agrees with f64 where blocks share groups, the last with fewer pixels or none") {
   on_each_target([](TestTarget& t) {
-    for (int cluster : {2, 4, 8}) check_case(t, {1, 1013, 80, 8, DType::bf16, true, 0, 0, true, true}, cluster);
+    for (int cluster : {2, 3, 4, 7, 8}) check_case(t, {1, 1013, 80, 8, DType::bf16, true, 0, 0, true, true}, cluster);
     check_case(t, {2, 600, 40, 4, DType::f16, true, 8});
     check_case(t, {1, 129, 960, 4, DType::bf16});
-    check_case(t, {1, 9, 5120, 1, DType::bf16});  // five of the eight have two pixels
+    check_case(t, {1, 9, 4096, 1, DType::bf16});  // the last have no pixels
     check_case(t, {1, 1500, 40, 1, DType::bf16}, 1);
   });
 }
@@ -139,7 +144,7 @@ TEST_CASE("group norms in one launch of maps as large as models have") {
   TestDevice* device = test_device();
   if (!device) return;
   DeviceTarget t(*device);
-  if (GroupNormLimits::of(device->context.device()).cluster == 1) {
+  if (GroupNormLimits::of(t.kernels()).clusters[1] == 0) {
     MESSAGE("skipped: this device has no clusters");
     return;
   }
@@ -147,13 +152,13 @@ TEST_CASE("group norms in one launch of maps as large as models have") {
     for (int64_t channels : {640, 1280, 1920, 2560}) check_case(t, {2, side * side, channels, 32});
   for (int64_t channels : {320, 640, 960, 1280})
     check_case(t, {2, 64 * 64, channels, 32, DType::bf16, true, 0, 0, true, true, DType::bf16});
-  check_case(t, {2, 128 * 128, 320, 32, DType::f16});
+  check_case(t, {1, 128 * 128, 320, 32, DType::f16});
   check_case(t, {1, 47 * 83, 640, 32});
   check_case(t, {3, 33 * 31, 320, 32, DType::f16, false});
 }
 
 TEST_CASE("what is no group norm of one launch is said so and refused") {
-  const GroupNormLimits hopper{132, 227 << 10, 8}, ampere{108, 163 << 10, 1};
+  const GroupNormLimits hopper{227 << 10, {132, 66, 39, 30, 22, 17, 15, 15}}, ampere{163 << 10, {108}};
   GroupNormCall call{.of = {.n = 2, .pixels = 4096, .channels = 320, .groups = 32}};
   CHECK(group_norm_fits(call, hopper));
   CHECK_FALSE(group_norm_fits(call, ampere));
@@ -166,6 +171,8 @@ TEST_CASE("what is no group norm of one launch is said so and refused") {
   };
   refused([](GroupNormCall& c) { c.of.type = DType::f32; });
   refused([](GroupNormCall& c) { c.of.pixels = 1 << 20; });
+  refused([](GroupNormCall& c) { c.of.pixels = int64_t(1) << 28; });  // 2^32 bytes of a slab
+  refused([](GroupNormCall& c) { c.of.pixels = 128 * 128; });         // 16 clusters of 8, which have no room together
   refused([](GroupNormCall& c) { c.of.x = 8; });
   refused([](GroupNormCall& c) { c.out = 2; });
   refused([](GroupNormCall& c) { c.out_stride = 324; });
@@ -173,6 +180,28 @@ TEST_CASE("what is no group norm of one launch is said so and refused") {
   refused([](GroupNormCall& c) { c.of.channels = 10240, c.of.groups = 1; });
   call.of.pixels = 1024;
   CHECK(group_norm_fits(call, ampere));
+}
+
+TEST_CASE("a group norm in one launch takes as many blocks as are on the device together, and no more than are worth it") {
+  struct Recorder : EmulatedTarget {
+    LaunchShape seen;
+    void launch(std::string_view, const LaunchShape& shape, std::span<void* const>) override { seen = shape; }
+  } t;
+  const GroupNormLimits hopper{227 << 10, {132, 66, 39, 30, 22, 17, 15, 15}};
+  auto cluster_of = [&](int64_t n, int64_t side, int64_t channels) {
+    GroupNormCall call{.of = {.n = n, .pixels = side * side, .channels = channels, .groups = 32}};
+    group_norm(t, call, hopper);
+    CHECK(t.seen.grid.x == t.seen.cluster);
+    CHECK((t.seen.cluster == 1 || t.seen.shared_bytes > hopper.shared_bytes / 2));  // one to a multiprocessor
+    CHECK(t.seen.shared_bytes <= hopper.shared_bytes);
+    return t.seen.cluster;
+  };
+  CHECK(cluster_of(2, 8, 1280) == 1);    // 5 KB a slab
+  CHECK(cluster_of(2, 16, 1280) == 2);   // 64 slabs
+  CHECK(cluster_of(2, 64, 640) == 3);    // 32
+  CHECK(cluster_of(2, 64, 320) == 6);    // 16
+  CHECK(cluster_of(1, 128, 320) == 8);   // 8
+  CHECK(cluster_of(16, 32, 1280) == 1);  // 512: those that one block holds need no other
 }
 
 }  // namespace

@@ -14,9 +14,9 @@ namespace sinter::cuda {
 namespace {
 
 constexpr int64_t kWide = device::kGroupNormWide, kVectorBytes = 16;
-constexpr int64_t kThreads = 640;              // whole pixels of 80, 160 and 320 bytes; .maxntid in CMakeLists.txt
-constexpr int64_t kMostCluster = 8;            // that every device with clusters can place
-constexpr int64_t kLeastBlockBytes = 8 << 10;  // of the map: less is not worth meeting others for
+constexpr int64_t kThreads = 640;           // 128 rows of 80 bytes; 960 took up to 30 % longer. .maxntid in CMakeLists.txt
+constexpr int64_t kEnoughBytes = 16 << 10;  // of a block's map: more blocks would only have to meet
+constexpr int64_t kMostVectors = 1 << 24;   // of a picture's slab; far more than fits, and sizes in bytes are int
 constexpr int64_t kWarp = 32, kMostParts = 4;
 
 int element_type(DType type) { return type == DType::f32 ? device::kF32 : type == DType::f16 ? device::kF16 : device::kBf16; }
@@ -35,48 +35,70 @@ int64_t groups_of_slab(const GroupStatsCall& c) {
 struct Plan {
   device::GroupNormArguments arguments;
   LaunchShape shape;
+  int64_t map_bytes() const { return arguments.parts_at(); }
 };
 
-std::optional<Plan> plan_of(const GroupNormCall& call, const GroupNormLimits& limits) {
+/// What does not depend on how many blocks share a group.
+std::optional<device::GroupNormArguments> arguments_of(const GroupNormCall& call) {
   const GroupStatsCall& c = call.of;
-  if (!(c.type == DType::bf16 || c.type == DType::f16) || c.n < 1 || c.pixels < 1 || c.groups < 1 || c.channels % c.groups)
-    return {};
+  if (c.type != DType::bf16 && c.type != DType::f16) return {};
+  if (c.n < 1 || c.pixels < 1 || c.groups < 1 || c.channels % c.groups) return {};
   const bool aligned =
       c.x % kVectorBytes == 0 && call.out % kVectorBytes == 0 && x_stride(call) % kWide == 0 && out_stride(call) % kWide == 0;
   const int64_t slab_groups = groups_of_slab(c);
-  if (!aligned || slab_groups == 0) return {};
-  Plan p;
-  device::GroupNormArguments& a = p.arguments;
+  if (!aligned || slab_groups == 0 || c.pixels * slab_groups * (c.channels / c.groups) / kWide > kMostVectors) return {};
+  device::GroupNormArguments a;
   a.x = c.x, a.out = call.out, a.gamma = c.gamma, a.beta = c.beta, a.addend = c.addend, a.addend_stride = c.addend_stride;
   a.addend_type = element_type(c.addend_type), a.x_stride = x_stride(call), a.out_stride = out_stride(call);
   a.pixels = int(c.pixels), a.group_width = int(c.channels / c.groups), a.epsilon = float(c.epsilon);
   a.slab_groups = int(slab_groups), a.vectors = int(slab_groups * a.group_width / kWide);
   a.piece_log = std::countr_zero(uint64_t(std::gcd(kWide, int64_t(a.group_width))));
-  const int64_t slabs = c.groups / slab_groups;
-  // As many blocks as there are multiprocessors, and more only where the map does not fit.
-  for (int64_t cluster = 1; cluster <= limits.cluster; cluster *= 2) {
-    a.chunk = int(divide_up(c.pixels, cluster));
-    a.lanes = int(std::clamp<int64_t>(kThreads / a.vectors, 1, a.chunk));
-    const int64_t threads = round_up(int64_t(a.lanes) * a.vectors, kWarp);
-    a.parts =
-        int(std::clamp<int64_t>(threads / kWarp / slab_groups, 1, std::min({kMostParts, kWarp / cluster, int64_t(a.lanes)})));
-    p.shape = {.grid = {uint32_t(cluster), uint32_t(slabs), uint32_t(c.n)},
-               .block = {uint32_t(threads)},
-               .shared_bytes = uint32_t(a.shared_bytes()),
-               .cluster = uint32_t(cluster)};
-    const bool fits = a.shared_bytes() <= limits.shared_bytes;
-    const bool enough =
-        2 * cluster * slabs * c.n > limits.multiprocessors || a.chunk * a.vectors * kVectorBytes <= kLeastBlockBytes;
-    if (fits && (enough || 2 * cluster > limits.cluster)) return p;
+  return a;
+}
+
+Plan plan_for(device::GroupNormArguments a, int64_t cluster, const GroupStatsCall& c, const GroupNormLimits& limits) {
+  a.chunk = int(divide_up(c.pixels, cluster));
+  const int64_t rounds = divide_up(a.chunk, kThreads / a.vectors);
+  a.lanes = int(divide_up(a.chunk, rounds));
+  const int64_t threads = round_up(int64_t(a.lanes) * a.vectors, kWarp);
+  const int64_t most_parts = std::min({kMostParts, kWarp / cluster, int64_t(a.lanes)});
+  a.parts = int(std::clamp<int64_t>(threads / kWarp / a.slab_groups, 1, most_parts));
+  // Blocks of a cluster are often put on one multiprocessor, where the device has room for it and others lie idle.
+  const int64_t shared = std::max<int64_t>(a.shared_bytes(), cluster > 1 ? limits.shared_bytes / 2 + 1 : 0);
+  const LaunchShape shape{.grid = {uint32_t(cluster), uint32_t(c.groups / a.slab_groups), uint32_t(c.n)},
+                          .block = {uint32_t(threads)},
+                          .shared_bytes = uint32_t(shared),
+                          .cluster = uint32_t(cluster)};
+  return {a, shape};
+}
+
+/// As many blocks as are on the device together, but none for less than is worth it.
+std::optional<Plan> plan_of(const GroupNormCall& call, const GroupNormLimits& limits) {
+  const auto arguments = arguments_of(call);
+  if (!arguments) return {};
+  std::optional<Plan> best;
+  for (int cluster = 1; cluster <= GroupNormLimits::kMostCluster; ++cluster) {
+    const Plan plan = plan_for(*arguments, cluster, call.of, limits);
+    const int64_t clusters = int64_t(plan.shape.grid.y) * plan.shape.grid.z;
+    const bool together = cluster == 1 || clusters <= limits.clusters[size_t(cluster - 1)];
+    if (!together || plan.shape.shared_bytes > limits.shared_bytes) continue;
+    best = plan;
+    if (plan.map_bytes() <= kEnoughBytes) break;
   }
-  return {};
+  return best;
 }
 
 }  // namespace
 
-GroupNormLimits GroupNormLimits::of(const DeviceInfo& device) {
-  const bool clusters = Kernels::waits_by_itself("group_norm", device);  // then the text is that for 9.0
-  return {device.multiprocessors, device.shared_bytes, clusters ? int(kMostCluster) : 1};
+GroupNormLimits GroupNormLimits::of(Kernels& kernels) {
+  const DeviceInfo& device = kernels.context().device();
+  GroupNormLimits limits{.shared_bytes = device.shared_bytes, .clusters = {device.multiprocessors}};
+  if (!Kernels::waits_by_itself("group_norm", device)) return limits;  // the text for devices without clusters
+  const Function& kernel = kernels.function("group_norm__bf16_silu");
+  for (uint32_t cluster = 2; cluster <= kMostCluster; ++cluster)
+    limits.clusters[cluster - 1] = kernel.clusters_at_once(
+        {.grid = {cluster}, .block = {uint32_t(kThreads)}, .shared_bytes = uint32_t(device.shared_bytes), .cluster = cluster});
+  return limits;
 }
 
 bool group_norm_fits(const GroupNormCall& call, const GroupNormLimits& limits) { return plan_of(call, limits).has_value(); }

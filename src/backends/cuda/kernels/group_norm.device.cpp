@@ -49,8 +49,8 @@ class GroupNorm {
   static constexpr int kStages = 4;  // in which a thread's pixels come, so that it sums some while it waits for others
   using Elements = Pack<T, kWide>;
 
-  /// The first round of a stage.
-  SINTER_DEVICE_INLINE int stage_begin(int stage) const { return rounds * stage / kStages; }
+  /// The first round of a stage; the first stage has one if any has.
+  SINTER_DEVICE_INLINE int stage_begin(int stage) const { return (rounds * stage + kStages - 1) / kStages; }
   SINTER_DEVICE_INLINE Words4& held(int round) const { return map[(lane + round * a.lanes) * a.vectors + vector]; }
   /// Of the thread's first element.
   SINTER_DEVICE_INLINE int64_t place(int64_t stride) const {
@@ -67,14 +67,16 @@ class GroupNorm {
     }
   }
 
-  /// Gamma, beta and what is added, for the slab's channels.
+  /// Gamma, beta and what is added, for the slab's channels: all are under way before the first is stored.
   SINTER_DEVICE_INLINE void fetch_parameters() {
     const int channels = a.channels();
     const int64_t row = block_z() * a.addend_stride + channel;
     for (int i = thread_x(); i < channels; i += threads_x()) {
-      factors[i] = a.gamma ? reinterpret_cast<const float*>(a.gamma)[channel + i] : 1.f;
-      factors[channels + i] = element_at(a.beta, kF32, channel + i);
-      factors[2 * channels + i] = element_at(a.addend, a.addend_type, row + i);
+      const float gamma = a.gamma ? reinterpret_cast<const float*>(a.gamma)[channel + i] : 1.f;
+      const float beta = element_at(a.beta, kF32, channel + i), addend = element_at(a.addend, a.addend_type, row + i);
+      factors[i] = gamma;
+      factors[channels + i] = beta;
+      factors[2 * channels + i] = addend;
     }
   }
 
@@ -96,7 +98,7 @@ class GroupNorm {
     copy_async_wait<kStages - 1 - kStage>();
     for (int r = stage_begin(kStage); r < stage_begin(kStage + 1); ++r) {
       const auto elements = __builtin_bit_cast(Elements, held(r));
-      if (r == 0) sums.begin_around(elements);
+      if (kStage == 0 && r == 0) sums.begin_around(elements);
       sums.add(elements);
     }
   }

@@ -1,4 +1,6 @@
 #pragma once
+#include <array>
+
 #include "backends/cuda/kernels/group_stats.h"
 
 namespace sinter::cuda {
@@ -15,11 +17,13 @@ struct GroupNormCall {
 
 /// What a device offers to one launch.
 struct GroupNormLimits {
-  int multiprocessors = 0;
-  int64_t shared_bytes = 0;  ///< of a block
-  int cluster = 1;           ///< most blocks that see each other's shared memory
+  static constexpr int kMostCluster = 8;  ///< that every device with clusters can place
 
-  static GroupNormLimits of(const DeviceInfo& device);
+  int64_t shared_bytes = 0;  ///< of a block
+  /// [c]: how many clusters of c + 1 blocks are on the device at once where no two blocks share a multiprocessor; 0: none.
+  std::array<int, kMostCluster> clusters = {};
+
+  static GroupNormLimits of(Kernels& kernels);
 };
 
 /// Whether the call can be one launch: 16-bit elements at multiples of 16 bytes, and a map that fits. Where not, group_stats and
