@@ -55,8 +55,8 @@ void bench(cuda::Engine& engine, int64_t batch, int64_t side, int64_t channels, 
     best = std::min(best, end.milliseconds_since(begin) * 1e-3 / (kReplays * kChain));
   }
   const double bytes = double(2 * batch * side * side * channels * byte_size(type));
-  fmt::print("{:>2} x {:>5} x {:>5} {:>5} {:>8.2f} us {:>6.1f} launches {:>7.0f} GB/s\n", batch, side * side, channels, name(type),
-             best * 1e6, double(plan.launches().size()) / kChain, bytes / best * 1e-9);
+  fmt::print("{:>2} x {:>5} x {:>5} {:>5} {:>8.2f} us {:>6.1f} launches {:>7.0f} GB/s\n", batch, side * side, channels,
+             name(type), best * 1e6, double(plan.launches().size()) / kChain, bytes / best * 1e-9);
   std::fflush(stdout);
 }
 
