@@ -57,6 +57,7 @@ std::optional<device::GroupNormArguments> arguments_of(const GroupNormCall& call
 }
 
 Plan plan_for(device::GroupNormArguments a, int64_t cluster, const GroupStatsCall& c, const GroupNormLimits& limits) {
+  SINTER_ASSERT(a.vectors > 0 && a.vectors <= kThreads);
   a.chunk = int(divide_up(c.pixels, cluster));
   const int64_t rounds = divide_up(a.chunk, kThreads / a.vectors);
   a.lanes = int(divide_up(a.chunk, rounds));
