@@ -91,20 +91,36 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
   return all;
 }
 
-void Kernels::load(std::string_view module) {
-  if (loaded_.find(module) != loaded_.end()) return;
+Module Kernels::make(std::string_view module) const {
   const std::string_view text = ptx(module, context_.device());
   // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
   // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
   const bool alone = text.find(".target sm_90a") != text.npos;
-  loaded_.emplace(module, alone ? Module::of_ptx(context_, std::string(text), module) : load_(context_, text, module));
+  return alone ? Module::of_ptx(context_, std::string(text), module) : load_(context_, text, module);
+}
+
+std::shared_future<Module> Kernels::started(std::string_view module, std::launch how) {
+  std::lock_guard lock(mutex_);
+  const auto [at, fresh] = modules_.try_emplace(std::string(module));
+  if (fresh) at->second = std::async(how, [this, name = at->first] { return make(name); }).share();
+  return at->second;
+}
+
+const Module& Kernels::loaded(std::string_view module) {
+  const std::shared_future<Module> one = started(module, std::launch::deferred);
+  try {
+    return one.get();
+  } catch (const Error&) {
+    std::lock_guard lock(mutex_);
+    modules_.erase(std::string(module));  // there may be memory for it later
+    throw;
+  }
 }
 
 const Function& Kernels::function(std::string_view kernel) {
   if (auto found = functions_.find(kernel); found != functions_.end()) return found->second;
   const std::string_view module = kernel.substr(0, kernel.find("__"));
-  load(module);
-  Function f = loaded_.find(module)->second.function(std::string(kernel));
+  Function f = loaded(module).function(std::string(kernel));
   const int64_t most = context_.device().shared_bytes;
   if (most > kSharedBytesWithoutAsking) f.allow_shared_bytes(most - f.shared_bytes());
   return functions_.emplace(kernel, f).first->second;

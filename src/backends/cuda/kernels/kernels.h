@@ -1,7 +1,9 @@
 #pragma once
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,10 +28,10 @@ class KernelTarget {
 };
 
 /// The fixed kernels of a device. Each module is compiled when it is first asked for, which must not happen during a capture:
-/// load() before one.
+/// load() before one. Where it is known earlier what will be asked for, begin() compiles it meanwhile.
 class Kernels {
  public:
-  /// Turns PTX into loaded machine code, or finds what an earlier run made of it.
+  /// Turns PTX into loaded machine code, or finds what an earlier run made of it; on any thread.
   using Load = std::function<Module(const Context& context, std::string_view ptx, std::string_view name)>;
   explicit Kernels(const Context& context, Load load = compile_and_load);
   Kernels(const Kernels&) = delete;
@@ -44,7 +46,9 @@ class Kernels {
   /// All PTX texts that are built in, by name and least architecture: "rows (sm_89)".
   static std::map<std::string, std::string_view> all_ptx();
 
-  void load(std::string_view module);
+  /// Starts compiling a module on a thread of its own. What fails there, whoever asks for the module is told. Thread-safe.
+  void begin(std::string_view module) { started(module, std::launch::async); }
+  void load(std::string_view module) { loaded(module); }
   /// A kernel is named MODULE__REST; not thread-safe. Code::NotFound.
   const Function& function(std::string_view kernel);
   const Context& context() const { return context_; }
@@ -52,9 +56,14 @@ class Kernels {
  private:
   static Module compile_and_load(const Context& context, std::string_view ptx, std::string_view name);
 
+  std::shared_future<Module> started(std::string_view module, std::launch how);
+  const Module& loaded(std::string_view module);
+  Module make(std::string_view module) const;
+
   const Context& context_;
   Load load_;
-  std::map<std::string, Module, std::less<>> loaded_;
+  std::mutex mutex_;
+  std::map<std::string, std::shared_future<Module>, std::less<>> modules_;
   std::map<std::string, Function, std::less<>> functions_;
 };
 
