@@ -62,9 +62,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),
       workspace_(context_, "the workspace of cuBLASLt and cuDNN"),
-      free_at_start_(context_.free_bytes()) {
-  kernels_.begin("elements");
-}
+      free_at_start_(context_.free_bytes()) {}
 
 int64_t Engine::shared_bytes() const {
   constexpr int64_t kCode = int64_t(36) << 20;  // 30 to 40 MB on an H200 with cuBLASLt 13.1 and cuDNN 9.19
@@ -91,14 +89,15 @@ void Engine::generate(Program& program) const {
 }
 
 std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
-  begin_modules(program);
   context_.make_current();
   auto code = std::make_unique<KernelCode>(context_, program);
+  begin_modules(program);
   program.code = {};
   return code;
 }
 
 void Engine::begin_modules(const Program& program) const {
+  vendor_.kernels()->begin("elements");
   for (const Step& step : program.steps) {
     if (std::holds_alternative<GroupStatsStep>(step)) vendor_.kernels()->begin("group_stats");
     const auto* linear = std::get_if<LinearStep>(&step);
