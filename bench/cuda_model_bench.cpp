@@ -2,7 +2,6 @@
 //   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|tf32|fp8] [--size N] [--json FILE]
 //     --attention-dtype fp8   self-attention that can multiplies in f8e4m3; both: without, then with, and how far apart they are
 //     --tune          time the vendors' candidates
-//     --tile-products products of ours where they win over cuBLASLt's
 //     --launched      launch by launch, as in the modes without capture
 //     --first-only    stop after the first step, and the first one at a second size
 //     --seconds N     of steps without a pause (5)
@@ -36,7 +35,7 @@ struct Options {
   DType dtype = DType::bf16;
   int64_t size = 0;
   double seconds = 5;
-  bool tune = false, tile_products = false, launched = false, first_only = false, launches = false, cold = false, whole = false;
+  bool tune = false, launched = false, first_only = false, launches = false, cold = false, whole = false;
   bool tf32 = false;
   bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
   bool fp8_attention = false, both_attentions = false;
@@ -244,8 +243,7 @@ CompileOptions compile_options(const cuda::Engine& engine, const Graph& step, co
 Tensor bench(const std::string& name, const Options& o) {
   CacheOptions cache_options = o.cold ? CacheOptions{.memory_only = true} : CacheOptions::from_environment();
   Cache cache(cache_options);
-  cuda::Engine engine(cache, 0, 0,
-                      {.tune = o.tune, .replay = !o.launched, .tile_products = o.tile_products, .allow_tf32 = o.tf32});
+  cuda::Engine engine(cache, 0, 0, {.tune = o.tune, .replay = !o.launched, .allow_tf32 = o.tf32});
   const double context = seconds_since_process_start();
   const int64_t free_before = engine.context().free_bytes();
   BenchModel model = make_bench_model(name, o.dtype, o.size, o.size);
@@ -351,10 +349,8 @@ void set_dtype(Options& o, const std::string& text) {
 
 Options parse(int argc, char** argv) {
   Options o;
-  std::map<std::string, bool*> flags{{"--tune", &o.tune},         {"--tile-products", &o.tile_products},
-                                     {"--launched", &o.launched}, {"--first-only", &o.first_only},
-                                     {"--launches", &o.launches}, {"--cold", &o.cold},
-                                     {"--whole", &o.whole}};
+  std::map<std::string, bool*> flags{{"--tune", &o.tune},         {"--launched", &o.launched}, {"--first-only", &o.first_only},
+                                     {"--launches", &o.launches}, {"--cold", &o.cold},         {"--whole", &o.whole}};
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
     auto value = [&] {

@@ -20,7 +20,7 @@ Tensor random_tensor(std::vector<int64_t> shape, uint32_t seed) {
 double worst_difference(const Graph& graph, const Graph& exact, const std::map<std::string, Tensor>& inputs,
                         const Bindings& sizes, const std::map<std::string, Tensor>& weights) {
   Cache cache({.memory_only = true});
-  Engine engine(cache, 0, 0, {.tile_products = true});
+  Engine engine(cache, 0, 0);
   CompileReport report;
   CompiledGraph compiled(engine, graph, {.label = "test"}, report);
   auto bound = engine.bind_weights(compiled);

@@ -242,7 +242,8 @@ class Module {
   /// Code::Unsupported for code of another kind of device, Code::Corrupt for what is no code. `name` is for messages.
   Module(const Context& context, std::string_view cubin, std::string_view name);
   /// PTX, compiled as a program of its own, which the driver keeps in its own cache: for what compile_ptx() cannot make, since
-  /// its linker ignores setmaxnreg. The Error holds no log.
+  /// its linker ignores setmaxnreg. Other threads' calls do not wait meanwhile. For drivers of CUDA 12.0 and newer; the Error
+  /// holds no log.
   static Module of_ptx(const Context& context, const std::string& ptx, std::string_view name);
   Module(Module&& other) noexcept { swap(other); }
   Module& operator=(Module&& other) noexcept;
@@ -255,6 +256,7 @@ class Module {
   void swap(Module& other) noexcept;
   void* context_ = nullptr;
   void* handle_ = nullptr;
+  void* library_ = nullptr;  // that it is part of: of_ptx()
   std::string name_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cuda/cached_module.h"
+#include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
@@ -13,7 +14,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-7";
+constexpr std::string_view kCompilerVersion = "cuda-8";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -56,7 +57,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       context_(ordinal),
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
-      vendor_(context_, &cache, {}, &kernels_, options.tile_products),
+      vendor_(context_, &cache, {}, &kernels_),
       kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return load_fixed(ptx, name); }),
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),
@@ -70,14 +71,9 @@ int64_t Engine::shared_bytes() const {
 
 void Engine::note_memory() { taken_ = std::max(taken_, free_at_start_ - context_.free_bytes()); }
 
-std::string Engine::target_text() const {
-  return fmt::format("cuda {} on {}{}", target_.text(), context_.device().capability(),
-                     options_.tile_products ? "" : ", products all cuBLASLt's");
-}
+std::string Engine::target_text() const { return fmt::format("cuda {} on {}", target_.text(), context_.device().capability()); }
 std::string_view Engine::compiler_version() const { return kCompilerVersion; }
-LowerOptions Engine::lowering() const {
-  return {.vendor = true, .gated = options_.tile_products && context_.device().capability() == 90};
-}
+LowerOptions Engine::lowering() const { return {.vendor = true, .gated = context_.device().capability() == 90}; }
 int64_t Engine::alignment() const { return kBufferAlignment; }
 
 void Engine::generate(Program& program) const {
@@ -95,8 +91,22 @@ void Engine::generate(Program& program) const {
 std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
   context_.make_current();
   auto code = std::make_unique<KernelCode>(context_, program);
+  begin_modules(program);
   program.code = {};
   return code;
+}
+
+void Engine::begin_modules(const Program& program) const {
+  vendor_.kernels()->begin("elements");
+  for (const Step& step : program.steps) {
+    if (std::holds_alternative<GroupStatsStep>(step))
+      for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
+    const auto* linear = std::get_if<LinearStep>(&step);
+    if (!linear) continue;
+    const VendorTail& tail = *linear->tail;
+    for (const std::string& module : tile_modules(linear->a_type, tail.gated, tail.adds, options_.tune, context_.device()))
+      vendor_.kernels()->begin(module);
+  }
 }
 
 /// The fixed kernels' machine code is kept like a program's.

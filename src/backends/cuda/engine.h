@@ -10,11 +10,8 @@ namespace sinter::cuda {
 
 /// How launches are chosen and submitted; none of it changes what is computed.
 struct EngineOptions {
-  bool tune = false;   ///< time the vendors' candidates, and keep the choices in the cache
-  bool replay = true;  ///< submit a plan's launches as one device graph from its second run on
-  /// On capability 9.0: products of ours where they win over cuBLASLt's; gates may be part of them. Not the default before
-  /// cuda_tile_product_test has run on such a device in this form.
-  bool tile_products = false;
+  bool tune = false;            ///< time the vendors' candidates, and keep the choices in the cache
+  bool replay = true;           ///< submit a plan's launches as one device graph from its second run on
   bool allow_tf32 = false;      ///< f32 products may round their factors to 10 fraction bits
   bool f16_accumulate = false;  ///< f16 products may be summed in f16
 };
@@ -113,6 +110,8 @@ class Engine final : public sinter::Engine {
 
  private:
   void give_back_memory(const Error& why);
+  /// Starts compiling the fixed kernels that will be needed.
+  void begin_modules(const Program& program) const;
   Module load_fixed(std::string_view ptx, std::string_view name);
 
   EngineOptions options_;

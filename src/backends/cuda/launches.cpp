@@ -87,9 +87,7 @@ LinearShape linear_shape(const LinearStep& step, const Bindings& bindings, const
   return shape;
 }
 
-bool gates_itself(Engine& engine, const LinearShape& shape) {
-  return engine.vendor().tile_products() && tile_product_should_win(shape, engine.context().device());
-}
+bool gates_itself(Engine& engine, const LinearShape& shape) { return tile_product_should_win(shape, engine.context().device()); }
 
 /// Both parts of a gated product, for a kernel that gates them afterwards; [batch, m, 2 n], dense.
 LinearShape before_gating(LinearShape shape) {

@@ -140,7 +140,10 @@ Module Module::of_ptx(const Context& context, const std::string& ptx, std::strin
   Module made;
   made.context_ = context.handle();
   made.name_ = name;
-  check(driver().module_load(&made.handle_, ptx.c_str()), "compiling {} for {}", name, context.device().name);
+  // A library is compiled before it belongs to a context. A module would be inside, and lock it: every copy waits then.
+  check(driver().library_load(&made.library_, ptx.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0), "compiling {} for {}", name,
+        context.device().name);
+  check(driver().library_module(&made.handle_, made.library_), "loading {} on {}", name, context.device().name);
   return made;
 }
 
@@ -150,17 +153,18 @@ Module& Module::operator=(Module&& other) noexcept {
 }
 
 Module::~Module() {
-  if (!handle_) return;
+  if (!handle_ && !library_) return;
   void* before = nullptr;
   driver().context_get_current(&before);
   driver().context_set_current(context_);
-  driver().module_unload(handle_);
+  library_ ? driver().library_unload(library_) : driver().module_unload(handle_);
   driver().context_set_current(before);
 }
 
 void Module::swap(Module& other) noexcept {
   std::swap(context_, other.context_);
   std::swap(handle_, other.handle_);
+  std::swap(library_, other.library_);
   std::swap(name_, other.name_);
 }
 

@@ -289,6 +289,15 @@ std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& devi
   return why_no_tile_product(tile_call(s, {}), device);
 }
 
+std::vector<std::string> tile_modules(DType type, bool gated, bool residual, bool timed, const DeviceInfo& device) {
+  const LinearShape shape{.m = 1, .n = 8, .k = 8, .a = type, .weights = type, .out = type, .gated = gated, .residual = residual};
+  if (!(gated || residual || timed) || !why_no_tile_product(shape, device).empty()) return {};
+  std::vector<std::string> modules;
+  for (int form = 0; form < int(tile_forms().size()); ++form)
+    if (tile_forms()[size_t(form)].gated == gated) modules.push_back(tile_module(form, type));
+  return modules;
+}
+
 bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device) {
   if (!why_no_tile_product(shape, device).empty()) return false;
   const LinearShape s = normalised(shape);
@@ -387,7 +396,7 @@ std::unique_ptr<BoundCall> LinearPlan::bind(const LinearBuffers& buffers, const 
   check_buffers(shape_, buffers);
   if (is_own()) {
     const int multiprocessors = vendor_.context().device().multiprocessors;
-    return std::make_unique<BoundTileProduct>(*vendor_.tile_products(),
+    return std::make_unique<BoundTileProduct>(*vendor_.kernels(),
                                               tile_product(tile_call(shape_, buffers), tile_form_, multiprocessors));
   }
   if (workspace.bytes < workspace_bytes_)
@@ -409,8 +418,7 @@ class LinearPlanner {
       : vendor_(vendor),
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
-        why_no_own_(vendor.tile_products() ? why_no_tile_product(shape, vendor.context().device())
-                                           : "tile products are not asked for"),
+        why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
         facts_(linear_facts(vendor)) {}
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
@@ -440,7 +448,7 @@ class LinearPlanner {
 
   std::shared_ptr<LinearPlan> make_own(int form) {
     const int multiprocessors = vendor_.context().device().multiprocessors;
-    vendor_.tile_products()->function(tile_product_without_maps(tile_call(shape_, {}), form, multiprocessors).kernel);
+    vendor_.kernels()->function(tile_product_without_maps(tile_call(shape_, {}), form, multiprocessors).kernel);
     std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
     plan->tile_form_ = form;
     return plan;
@@ -549,7 +557,7 @@ class LinearPlanner {
 
 Facts linear_facts(const Vendor& vendor) {
   Facts facts = vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0);
-  if (vendor.tile_products()) facts.emplace_back("tile products", kTileProducts);
+  if (vendor.kernels()) facts.emplace_back("tile products", kTileProducts);
   return facts;
 }
 

@@ -90,5 +90,17 @@ TEST_CASE("untimed, tile products are taken for GEGLU and residuals whose tiles 
   CHECK(!tile_product_should_win(gated(2048, 5120, 1280), ampere));
 }
 
+TEST_CASE("modules of tile products are wanted for products that may be made by them, and for no others") {
+  CHECK(tile_modules(DType::bf16, true, false, false, h200()) ==
+        std::vector<std::string>{"tile_product_160_bf16", "tile_product_128_bf16"});
+  CHECK(tile_modules(DType::f16, false, true, false, h200()).size() == 2);
+  CHECK(tile_modules(DType::bf16, false, false, true, h200()).size() == 2);
+  CHECK(tile_modules(DType::bf16, false, false, false, h200()).empty());
+  CHECK(tile_modules(DType::f32, false, true, true, h200()).empty());
+  DeviceInfo ampere = h200();
+  ampere.capability_major = 8;
+  CHECK(tile_modules(DType::bf16, true, false, false, ampere).empty());
+}
+
 }  // namespace
 }  // namespace sinter::cuda

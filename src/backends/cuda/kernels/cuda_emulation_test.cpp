@@ -456,6 +456,7 @@ void wait_products_for(int open) {
   Thread& t = block().thread();
   for (; int(t.product_groups.size()) > open; t.product_groups.pop_front())
     for (const PendingProduct& p : t.product_groups.front()) run_product(p);
+  block().meet_warp("wait_products");  // whoever frees a stage then does so for its whole warp
 }
 
 // Each thread gives its number to the next through shared memory; then each warp sums.

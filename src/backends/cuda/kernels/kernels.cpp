@@ -91,26 +91,30 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
   return all;
 }
 
-void Kernels::load(std::string_view name) { module(name); }
-
-const Module& Kernels::module(std::string_view name) {
-  Loaded* loaded = nullptr;
-  {
-    std::lock_guard lock(mutex_);
-    auto found = loaded_.find(name);
-    loaded = &(found == loaded_.end() ? loaded_.try_emplace(std::string(name)).first : found)->second;
-  }
-  // Several modules at a time: each takes a tenth of a second or more.
-  std::call_once(loaded->once, [&] { loaded->module = load_now(name); });
-  return loaded->module;
-}
-
-Module Kernels::load_now(std::string_view name) {
-  const std::string_view text = ptx(name, context_.device());
+Module Kernels::make(std::string_view module) const {
+  const std::string_view text = ptx(module, context_.device());
   // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
   // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
   const bool alone = text.find(".target sm_90a") != text.npos;
-  return alone ? Module::of_ptx(context_, std::string(text), name) : load_(context_, text, name);
+  return alone ? Module::of_ptx(context_, std::string(text), module) : load_(context_, text, module);
+}
+
+std::shared_future<Module> Kernels::started(std::string_view module, std::launch how) {
+  std::lock_guard lock(mutex_);
+  const auto [at, fresh] = modules_.try_emplace(std::string(module));
+  if (fresh) at->second = std::async(how, [this, name = at->first] { return make(name); }).share();
+  return at->second;
+}
+
+const Module& Kernels::loaded(std::string_view module) {
+  const std::shared_future<Module> one = started(module, std::launch::deferred);
+  try {
+    return one.get();
+  } catch (const Error&) {
+    std::lock_guard lock(mutex_);
+    modules_.erase(std::string(module));  // there may be memory for it later
+    throw;
+  }
 }
 
 const Function& Kernels::function(std::string_view kernel) {
@@ -118,7 +122,8 @@ const Function& Kernels::function(std::string_view kernel) {
     std::lock_guard lock(mutex_);
     if (auto found = functions_.find(kernel); found != functions_.end()) return found->second;
   }
-  Function f = module(kernel.substr(0, kernel.find("__"))).function(std::string(kernel));
+  const std::string_view module = kernel.substr(0, kernel.find("__"));
+  Function f = loaded(module).function(std::string(kernel));
   const int64_t most = context_.device().shared_bytes;
   if (most > kSharedBytesWithoutAsking) f.allow_shared_bytes(most - f.shared_bytes());
   std::lock_guard lock(mutex_);

@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,11 +27,11 @@ class KernelTarget {
   }
 };
 
-/// The fixed kernels of a device. Each module is compiled when it is first asked for, by any thread, which must not happen during
-/// a capture: load() before one.
+/// The fixed kernels of a device, for any thread. Each module is compiled when it is first asked for, which must not happen
+/// during a capture: load() before one. Where it is known earlier what will be asked for, begin() compiles it meanwhile.
 class Kernels {
  public:
-  /// Turns PTX into loaded machine code, or finds what an earlier run made of it.
+  /// Turns PTX into loaded machine code, or finds what an earlier run made of it; on any thread.
   using Load = std::function<Module(const Context& context, std::string_view ptx, std::string_view name)>;
   explicit Kernels(const Context& context, Load load = compile_and_load);
   Kernels(const Kernels&) = delete;
@@ -45,24 +46,24 @@ class Kernels {
   /// All PTX texts that are built in, by name and least architecture: "rows (sm_89)".
   static std::map<std::string, std::string_view> all_ptx();
 
-  void load(std::string_view module);
+  /// Starts compiling a module on a thread of its own. What fails there, whoever asks for the module is told.
+  void begin(std::string_view module) { started(module, std::launch::async); }
+  void load(std::string_view module) { loaded(module); }
   /// A kernel is named MODULE__REST. Code::NotFound.
   const Function& function(std::string_view kernel);
   const Context& context() const { return context_; }
 
  private:
-  struct Loaded {
-    std::once_flag once;
-    Module module;
-  };
   static Module compile_and_load(const Context& context, std::string_view ptx, std::string_view name);
-  const Module& module(std::string_view name);
-  Module load_now(std::string_view name);
+
+  std::shared_future<Module> started(std::string_view module, std::launch how);
+  const Module& loaded(std::string_view module);
+  Module make(std::string_view module) const;
 
   const Context& context_;
   Load load_;
   std::mutex mutex_;  // of both maps
-  std::map<std::string, Loaded, std::less<>> loaded_;
+  std::map<std::string, std::shared_future<Module>, std::less<>> modules_;
   std::map<std::string, Function, std::less<>> functions_;
 };
 

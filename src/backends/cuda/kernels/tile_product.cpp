@@ -64,6 +64,10 @@ std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& d
 
 std::span<const device::TileForm> tile_forms() { return kForms; }
 
+std::string tile_module(int form, DType type) {
+  return fmt::format("tile_product_{}_{}", kForms.at(size_t(form)).columns, name(type));
+}
+
 double tile_share(const TileProductCall& call, int form, int multiprocessors) {
   const int64_t columns = kForms[size_t(form)].out_columns(), at_once = multiprocessors / 2;
   const int64_t pairs = divide_up(call.m, 2 * kRows) * divide_up(call.n, columns);
@@ -88,7 +92,7 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
   SINTER_ASSERT(form.gated == c.gated);
   const int64_t pairs = divide_up(c.m, 2 * kRows) * divide_up(c.n, form.out_columns());
   TileProduct made;
-  made.kernel = fmt::format("tile_product_{}_{}__{}", form.columns, name(c.type), c.gated ? "gated" : "plain");
+  made.kernel = fmt::format("{}__{}", tile_module(number, c.type), c.gated ? "gated" : "plain");
   made.shape = {.grid = {uint32_t(2 * std::min<int64_t>(pairs, multiprocessors / 2))},
                 .block = {uint32_t(device::kTileThreads)},
                 .shared_bytes = uint32_t(form.shared_bytes())};
