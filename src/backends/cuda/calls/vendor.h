@@ -1,4 +1,5 @@
 #pragma once
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -82,7 +83,8 @@ class Vendor {
   /// For executing on a stream, which must live as long as this; used by one thread at a time, as streams are.
   void* cudnn_handle(const Stream& stream);
 
-  /// A cuDNN handle that no other thread plans with meanwhile.
+  /// A cuDNN handle that no other thread plans with meanwhile. There are kPlanningHandles at most, because each takes 8 MB of
+  /// the device and 3 ms; more threads wait, and would wait inside the library.
   class PlanningHandle {
    public:
     explicit PlanningHandle(Vendor& vendor);
@@ -100,6 +102,7 @@ class Vendor {
   Facts key_facts(std::string_view library, size_t version) const;
 
  private:
+  static constexpr int kPlanningHandles = 3;
   void* new_cudnn_handle();
 
   const Context& context_;
@@ -113,6 +116,8 @@ class Vendor {
   void* cublaslt_handle_ = nullptr;
   std::vector<std::pair<void*, void*>> stream_handles_;  // stream, handle
   std::vector<void*> idle_planning_handles_;
+  int planning_handles_ = 0;
+  std::condition_variable planning_handle_idle_;
 };
 
 /// Throws for a failed cuBLASLt or cuDNN call, with the library's own words.
