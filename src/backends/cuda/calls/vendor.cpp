@@ -75,6 +75,17 @@ Vendor::PlanningHandle::~PlanningHandle() {
   vendor_.planning_handle_idle_.notify_one();
 }
 
+void Vendor::note_promising(const std::string& family, const std::string& config) {
+  std::lock_guard lock(mutex_);
+  promising_[family].insert(config);
+}
+
+std::set<std::string> Vendor::promising(const std::string& family) {
+  std::lock_guard lock(mutex_);
+  auto found = promising_.find(family);
+  return found == promising_.end() ? std::set<std::string>{} : found->second;
+}
+
 Facts Vendor::key_facts(std::string_view library, size_t version) const {
   const DeviceInfo& device = context_.device();
   return {{"target", fmt::format("{} sm_{} {} SMs", device.name, device.capability(), device.multiprocessors)},
