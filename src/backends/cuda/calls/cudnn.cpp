@@ -458,6 +458,27 @@ std::vector<CudnnObject> cudnn_configs(const CudnnCalls& calls, const CudnnObjec
   return {};
 }
 
+std::string cudnn_config_text(const CudnnCalls& calls, const CudnnObject& config) {
+  CudnnObject engine(calls, kind::kEngine);
+  void* handle = engine.handle();
+  int64_t count = 0;
+  if (calls.get(config.handle(), attribute::kConfigEngine, type::kDescriptor, 1, &count, &handle)) return "";
+  std::string text = fmt::format("{}", engine.int64(attribute::kEngineIndex));
+  // Asked for none, the library counts none.
+  constexpr int64_t kMostKnobs = 64;
+  std::vector<CudnnObject> knobs;
+  std::vector<void*> handles;
+  for (int64_t i = 0; i < kMostKnobs; ++i) handles.push_back(knobs.emplace_back(calls, kind::kKnobChoice).handle());
+  if (calls.get(config.handle(), attribute::kConfigKnobs, type::kDescriptor, kMostKnobs, &count, handles.data())) return text;
+  knobs.resize(size_t(std::clamp<int64_t>(count, 0, kMostKnobs)));
+  for (const CudnnObject& knob : knobs) {
+    int kind = 0;
+    if (calls.get(knob.handle(), attribute::kKnobType, type::kKnobType, 1, &count, &kind)) return text;
+    text += fmt::format(" {}={}", kind, knob.int64(attribute::kKnobValue));
+  }
+  return text;
+}
+
 class BoundCudnn : public BoundCall {
  public:
   BoundCudnn(std::shared_ptr<const CudnnPlan> plan, std::vector<CudnnArgument> arguments, std::vector<float> numbers,
@@ -499,27 +520,6 @@ std::unique_ptr<BoundCall> CudnnPlan::bind(std::vector<CudnnArgument> arguments,
 }
 
 namespace {
-
-/// An engine and how its knobs are set, which say nothing of sizes.
-std::string config_text(const CudnnCalls& calls, const CudnnObject& config) {
-  CudnnObject engine(calls, kind::kEngine);
-  void* handle = engine.handle();
-  int64_t count = 0;
-  if (calls.get(config.handle(), attribute::kConfigEngine, type::kDescriptor, 1, &count, &handle)) return "";
-  std::string text = fmt::format("{}", engine.int64(attribute::kEngineIndex));
-  if (calls.get(config.handle(), attribute::kConfigKnobs, type::kDescriptor, 0, &count, nullptr)) return text;
-  std::vector<CudnnObject> knobs;
-  std::vector<void*> handles;
-  for (int64_t i = 0; i < count; ++i) handles.push_back(knobs.emplace_back(calls, kind::kKnobChoice).handle());
-  if (count > 0 && calls.get(config.handle(), attribute::kConfigKnobs, type::kDescriptor, count, &count, handles.data()))
-    return text;
-  for (const CudnnObject& knob : knobs) {
-    int kind = 0;
-    if (calls.get(knob.handle(), attribute::kKnobType, type::kKnobType, 1, &count, &kind)) return text;
-    text += fmt::format(" {}={}", kind, knob.int64(attribute::kKnobValue));
-  }
-  return text;
-}
 
 /// How far behind the best a configuration may be to be tried at other sizes too.
 constexpr double kPromising = 1.1;
@@ -571,7 +571,7 @@ class CudnnPlanner {
   /// of the time, and they hardly ever win.
   void leave_promising(std::vector<CudnnObject>& configs) const {
     const std::set<std::string> promising = vendor_.promising(family());
-    auto is_promising = [&](const CudnnObject& config) { return promising.contains(config_text(calls_, config)); };
+    auto is_promising = [&](const CudnnObject& config) { return promising.contains(cudnn_config_text(calls_, config)); };
     if (std::any_of(configs.begin(), configs.end(), is_promising))
       std::erase_if(configs, [&](const CudnnObject& config) { return !is_promising(config); });
   }
@@ -595,7 +595,7 @@ class CudnnPlanner {
     if (count > 1) leave_promising(configs);
     for (auto& config : configs) {
       CudnnExecutable plan{CudnnObject(calls_, kind::kPlan)};
-      plan.config = config_text(calls_, config);
+      plan.config = cudnn_config_text(calls_, config);
       plan.object.set_object(attribute::kPlanConfig, config);
       plan.object.set_number(attribute::kPlanHandle, type::kHandle, &handle_);
       if (std::string problem = plan.object.try_finalize(); !problem.empty()) {

@@ -137,6 +137,9 @@ struct CudnnNumerics {
 std::vector<CudnnObject> cudnn_configs(const CudnnCalls& calls, const CudnnObject& graph, const CudnnNumerics& numerics,
                                        const DescribedDevice* device, std::string& why_none);
 
+/// A proposal's engine and how its knobs are set, which say nothing of sizes.
+std::string cudnn_config_text(const CudnnCalls& calls, const CudnnObject& config);
+
 /// What runs; execute it with a pack of pointers.
 struct CudnnExecutable {
   CudnnObject object;
