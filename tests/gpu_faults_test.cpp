@@ -80,7 +80,7 @@ TEST_CASE("a picture whose decode finds too little memory is decoded in tiles, a
   };
   REQUIRE(with({}, "{seed}_whole.png").exit_code == 0);
   bool tiled = false;
-  for (int allocation = 20; !tiled && allocation < 60; ++allocation) {
+  for (int allocation = 5; !tiled && allocation < 60; ++allocation) {
     CliResult result =
         with({{"FAKE_CUDA_MEMORY", "1000000000"}, {"FAKE_CUDA_OTHERS", fmt::format("750000000@{}", allocation)}}, "tiled.png");
     const size_t at = result.err.find("the picture is decoded in tiles of ");

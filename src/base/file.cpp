@@ -10,6 +10,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <shared_mutex>
 #include <utility>
 
 #include "base/error.h"
@@ -74,6 +77,16 @@ void sync_folder(const fs::path& folder) {
   if (descriptor.number >= 0) (void)::fsync(descriptor.number);
 }
 
+/// All mapped files, by where they begin.
+struct Mappings {
+  std::shared_mutex mutex;
+  std::map<const std::byte*, const MappedFile*> by_begin;
+};
+Mappings& mappings() {
+  static auto* all = new Mappings;  // never destroyed: a file may be closed by another static object
+  return *all;
+}
+
 fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 }  // namespace
@@ -91,11 +104,43 @@ std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
   if (data == MAP_FAILED) fail_to("map", path, errno);
   file->data_ = static_cast<const std::byte*>(data);
   file->size_ = size_t(facts.st_size);
+  file->descriptor_ = std::exchange(descriptor.number, -1);
+  Mappings& all = mappings();
+  std::unique_lock lock(all.mutex);
+  all.by_begin.emplace(file->data_, file.get());
   return file;
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (!data_) return;
+  {
+    Mappings& all = mappings();
+    std::unique_lock lock(all.mutex);
+    all.by_begin.erase(data_);
+  }
+  ::munmap(const_cast<std::byte*>(data_), size_);
+  ::close(descriptor_);
+}
+
+const MappedFile* MappedFile::containing(const std::byte* address) {
+  Mappings& all = mappings();
+  std::shared_lock lock(all.mutex);
+  auto after = all.by_begin.upper_bound(address);
+  if (after == all.by_begin.begin()) return nullptr;
+  const MappedFile* file = std::prev(after)->second;
+  return address < file->data_ + file->size_ ? file : nullptr;
+}
+
+void MappedFile::read(size_t offset, void* to, size_t bytes) const {
+  SINTER_ASSERT(offset <= size_ && bytes <= size_ - offset);
+  auto* at = static_cast<std::byte*>(to);
+  while (bytes > 0) {
+    ssize_t count = ::pread(descriptor_, at, bytes, off_t(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_to("read", path(), errno);
+    if (count == 0) fail(Code::Io, "{}: the file has become shorter since it was opened; copy or download it again", path());
+    at += count, offset += size_t(count), bytes -= size_t(count);
+  }
 }
 
 void MappedFile::drop(size_t offset, size_t bytes) const {

@@ -66,6 +66,39 @@ TEST_CASE("a mapping outlives the file's name") {
   CHECK(read_file(folder / "a") == "other");
 }
 
+TEST_CASE("bytes of a mapped file are read without mapping a page, and their address finds the file while it is open") {
+  TemporaryFolder folder;
+  std::string content(1'000'003, '\0');
+  for (size_t i = 0; i < content.size(); ++i) content[i] = char(i * 7 + i / 4096);
+  write_atomically(folder / "a", content);
+  write_atomically(folder / "b", "other");
+  auto file = MappedFile::open(folder / "a"), other = MappedFile::open(folder / "b");
+  std::string read(900'000, '\0');
+  file->read(100'001, read.data(), read.size());
+  CHECK(read == content.substr(100'001, read.size()));
+  CHECK(resident_pages(*file) == 0);
+
+  const std::byte* begin = file->bytes().data();
+  CHECK(MappedFile::containing(begin) == file.get());
+  CHECK(MappedFile::containing(begin + content.size() - 1) == file.get());
+  CHECK(MappedFile::containing(begin + content.size()) != file.get());
+  CHECK(MappedFile::containing(begin - 1) != file.get());
+  CHECK(MappedFile::containing(other->bytes().data() + 1) == other.get());
+  CHECK(MappedFile::containing(reinterpret_cast<const std::byte*>(content.data())) == nullptr);
+  file.reset();
+  CHECK(MappedFile::containing(begin) == nullptr);
+}
+
+TEST_CASE("reading where a file was cut off is an error, not a signal") {
+  TemporaryFolder folder;
+  write_atomically(folder / "a", std::string(100'000, 'x'));
+  auto file = MappedFile::open(folder / "a");
+  fs::resize_file(folder / "a", 50'000);
+  std::string read(60'000, '\0');
+  CHECK(refusal([&] { file->read(0, read.data(), read.size()); }) ==
+        file->path() + ": the file has become shorter since it was opened; copy or download it again");
+}
+
 TEST_CASE("dropping a range frees it and what was mapped along with it, and it reads the same again") {
   TemporaryFolder folder;
   constexpr size_t kMegabyte = size_t(1) << 20;

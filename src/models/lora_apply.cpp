@@ -2,13 +2,14 @@
 #include <cmath>
 #include <limits>
 
+#include "base/file.h"
 #include "models/lora.h"
 #include "models/low_rank.h"
 
 namespace sinter {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 32;  // of one thread
+constexpr int64_t kRowsAtOnce = 16;  // of one thread
 
 Tensor as_f32(const Tensor& t) { return t.to(DType::f32); }
 
@@ -207,12 +208,24 @@ Tensor LoraStack::apply_by_rows(const std::vector<Applied>& patches, const Tenso
   }
   const int64_t rows = original.dim(0), columns = original.count() / rows;
   Tensor result(as, original.shape());
-  std::vector<std::vector<float>> of_worker(size_t(pool.threads()));
+  struct Buffers {
+    std::vector<std::byte> read;
+    std::vector<float> values;
+  };
+  std::vector<Buffers> of_worker(size_t(pool.threads()));
+  const MappedFile* file = MappedFile::containing(original.data());
+  const int64_t row_bytes = columns * byte_size(original.dtype());
   pool.parallel_for(rows, kRowsAtOnce, [&](int64_t begin, int64_t end, int worker) {
-    std::vector<float>& values = of_worker[size_t(worker)];
+    auto& [read, values] = of_worker[size_t(worker)];
     values.resize(size_t(kRowsAtOnce * columns));
     const int64_t count = (end - begin) * columns;
-    convert(original.data() + begin * columns * byte_size(original.dtype()), original.dtype(), values.data(), DType::f32, count);
+    const std::byte* from = original.data() + begin * row_bytes;
+    if (file) {
+      read.resize(size_t(kRowsAtOnce * row_bytes));
+      file->read(size_t(from - file->bytes().data()), read.data(), size_t((end - begin) * row_bytes));
+      from = read.data();
+    }
+    convert(from, original.dtype(), values.data(), DType::f32, count);
     for (const Product& p : products) {
       const int64_t first = std::max(begin, p.begin), last = std::min(end, p.end);
       if (first >= last) continue;
@@ -257,7 +270,7 @@ int64_t LoraStack::working_bytes(Component component, const std::string& weight,
     const LoraPatch& patch = *applied.patch;
     int64_t row = patch.place.columns() * byte_size(DType::f32);
     int64_t rows = patch.place.shape.empty() ? 1 : patch.place.shape[0];
-    result = rows * patch.place.columns() * byte_size(as) + (by_rows ? threads * kRowsAtOnce * row : 0);
+    result = rows * patch.place.columns() * byte_size(as) + (by_rows ? 2 * threads * kRowsAtOnce * row : 0);
     if (!by_rows && as != DType::f32) result += rows * row;
     int64_t part = patch.place.rows * row, working = 0;
     for (const Tensor* factor : factors(patch)) working += factor->bytes() + factor->count() * byte_size(DType::f32);

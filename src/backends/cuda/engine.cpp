@@ -7,6 +7,7 @@
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
+#include "backends/cuda/upload.h"
 #include "backends/cuda/weights.h"
 #include "compiler/kernel/code_generator.h"
 
@@ -63,6 +64,13 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       arena_(context_, "the buffers of a run"),
       workspace_(context_, "the workspace of cuBLASLt and cuDNN"),
       free_at_start_(context_.free_bytes()) {}
+
+Engine::~Engine() = default;
+
+UploadRing& Engine::upload_ring() {
+  if (!upload_ring_) upload_ring_ = std::make_unique<UploadRing>(*this);
+  return *upload_ring_;
+}
 
 int64_t Engine::shared_bytes() const {
   constexpr int64_t kCode = int64_t(36) << 20;  // 30 to 40 MB on an H200 with cuBLASLt 13.1 and cuDNN 9.19

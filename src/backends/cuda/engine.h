@@ -52,11 +52,14 @@ class MemoryHolder {
   virtual void give_back_memory() = 0;
 };
 
+class UploadRing;
+
 /// An NVIDIA GPU. Everything is queued on one stream; vendor calls share one workspace.
 class Engine final : public sinter::Engine {
  public:
   /// `ordinal` as CUDA counts devices. The cache outlives the engine.
   Engine(Cache& cache, int threads, int ordinal, EngineOptions options = {});
+  ~Engine() override;
 
   const EngineOptions& options() const { return options_; }
   const Context& context() const { return context_; }
@@ -66,6 +69,7 @@ class Engine final : public sinter::Engine {
   KernelTarget& kernel_target() { return kernel_stream_; }
   GrowingMemory& arena() { return arena_; }
   GrowingMemory& workspace() { return workspace_; }
+  UploadRing& upload_ring();
   DevicePtr group_stats_counters();  ///< for all calls, which follow each other on the stream
   /// f32, for all attention of f8e4m3: 1, then what probabilities are stored times, then its inverse, then two that are written.
   DevicePtr fp8_attention_numbers();
@@ -123,6 +127,7 @@ class Engine final : public sinter::Engine {
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
   std::set<MemoryHolder*> holders_;
+  std::unique_ptr<UploadRing> upload_ring_;
   DeviceMemory counters_, fp8_attention_numbers_;
   int64_t free_at_start_ = 0, taken_ = 0;
 };

@@ -1,5 +1,8 @@
 #include "backends/cuda/launches.h"
 
+#include <optional>
+#include <utility>
+
 #include "backends/cuda/attention_by_products.h"
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
@@ -114,22 +117,21 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
 /// In two walks: cuDNN takes tens of milliseconds for a plan, and as many are made at once as there are threads.
 void LaunchBuilder::add(const Unit& root, DevicePtr base, const std::vector<DevicePtr>& inputs,
                         const std::vector<DevicePtr>& outputs) {
-  if (!engine_.options().tune) {
-    collecting_ = true;
-    add(root, "", base, inputs, outputs);
-    collecting_ = false;
-    plan_ahead();
-  }
+  collecting_ = true;
+  add(root, "", base, inputs, outputs);
+  collecting_ = false;
+  plan_ahead();
   depth_ = blocks_ = 0;
   add(root, "", base, inputs, outputs);
 }
 
 void LaunchBuilder::plan_ahead() {
-  std::vector<Ahead*> missing;
-  for (auto& [key, ahead] : ahead_) missing.push_back(&ahead);
+  std::vector<VendorCall*> missing;
+  for (auto& [key, call] : vendor_calls_)
+    if (call.ahead) missing.push_back(&call);
   engine_.pool().parallel_for(int64_t(missing.size()), 1, [&](int64_t begin, int64_t end, int) {
     engine_.context().make_current();
-    for (int64_t i = begin; i < end; ++i) missing[size_t(i)]->planned = missing[size_t(i)]->make();
+    for (int64_t i = begin; i < end; ++i) missing[size_t(i)]->ahead(*missing[size_t(i)]);
   });
 }
 
@@ -182,24 +184,23 @@ Workspace LaunchBuilder::tuning_workspace() {
 
 template <class Shape, class Buffers, class Plan>
 std::string LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
-                                           Planner<Shape, Buffers, Plan> planner, bool tune) {
-  constexpr bool kSlow = !std::is_same_v<Plan, LinearPlan>;
-  Planned<Plan> plan;
-  if (kSlow && !engine_.options().tune) {
-    auto [at, fresh] = ahead_.try_emplace(fmt::format("{} {}", kind, shape.text()));
-    Ahead& ahead = at->second;
-    if (fresh) ahead.make = [this, shape, planner] { return std::any(planner(engine_.vendor(), shape, nullptr)); };
-    if (collecting_) return {};
-    if (!ahead.planned.has_value()) ahead.planned = ahead.make();
-    plan = std::any_cast<Planned<Plan>>(ahead.planned);
-  } else if (collecting_) {
+                                           Planner<Shape, Buffers, Plan> planner, Preparer<Shape> preparer, bool tune) {
+  auto [at, fresh] = vendor_calls_.try_emplace(fmt::format("{}{} {}", tune ? "" : "untimed ", kind, shape.text()));
+  VendorCall& known = at->second;
+  if (collecting_) {
+    if (!fresh) return {};
+    if (!tune)
+      known.ahead = [this, shape, planner](VendorCall& call) { call.planned = planner(engine_.vendor(), shape, nullptr); };
+    else if (preparer)
+      known.ahead = [this, shape, preparer](VendorCall& call) { call.candidates = preparer(engine_.vendor(), shape); };
     return {};
-  } else if (tune) {
-    TuneOn<Buffers> on{engine_.stream(), buffers, tuning_workspace()};
-    plan = planner(engine_.vendor(), shape, &on);
-  } else {
-    plan = planner(engine_.vendor(), shape, nullptr);
   }
+  if (!known.planned.has_value()) {
+    std::optional<TuneOn<Buffers>> on;
+    if (tune) on.emplace(engine_.stream(), buffers, tuning_workspace(), std::exchange(known.candidates, nullptr));
+    known.planned = planner(engine_.vendor(), shape, on ? &*on : nullptr);
+  }
+  auto plan = std::any_cast<Planned<Plan>>(known.planned);
   if (!plan) return plan.why_none;
   call(kind, shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
     return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
@@ -290,7 +291,8 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
 
 void LaunchBuilder::add_linear(const LinearShape& shape, const LinearBuffers& buffers) {
   const bool gelu = shape.epilogue == LinearEpilogue::BiasGelu, vendor_can = !gelu || buffers.bias;
-  std::string why = vendor_can ? add_vendor_call("linear", shape, buffers, plan_linear, engine_.options().tune) : "no bias";
+  std::string why =
+      vendor_can ? add_vendor_call("linear", shape, buffers, plan_linear, nullptr, engine_.options().tune) : "no bias";
   if (why.empty()) return;
   if (shape.gated) fail(Code::Internal, "the gated product {} was planned as one launch: {}", shape.text(), why);
   MatmulCall own;
@@ -317,8 +319,9 @@ void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, L
   buffers.weights_scale =
       weights_.row_scales(in.unit, in.prefix, step.weight) + DevicePtr(step.weight_row * int64_t(sizeof(float)));
   auto add = [&](const LinearBuffers& at) {
-    std::string why = tail.gelu && tail.bias < 0 ? "GELU comes with a bias only"
-                                                 : add_vendor_call("linear", shape, at, plan_linear, engine_.options().tune);
+    std::string why = tail.gelu && tail.bias < 0
+                          ? "GELU comes with a bias only"
+                          : add_vendor_call("linear", shape, at, plan_linear, nullptr, engine_.options().tune);
     if (!why.empty()) fail(Code::Unsupported, "no f8e4m3 product {}: {}; --dtype bf16 works without", shape.text(), why);
   };
   if (shape.batch == 1) return add(buffers);
@@ -374,7 +377,7 @@ void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {
   shape.lower_alignment({buffers.a, buffers.weights, buffers.out});
   if (step.a_type != step.b_type)
     fail(Code::Unsupported, "a product of {} by {} has no form on the GPU", name(step.a_type), name(step.b_type));
-  if (add_vendor_call("linear", shape, buffers, plan_linear, false).empty()) return;
+  if (add_vendor_call("linear", shape, buffers, plan_linear, nullptr, false).empty()) return;
   MatmulCall own;
   own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
   own.a = buffers.a, own.w = buffers.weights;
@@ -402,7 +405,7 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
     for (ConvAxis& axis : shape.axes) axis.kernel = 4, axis.stride = 2;
   }
   bool vendor_can = tail.out_type == step.in_type;
-  if (vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, engine_.options().tune).empty()) return;
+  if (vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, prepare_conv, engine_.options().tune).empty()) return;
   ConvCall own;
   own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
   own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
@@ -462,7 +465,9 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   const bool keeps = keeps_scores(step, in.bindings);
   const bool tf32 = step.in == DType::f32 && engine_.options().allow_tf32;
   bool vendor_can = step.in == step.out_type && bias_key_stride == 1 && (!keeps || tf32);
-  if (vendor_can && add_vendor_call("attention", shape, buffers, plan_attention, engine_.options().tune).empty()) return;
+  if (vendor_can &&
+      add_vendor_call("attention", shape, buffers, plan_attention, prepare_attention, engine_.options().tune).empty())
+    return;
   AttentionCall own;
   own.b = shape.b, own.heads = shape.heads, own.queries = shape.queries, own.keys = shape.keys, own.d = shape.d;
   own.scale = buffers.scale, own.causal = shape.causal, own.type = shape.type;
@@ -497,7 +502,8 @@ void LaunchBuilder::add_fp8_attention(const Instance& in, const AttentionStep& s
   buffers.scale_s = number(1), buffers.descale_s = number(2);
   buffers.largest_s = number(3), buffers.largest_out = number(4);
   buffers.scale = float(step.scale);
-  std::string why = add_vendor_call("attention", shape, buffers, plan_fp8_attention, engine_.options().tune);
+  std::string why =
+      add_vendor_call("attention", shape, buffers, plan_fp8_attention, prepare_fp8_attention, engine_.options().tune);
   if (!why.empty())
     fail(Code::Unsupported, "no f8e4m3 attention {}: {}; --attention-dtype auto works without", shape.text(), why);
 }

@@ -38,6 +38,8 @@ class LaunchBuilder {
   struct Instance;
   template <class Shape, class Buffers, class Plan>
   using Planner = Planned<Plan> (*)(Vendor&, const Shape&, const TuneOn<Buffers>*);
+  template <class Shape>
+  using Preparer = std::type_identity_t<Prepared (*)(Vendor&, const Shape&)>;
   using Bind = std::function<std::function<void()>(const Workspace&)>;
 
   /// The same of a unit, with its weights named by `prefix`.
@@ -56,10 +58,11 @@ class LaunchBuilder {
   void add_step(const Instance& in, const QuantiseStep& step);
   void add_step(const Instance& in, const CallStep& step);
 
-  /// Adds a vendor's call, its candidates timed if `tune`. Gives nothing, or why the vendor has no such call.
+  /// Adds a vendor's call, its candidates timed if `tune`, which are prepared ahead where `preparer` is not null. Gives nothing,
+  /// or why the vendor has no such call.
   template <class Shape, class Buffers, class Plan>
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
-                              bool tune);
+                              Preparer<Shape> preparer, bool tune);
   void add_places(const ConvCall& whole, std::string detail);
   /// A product in the library's form or one of ours.
   void add_linear(const LinearShape& shape, const LinearBuffers& buffers);
@@ -84,14 +87,15 @@ class LaunchBuilder {
   std::map<std::pair<const Unit*, int32_t>, DeviceMemory> constants_;
   std::optional<GroupNormLimits> group_norm_limits_;
   int depth_ = 0, blocks_ = 0;  // of calls; of those by the graph itself, so far
-  /// A vendor's plan that is made ahead, on any thread.
-  struct Ahead {
-    std::function<std::any()> make;
+  /// A vendor's plan for all calls of one shape. A first walk collects what can be made ahead, on any thread.
+  struct VendorCall {
+    std::function<void(VendorCall&)> ahead;
+    Prepared candidates;
     std::any planned;
   };
   void plan_ahead();
-  bool collecting_ = false;  // while a first walk looks for these
-  std::map<std::string, Ahead> ahead_;
+  bool collecting_ = false;
+  std::map<std::string, VendorCall> vendor_calls_;
 };
 
 }  // namespace sinter::cuda

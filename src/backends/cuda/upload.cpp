@@ -5,15 +5,22 @@
 
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/schedules.h"
+#include "base/file.h"
 #include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
 
-// Slots that stay in the last cache while they are filled and sent: 32 MB took a fifth longer.
-constexpr int64_t kSlotBytes = int64_t(8) << 20;
-constexpr size_t kSlots = 4;
-constexpr int64_t kPiece = int64_t(256) << 10;  // of one thread
+constexpr int64_t kPiece = int64_t(128) << 10;  // of one thread
+/// What is smaller is converted here: a kernel between two copies costs the bus more.
+constexpr int64_t kConvertedHere = int64_t(64) << 10;
+
+void copy_piece(const MappedFile* file, std::byte* to, const std::byte* from, int64_t bytes) {
+  if (file)
+    file->read(size_t(from - file->bytes().data()), to, size_t(bytes));
+  else
+    std::memcpy(to, from, size_t(bytes));
+}
 
 bool converts_on_device(DType type) {
   return type == DType::f32 || type == DType::f16 || type == DType::bf16 || type == DType::f8e4m3 || type == DType::f8e5m2;
@@ -22,16 +29,41 @@ bool converts_on_device(DType type) {
 }  // namespace
 
 void copy_bytes(ThreadPool& pool, std::byte* to, const std::byte* from, int64_t bytes) {
+  const MappedFile* file = MappedFile::containing(from);
   auto copy = [&](int64_t begin, int64_t end, int) {
     for (int64_t at = begin * kPiece; at < std::min(end * kPiece, bytes); at += kPiece)
-      std::memcpy(to + at, from + at, size_t(std::min(kPiece, bytes - at)));
+      copy_piece(file, to + at, from + at, std::min(kPiece, bytes - at));
   };
   pool.parallel_for(divide_up(bytes, kPiece), 1, copy);
 }
 
-Uploader::Uploader(Engine& engine) : engine_(engine) {
+UploadRing::UploadRing(Engine& engine) {
+  const int64_t page = int64_t(2) << 20, bytes = kSlots * kSlotBytes;
+  memory_ = Tensor(DType::u8, {bytes});
+  engine.pool().parallel_for(bytes / page, 1, [&](int64_t begin, int64_t end, int) {
+    std::memset(memory_.data() + begin * page, 0, size_t((end - begin) * page));
+  });
+  lock_ = HostRegistration(engine.context(), memory_.data(), bytes);
+  for (int i = 0; i < kSlots; ++i) sent_.push_back(std::make_unique<Event>(engine.context()));
+}
+
+std::byte* UploadRing::next() {
+  current_ = (current_ + 1) % kSlots;
+  sent_[size_t(current_)]->synchronize();
+  return memory_.data() + current_ * kSlotBytes;
+}
+
+void UploadRing::sent(const Stream& stream) { sent_[size_t(current_)]->record(stream); }
+
+Uploader::Uploader(Engine& engine, bool overlapped) : engine_(engine), stagings_(overlapped ? 2 : 1) {
   engine.context().make_current();
   engine.kernels().load("elements");
+  if (overlapped) copy_stream_ = std::make_unique<Stream>(engine.context());
+  for (Staging& staging : stagings_) staging.free = std::make_unique<Event>(engine.context());
+  arrived_ = std::make_unique<Event>(engine.context());
+  if (!overlapped) return;
+  arrived_->record(engine.stream());  // what still runs may read what is about to be overwritten
+  copy_stream_->wait(*arrived_);
 }
 
 Uploader::~Uploader() {
@@ -41,98 +73,141 @@ Uploader::~Uploader() {
   }
 }
 
-/// The slot in hand; when that is full, the next one, once what it holds has been sent.
-Uploader::Slot& Uploader::slot_with_room() {
-  constexpr int64_t kLeast = 4096;
-  if (!ring_.empty() && ring_[current_].used + kLeast <= kSlotBytes) return ring_[current_];
-  if (!ring_.empty()) {
-    ring_[current_].sent->record(engine_.stream());
-    current_ = (current_ + 1) % kSlots;
+void Uploader::copy(const Tensor& tensor, DevicePtr to) {
+  given_ = true;
+  const std::byte* from = tensor.data();
+  for (int64_t left = tensor.bytes(); left > 0;) {
+    if (copies_.empty() || copies_.back().to + DevicePtr(copies_.back().bytes) != to) used_ = round_up(used_, kBufferAlignment);
+    if (used_ == UploadRing::kSlotBytes) send();
+    const int64_t part = std::min(UploadRing::kSlotBytes - used_, left);
+    gather(from, part, to);
+    from += part, to += DevicePtr(part), left -= part;
   }
-  if (current_ == ring_.size())
-    ring_.push_back({PinnedMemory(engine_.context(), kSlotBytes), std::make_unique<Event>(engine_.context())});
+  held_.push_back(tensor);
+}
+
+/// Adds what fits into the slot in hand. What follows the last part on the device too becomes one copy with it.
+void Uploader::gather(const std::byte* from, int64_t bytes, DevicePtr to) {
+  if (!copies_.empty() && copies_.back().to + DevicePtr(copies_.back().bytes) == to)
+    copies_.back().bytes += bytes;
   else
-    ring_[current_].sent->synchronize();
-  ring_[current_].used = 0;
-  return ring_[current_];
+    copies_.push_back({to, used_, bytes});
+  const MappedFile* file = MappedFile::containing(from);
+  for (int64_t at = 0; at < bytes; at += kPiece) pieces_.push_back({from + at, std::min(kPiece, bytes - at), used_ + at, file});
+  used_ += bytes;
 }
 
-void Uploader::copy(const std::byte* from, int64_t bytes, DevicePtr to) {
-  while (bytes > 0) {
-    Slot& slot = slot_with_room();
-    const int64_t part = std::min(kSlotBytes - slot.used, bytes);
-    copy_bytes(engine_.pool(), slot.memory.data() + slot.used, from, part);
-    copy_to_device(to, slot.memory.data() + slot.used, part, engine_.stream());
-    slot.used = round_up(slot.used + part, kBufferAlignment);
-    from += part, to += DevicePtr(part), bytes -= part;
-  }
+void Uploader::send() {
+  if (copies_.empty()) return;
+  UploadRing& ring = engine_.upload_ring();
+  std::byte* slot = ring.next();
+  engine_.pool().parallel_for(int64_t(pieces_.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Piece& piece = pieces_[size_t(i)];
+      copy_piece(piece.file, slot + piece.at, piece.from, piece.bytes);
+    }
+  });
+  for (const Copy& copy : copies_) copy_to_device(copy.to, slot + copy.at, copy.bytes, copies());
+  ring.sent(copies());
+  used_ = 0;
+  pieces_.clear(), copies_.clear(), held_.clear();
 }
 
-DevicePtr Uploader::staging(int64_t bytes) {
-  if (staging_.bytes() < bytes) {
-    engine_.stream().synchronize();
-    staging_ = {};
-    staging_ = DeviceMemory(engine_.context(), bytes, "a weight on its way");
+void Uploader::grow(Staging& staging, int64_t bytes) {
+  if (staging.memory.bytes() >= bytes) return;
+  finish();
+  staging.memory = {};
+  staging.memory = DeviceMemory(engine_.context(), bytes, "a weight on its way");
+}
+
+void Uploader::expect(int64_t bytes) {
+  for (Staging& staging : stagings_) grow(staging, bytes);
+}
+
+/// Calls `conversion` with the address of the parts on the device, which follow each other at multiples of kBufferAlignment.
+void Uploader::convert(std::initializer_list<Tensor> parts, const std::function<void(DevicePtr raw)>& conversion) {
+  Staging& staging = stagings_[turn_++ % stagings_.size()];
+  int64_t bytes = 0;
+  for (const Tensor& part : parts) bytes += round_up(part.bytes(), kBufferAlignment);
+  grow(staging, bytes);
+  copies().wait(*staging.free);
+  DevicePtr to = staging.memory.address();
+  for (const Tensor& part : parts) {
+    copy(part, to);
+    to += DevicePtr(round_up(part.bytes(), kBufferAlignment));
   }
-  return staging_.address();
+  send();
+  arrived_->record(copies());
+  engine_.stream().wait(*arrived_);
+  conversion(staging.memory.address());
+  staging.free->record(engine_.stream());
 }
 
 void Uploader::rows(const Tensor& tensor, DevicePtr to, DType type) {
   if (tensor.bytes() == 0) return;
-  if (tensor.dtype() == type) return copy(tensor.data(), tensor.bytes(), to);
-  if (!converts_on_device(tensor.dtype()) || !converts_on_device(type)) return rows(tensor.to(type), to, type);
-  DevicePtr raw = staging(tensor.bytes());
-  copy(tensor.data(), tensor.bytes(), raw);
-  cast(engine_.kernel_target(), {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()});
+  if (tensor.dtype() == type) return copy(tensor, to);
+  if (!converts_on_device(tensor.dtype()) || !converts_on_device(type) || tensor.bytes() <= kConvertedHere)
+    return copy(tensor.to(type), to);
+  convert({tensor}, [&](DevicePtr raw) {
+    cast(engine_.kernel_target(), {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()});
+  });
 }
 
 void Uploader::e4m3_rows(const Tensor& tensor, DevicePtr to, DevicePtr scales, int64_t rows) {
   if (tensor.bytes() == 0) return;
   KernelTarget& target = engine_.kernel_target();
   if (tensor.dtype() == DType::f8e4m3) {
-    copy(tensor.data(), tensor.bytes(), to);
+    copy(tensor, to);
     return fill_normal(target, scales, DType::f32, rows, 0, 1, 0);
   }
   if (!converts_on_device(tensor.dtype())) return e4m3_rows(tensor.to(DType::f32), to, scales, rows);
-  DevicePtr raw = staging(tensor.bytes());
-  copy(tensor.data(), tensor.bytes(), raw);
-  quantise_rows(target,
-                {.x = raw, .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales});
+  convert({tensor}, [&](DevicePtr raw) {
+    quantise_rows(target,
+                  {.x = raw, .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales});
+  });
 }
 
 void Uploader::e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales) {
-  copy(rows.values.data(), rows.values.bytes(), to);
-  copy(reinterpret_cast<const std::byte*>(rows.scales.data()), int64_t(rows.scales.size() * sizeof(float)), scales);
+  copy(rows.values, to);
+  copy(Tensor::of({int64_t(rows.scales.size())}, rows.scales), scales);
 }
 
 void Uploader::rows(const ScaledRows& rows, DevicePtr to, DType type) {
-  const int64_t count = rows.values.count(), scale_bytes = int64_t(rows.scales.size() * sizeof(float));
+  const int64_t count = rows.values.count();
   if (count == 0) return;
-  const int64_t values_bytes = round_up(rows.values.bytes(), kBufferAlignment);
-  DevicePtr raw = staging(values_bytes + scale_bytes), scales = raw + DevicePtr(values_bytes);
-  copy(rows.values.data(), rows.values.bytes(), raw);
-  copy(reinterpret_cast<const std::byte*>(rows.scales.data()), scale_bytes, scales);
-  CastCall widen{.from = raw, .to = to, .from_type = rows.values.dtype(), .to_type = type, .count = count};
-  widen.row_scales = scales, widen.columns = count / int64_t(rows.scales.size());
-  cast(engine_.kernel_target(), widen);
+  convert({rows.values, Tensor::of({int64_t(rows.scales.size())}, rows.scales)}, [&](DevicePtr raw) {
+    CastCall widen{.from = raw, .to = to, .from_type = rows.values.dtype(), .to_type = type, .count = count};
+    widen.row_scales = raw + DevicePtr(round_up(rows.values.bytes(), kBufferAlignment));
+    widen.columns = count / int64_t(rows.scales.size());
+    cast(engine_.kernel_target(), widen);
+  });
 }
 
 void Uploader::filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {
   if (!converts_on_device(tensor.dtype())) return filters(tensor.to(type), to, type, k, c, taps);
-  DevicePtr raw = staging(tensor.bytes());
-  copy(tensor.data(), tensor.bytes(), raw);
-  filters_channels_last(engine_.kernel_target(),
-                        {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = taps});
+  convert({tensor}, [&](DevicePtr raw) {
+    filters_channels_last(engine_.kernel_target(),
+                          {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = taps});
+  });
 }
 
 void Uploader::doubled_filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c) {
   if (!converts_on_device(tensor.dtype())) return doubled_filters(tensor.to(type), to, type, k, c);
-  DevicePtr raw = staging(tensor.bytes());
-  copy(tensor.data(), tensor.bytes(), raw);
-  filters_doubled(engine_.kernel_target(),
-                  {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = 9});
+  convert({tensor}, [&](DevicePtr raw) {
+    filters_doubled(engine_.kernel_target(),
+                    {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = 9});
+  });
 }
 
-void Uploader::finish() { engine_.stream().synchronize(); }
+void Uploader::finish() {
+  if (!given_) return;
+  send();
+  if (copy_stream_) {
+    arrived_->record(*copy_stream_);
+    engine_.stream().wait(*arrived_);
+  }
+  engine_.stream().synchronize();
+  given_ = false;
+}
 
 }  // namespace sinter::cuda

@@ -3,19 +3,48 @@
 
 #include "backends/cuda/engine.h"
 
+namespace sinter {
+class MappedFile;
+}
+
 namespace sinter::cuda {
 
-/// Copies with all threads of a pool.
+/// Copies with all threads of a pool; from a mapped file by reading it.
 void copy_bytes(ThreadPool& pool, std::byte* to, const std::byte* from, int64_t bytes);
 
-/// Brings tensors to the device: through a ring of page-locked buffers that all threads fill while the bus empties them, and
-/// converted there where the device wants another type or order. Page-locking a mapped file itself would save the copy, but on
-/// some virtual machines that never returns, and all threads together keep up with the bus.
+/// Page-locked buffers that take turns: while the bus empties some, all threads fill another one.
+class UploadRing {
+ public:
+  // Slots that stay in the last cache while they are filled and sent: 32 MB took a fifth longer.
+  static constexpr int64_t kSlotBytes = int64_t(8) << 20;
+  static constexpr int kSlots = 4;
+
+  explicit UploadRing(Engine& engine);
+
+  /// The next slot, once what it held has been sent.
+  std::byte* next();
+  /// What was queued since next() sends its content.
+  void sent(const Stream& stream);
+
+ private:
+  Tensor memory_;
+  HostRegistration lock_;
+  std::vector<std::unique_ptr<Event>> sent_;
+  int current_ = -1;
+};
+
+/// Brings tensors to the device: through the engine's ring, many small ones at once, and converted there where the device wants
+/// another type or order. Page-locking a mapped file itself would save the copy, but on some virtual machines that never returns,
+/// and all threads together keep up with the bus. What it was given is on its way after send(), and there after finish().
 class Uploader {
  public:
-  explicit Uploader(Engine& engine);
+  /// `overlapped`: copies go on while weights that came before are converted, so nothing may be read or overwritten by others
+  /// before finish(). Otherwise all follows the engine's stream.
+  Uploader(Engine& engine, bool overlapped);
   ~Uploader();
 
+  /// Conversions on the device will need so many bytes at once: taken in one piece, they need not grow.
+  void expect(int64_t bytes);
   /// The elements in order, as `type`.
   void rows(const Tensor& tensor, DevicePtr to, DType type);
   /// Rows as f8e4m3 with a factor for each. What is f8e4m3 already stays as it is.
@@ -27,24 +56,42 @@ class Uploader {
   void filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps);
   /// Convolution weights [k, c, 3, 3] as [2, 2, k, 2, 2, c], for pictures at twice their size: see WeightSlot::doubled_filters.
   void doubled_filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c);
+  /// Queues all that was given.
+  void send();
   void finish();
 
  private:
-  /// A part of the ring. What is written behind `used` may be sent; when a slot is full, its turn comes again after `sent`.
-  struct Slot {
-    PinnedMemory memory;
-    std::unique_ptr<Event> sent;
-    int64_t used = 0;
+  /// A part of what the slot in hand will hold, small enough for one thread.
+  struct Piece {
+    const std::byte* from;
+    int64_t bytes, at;  ///< at: in the slot
+    const MappedFile* file;
   };
-  /// Raw bytes; the caller has them back when this returns.
-  void copy(const std::byte* from, int64_t bytes, DevicePtr to);
-  Slot& slot_with_room();
-  DevicePtr staging(int64_t bytes);
+  struct Copy {
+    DevicePtr to;
+    int64_t at, bytes;
+  };
+  void copy(const Tensor& tensor, DevicePtr to);
+  void gather(const std::byte* from, int64_t bytes, DevicePtr to);
+  /// Memory for a weight as the file has it, while it is converted.
+  struct Staging {
+    DeviceMemory memory;
+    std::unique_ptr<Event> free;  ///< again, after the last conversion from it
+  };
+  const Stream& copies() const { return copy_stream_ ? *copy_stream_ : engine_.stream(); }
+  void grow(Staging& staging, int64_t bytes);
+  void convert(std::initializer_list<Tensor> parts, const std::function<void(DevicePtr raw)>& conversion);
 
   Engine& engine_;
-  std::vector<Slot> ring_;
-  size_t current_ = 0;
-  DeviceMemory staging_;
+  std::unique_ptr<Stream> copy_stream_;  // none: the engine's
+  int64_t used_ = 0;                     // of the slot in hand
+  std::vector<Piece> pieces_;
+  std::vector<Copy> copies_;
+  std::vector<Tensor> held_;       // until their bytes are in the slot
+  bool given_ = false;             // something since finish()
+  std::vector<Staging> stagings_;  // which take turns
+  size_t turn_ = 0;
+  std::unique_ptr<Event> arrived_;
 };
 
 }  // namespace sinter::cuda

@@ -145,8 +145,43 @@ void BoundWeights::add(const Unit& unit, const std::string& prefix, int block) {
 void BoundWeights::load(const WeightReader& source, const std::function<void(const std::string&)>& done,
                         const std::function<void(double)>& progress) {
   take_memory();
-  Uploader uploader(engine_);
+  Uploader uploader(engine_, streamed_.empty());
+  std::vector<Piece*> given;  // but not certainly there
+  auto finish = [&] {
+    uploader.finish();
+    for (Piece* piece : given) piece->ready = true;
+  };
   std::vector<const std::string*> read;
+  try {
+    uploader.expect(most_staging_bytes());
+    read_all(source, uploader, given, read, progress);
+  } catch (const Error&) {
+    try {
+      finish();
+    } catch (const Error&) {  // that one is read again
+    }
+    throw;
+  }
+  finish();
+  // Not one by one: unmapping what lies around each costs more than copying it.
+  if (done)
+    for (const std::string* name : read) done(*name);
+  if (!streamed_.empty() && !stream_) make_stream();
+  engine_.note_memory();
+}
+
+/// What the device needs to bring one weight of a usual file into its form.
+int64_t BoundWeights::most_staging_bytes() const {
+  int64_t most = 0;
+  for (const auto& [key, entry] : entries_)
+    for (const Piece& piece : entry.pieces)
+      if (!piece.ready && entry.slot.form != WeightSlot::plain && entry.slot.form != WeightSlot::rows)
+        most = std::max(most, count_of(piece.type) * byte_size(DType::bf16));
+  return most;
+}
+
+void BoundWeights::read_all(const WeightReader& source, Uploader& uploader, std::vector<Piece*>& given,
+                            std::vector<const std::string*>& read, const std::function<void(double)>& progress) {
   size_t at = 0;
   for (auto& [name, uses] : by_name_) {
     engine_.check_cancelled();
@@ -156,26 +191,18 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
       Piece& piece = entry->pieces[index];
       if (piece.ready) continue;
       if (!scaled && tensor.empty()) scaled = source.scaled_rows(name);
-      if (scaled && put(uploader, *entry, piece, *scaled)) {
-        piece.ready = true;
-        continue;
+      if (!scaled || !put(uploader, *entry, piece, *scaled)) {
+        if (tensor.empty()) tensor = source(name);
+        if (tensor.count() != count_of(piece.type))
+          fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, piece.type.text(),
+               shape_text(tensor.shape()));
+        put(uploader, *entry, piece, tensor);
       }
-      if (tensor.empty()) tensor = source(name);
-      if (tensor.count() != count_of(piece.type))
-        fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, piece.type.text(),
-             shape_text(tensor.shape()));
-      put(uploader, *entry, piece, tensor);
-      piece.ready = true;
+      given.push_back(&piece);
     }
     if (scaled || !tensor.empty()) read.push_back(&name);
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
-  uploader.finish();
-  // Not one by one: unmapping what lies around each costs more than copying it.
-  if (done)
-    for (const std::string* name : read) done(*name);
-  if (!streamed_.empty() && !stream_) make_stream();
-  engine_.note_memory();
 }
 
 void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor) {
@@ -193,6 +220,7 @@ void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piec
   } else {
     uploader.rows(tensor, to, entry.dtype);
   }
+  if (streamed(entry.block) >= 0) uploader.send();
   keep_image(entry, piece);
 }
 
@@ -206,6 +234,7 @@ bool BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piec
     uploader.rows(rows, to, entry.dtype);
   else
     return false;
+  if (streamed(entry.block) >= 0) uploader.send();
   keep_image(entry, piece);
   return true;
 }

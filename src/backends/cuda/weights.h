@@ -65,6 +65,9 @@ class BoundWeights final : public sinter::BoundWeights {
   static int64_t place(Entry& entry, int64_t at);
   DevicePtr base(const Entry& entry) const;
   void take_memory();
+  int64_t most_staging_bytes() const;
+  void read_all(const WeightReader& source, Uploader& uploader, std::vector<Piece*>& given, std::vector<const std::string*>& read,
+                const std::function<void(double)>& progress);
   void put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor);
   bool put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows);
   struct Image {

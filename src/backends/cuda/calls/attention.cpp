@@ -162,9 +162,16 @@ std::string known_fp8_refusal(const AttentionShape& s, int capability) {
   return known_refusal(s, capability);
 }
 
+std::string family_of(const AttentionShape& s) {
+  std::string keys = s.keys == s.queries ? "own" : fmt::format("{}", s.keys);  // a prompt's: they stay as many
+  return fmt::format("heads of {}, {} keys {}{}{}{}", s.d, keys, name(s.type), s.bias ? " bias" : "", s.causal ? " causal" : "",
+                     s.allow_tf32 ? " tf32" : "");
+}
+
 CudnnRequest request_for(const AttentionShape& s) {
   return {.kind = "attention",
           .shape = s.text(),
+          .family = family_of(s),
           .numerics = {.f32_inputs = s.type == DType::f32, .allow_tf32 = s.allow_tf32},
           .candidates = 5,
           .build = [s](CudnnGraph& graph) { Builder(s, graph).sixteen_or_thirty_two_bits(); }};
@@ -246,10 +253,11 @@ class BoundOwnAttention : public BoundCall {
   AttentionCall call_;
 };
 
-template <class Plan>
-Planned<Plan> plan_with(Vendor& vendor, const AttentionShape& s, CudnnRequest& request, const Stream* stream,
-                        const Workspace& workspace) {
-  auto planned = plan_cudnn(vendor, request, stream, workspace);
+template <class Plan, class Buffers>
+Planned<Plan> plan_with(Vendor& vendor, const AttentionShape& s, CudnnRequest& request, const TuneOn<Buffers>* tune) {
+  std::optional<CudnnTuning> tuning;
+  if (tune) tuning.emplace(tune->stream, tune->workspace, tune->candidates);
+  auto planned = plan_cudnn(vendor, request, tuning ? &*tuning : nullptr);
   if (!planned) return {nullptr, planned.why_none};
   return {std::make_shared<Plan>(s, planned.plan), {}};
 }
@@ -286,8 +294,7 @@ class AttentionPlanner {
   Planned<AttentionPlan> library() {
     CudnnRequest request = request_for(s_);
     if (tune_) std::tie(request.arguments, request.numbers) = arguments_of(s_, tune_->buffers);
-    return plan_with<AttentionPlan>(vendor_, s_, request, tune_ ? &tune_->stream : nullptr,
-                                    tune_ ? tune_->workspace : Workspace{});
+    return plan_with<AttentionPlan>(vendor_, s_, request, tune_);
   }
 
   Planned<AttentionPlan> faster(const Planned<AttentionPlan>& theirs, const Planned<AttentionPlan>& ours) {
@@ -392,7 +399,17 @@ Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShap
   if (std::string why = known_fp8_refusal(s, vendor.context().device().capability()); !why.empty()) return {nullptr, why};
   CudnnRequest request = fp8_request_for(s);
   if (tune) std::tie(request.arguments, request.numbers) = arguments_of(tune->buffers);
-  return plan_with<Fp8AttentionPlan>(vendor, s, request, tune ? &tune->stream : nullptr, tune ? tune->workspace : Workspace{});
+  return plan_with<Fp8AttentionPlan>(vendor, s, request, tune);
+}
+
+Prepared prepare_attention(Vendor& vendor, const AttentionShape& s) {
+  if (!known_refusal(s, vendor.context().device().capability()).empty()) return nullptr;
+  return prepare_cudnn(vendor, request_for(s));
+}
+
+Prepared prepare_fp8_attention(Vendor& vendor, const AttentionShape& s) {
+  if (!known_fp8_refusal(s, vendor.context().device().capability()).empty()) return nullptr;
+  return prepare_cudnn(vendor, fp8_request_for(s));
 }
 
 std::string why_no_attention(const CudnnCalls& calls, const AttentionShape& s, int capability) {

@@ -65,6 +65,9 @@ bool own_attention_should_win(const AttentionShape& shape, const DeviceInfo& dev
 Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& shape,
                                       const TuneOn<AttentionBuffers>* tune = nullptr);
 
+/// The candidates that plan_attention() will time; null where it will not.
+Prepared prepare_attention(Vendor& vendor, const AttentionShape& shape);
+
 /// Whether cuDNN has an engine for it on a device of that capability, which need not be here; the reason if not.
 std::string why_no_attention(const CudnnCalls& calls, const AttentionShape& shape, int capability);
 
@@ -95,6 +98,7 @@ class Fp8AttentionPlan {
 /// `shape.type` must be f8e4m3; no bias, not causal, d a multiple of 16.
 Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShape& shape,
                                              const TuneOn<Fp8AttentionBuffers>* tune = nullptr);
+Prepared prepare_fp8_attention(Vendor& vendor, const AttentionShape& shape);
 std::string why_no_fp8_attention(const CudnnCalls& calls, const AttentionShape& shape, int capability);
 
 }  // namespace sinter::cuda

@@ -71,9 +71,16 @@ void check_shape(const ConvShape& s) {
            a.pad_before, a.pad_after);
 }
 
+std::string family_of(ConvShape s) {
+  s.n = 1;
+  for (ConvAxis& axis : s.axes) axis.in = 0;
+  return s.text();
+}
+
 CudnnRequest request_for(const ConvShape& s) {
   return {.kind = "conv",
           .shape = s.text(),
+          .family = family_of(s),
           .numerics = {.f32_inputs = s.type == DType::f32, .allow_tf32 = s.allow_tf32},
           .candidates = 8,
           .build = [s](CudnnGraph& graph) { build(s, graph); }};
@@ -130,10 +137,19 @@ std::unique_ptr<BoundCall> ConvPlan::bind(const ConvBuffers& buffers, const Work
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& s, const TuneOn<ConvBuffers>* tune) {
   check_shape(s);
   CudnnRequest request = request_for(s);
-  if (tune) request.arguments = arguments_of(s, tune->buffers);
-  auto planned = plan_cudnn(vendor, request, tune ? &tune->stream : nullptr, tune ? tune->workspace : Workspace{});
+  std::optional<CudnnTuning> tuning;
+  if (tune) {
+    request.arguments = arguments_of(s, tune->buffers);
+    tuning.emplace(tune->stream, tune->workspace, tune->candidates);
+  }
+  auto planned = plan_cudnn(vendor, request, tuning ? &*tuning : nullptr);
   if (!planned) return {nullptr, planned.why_none};
   return {std::make_shared<ConvPlan>(s, planned.plan), {}};
+}
+
+Prepared prepare_conv(Vendor& vendor, const ConvShape& s) {
+  check_shape(s);
+  return prepare_cudnn(vendor, request_for(s));
 }
 
 std::string why_no_conv(const CudnnCalls& calls, const ConvShape& s, int capability) {

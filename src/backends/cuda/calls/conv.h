@@ -57,6 +57,9 @@ class ConvPlan {
 /// None where cuDNN has no engine. Code::InvalidArgument for sizes that make no sense.
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn<ConvBuffers>* tune = nullptr);
 
+/// The candidates that plan_conv() will time; null where it will not.
+Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
+
 /// Whether cuDNN has an engine for it on a device of that capability, which need not be here; the reason if not.
 std::string why_no_conv(const CudnnCalls& calls, const ConvShape& shape, int capability);
 

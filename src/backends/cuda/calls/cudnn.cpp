@@ -19,6 +19,7 @@ enum {
   kEngineConfig = 3,
   kHeuristics = 4,
   kPlan = 5,
+  kKnobChoice = 7,
   kConvolutionForward = 10,
   kConvolutionBackward = 12,
   kPointwiseOperation = 13,
@@ -43,6 +44,7 @@ enum {
   kPointer = 6,
   kConvolutionMode = 7,
   kHeuristicMode = 8,
+  kKnobType = 9,
   kNumericalNote = 11,
   kPointwiseMode = 14,
   kDescriptor = 15,
@@ -68,10 +70,13 @@ enum {
   kHeuristicResults = 202,
   kHeuristicDevice = 204,
   kConfigEngine = 300,
+  kConfigKnobs = 302,
   kPlanHandle = 400,
   kPlanConfig = 401,
   kPlanWorkspace = 402,
   kPlanJson = 405,
+  kKnobType = 600,
+  kKnobValue = 601,
   kForwardAlpha = 700,
   kForwardBeta = 701,
   kForwardConvolution = 702,
@@ -101,6 +106,7 @@ enum {
   kPackIds = 1000,
   kPackPointers = 1001,
   kPackWorkspace = 1003,
+  kEngineIndex = 1301,
   kEngineNumericalNotes = 1303,
   kMatmulCompute = 1500,
   kMatmulA = 1520,
@@ -452,6 +458,27 @@ std::vector<CudnnObject> cudnn_configs(const CudnnCalls& calls, const CudnnObjec
   return {};
 }
 
+std::string cudnn_config_text(const CudnnCalls& calls, const CudnnObject& config) {
+  CudnnObject engine(calls, kind::kEngine);
+  void* handle = engine.handle();
+  int64_t count = 0;
+  if (calls.get(config.handle(), attribute::kConfigEngine, type::kDescriptor, 1, &count, &handle)) return "";
+  std::string text = fmt::format("{}", engine.int64(attribute::kEngineIndex));
+  // Asked for none, the library counts none.
+  constexpr int64_t kMostKnobs = 64;
+  std::vector<CudnnObject> knobs;
+  std::vector<void*> handles;
+  for (int64_t i = 0; i < kMostKnobs; ++i) handles.push_back(knobs.emplace_back(calls, kind::kKnobChoice).handle());
+  if (calls.get(config.handle(), attribute::kConfigKnobs, type::kDescriptor, kMostKnobs, &count, handles.data())) return text;
+  knobs.resize(size_t(std::clamp<int64_t>(count, 0, kMostKnobs)));
+  for (const CudnnObject& knob : knobs) {
+    int kind = 0;
+    if (calls.get(knob.handle(), attribute::kKnobType, type::kKnobType, 1, &count, &kind)) return text;
+    text += fmt::format(" {}={}", kind, knob.int64(attribute::kKnobValue));
+  }
+  return text;
+}
+
 class BoundCudnn : public BoundCall {
  public:
   BoundCudnn(std::shared_ptr<const CudnnPlan> plan, std::vector<CudnnArgument> arguments, std::vector<float> numbers,
@@ -494,37 +521,65 @@ std::unique_ptr<BoundCall> CudnnPlan::bind(std::vector<CudnnArgument> arguments,
 
 namespace {
 
+/// How far behind the best a configuration may be to be tried at other sizes too.
+constexpr double kPromising = 1.1;
+
 class CudnnPlanner {
  public:
   CudnnPlanner(Vendor& vendor, const CudnnRequest& request)
       : vendor_(vendor), calls_(*vendor.cudnn()), request_(request), facts_(vendor.key_facts("cudnn", vendor.cudnn()->version)) {}
 
-  Planned<CudnnPlan> plan(const Stream* stream, const Workspace& workspace) {
+  Planned<CudnnPlan> plan(const CudnnTuning* tuning) {
     Vendor::PlanningHandle handle(vendor_);
     handle_ = handle.get();
     if (auto stored = find(true)) return {stored, {}};
-    if (!stream)
+    if (!tuning)
       if (auto stored = find(false)) return {stored, {}};
     auto start = std::chrono::steady_clock::now();
     std::string why;
-    int64_t limit = vendor_.limits().workspace_bytes, most = stream ? std::min(limit, workspace.bytes) : limit;
-    std::vector<CudnnExecutable> built = build(stream ? request_.candidates : 1, most, why);
+    std::vector<CudnnExecutable> built;
+    if (tuning && tuning->candidates)
+      built = std::move(*std::static_pointer_cast<Candidates>(tuning->candidates));
+    else
+      built = build(tuning ? request_.candidates : 1, why);
     if (built.empty()) return {nullptr, why};
-    auto plan = stream ? fastest(std::move(built), *stream, workspace) : made(std::move(built.front()));
+    auto plan = tuning ? fastest(std::move(built), *tuning) : made(std::move(built.front()));
     if (!plan) return {nullptr, fmt::format("no engine of cuDNN {} ran", calls_.version_text())};
-    store(*plan, stream != nullptr, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    store(*plan, tuning != nullptr, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     return {plan, {}};
   }
 
+  Prepared prepare() {
+    if (vendor_.cache() && vendor_.cache()->contains(key(true))) return nullptr;
+    Vendor::PlanningHandle handle(vendor_);
+    handle_ = handle.get();
+    std::string why;
+    auto built = std::make_shared<Candidates>(build(request_.candidates, why));
+    return built->empty() ? nullptr : built;
+  }
+
  private:
+  using Candidates = std::vector<CudnnExecutable>;
+
   std::string name() const { return fmt::format("{} {}", request_.kind, request_.shape); }
   std::shared_ptr<CudnnPlan> made(CudnnExecutable executable) {
     json_ = executable.object.text(attribute::kPlanJson);
     return std::make_shared<CudnnPlan>(vendor_, std::move(executable), name());
   }
 
+  /// At a further size of the picture, only what won or came near at the sizes before: building and timing the others takes most
+  /// of the time, and they hardly ever win.
+  void leave_promising(std::vector<CudnnObject>& configs) const {
+    const std::set<std::string> promising = vendor_.promising(family());
+    auto is_promising = [&](const CudnnObject& config) { return promising.contains(cudnn_config_text(calls_, config)); };
+    if (std::any_of(configs.begin(), configs.end(), is_promising))
+      std::erase_if(configs, [&](const CudnnObject& config) { return !is_promising(config); });
+  }
+  std::string family() const { return fmt::format("{} {}", request_.kind, request_.family); }
+
   /// The first `count` configurations that build, those that need little workspace before others.
-  std::vector<CudnnExecutable> build(int count, int64_t most_workspace, std::string& why) {
+  Candidates build(int count, std::string& why) {
+    const int64_t most_workspace = vendor_.limits().workspace_bytes;
     CudnnGraph graph(calls_);
     CudnnObject described;
     try {
@@ -534,10 +589,13 @@ class CudnnPlanner {
       why = e.message();  // a graph that the library does not even accept
       return {};
     }
-    std::vector<CudnnExecutable> fitting, hungry;
+    Candidates fitting, hungry;
     std::string refusal;
-    for (auto& config : cudnn_configs(calls_, described, request_.numerics, nullptr, why)) {
+    auto configs = cudnn_configs(calls_, described, request_.numerics, nullptr, why);
+    if (count > 1) leave_promising(configs);
+    for (auto& config : configs) {
       CudnnExecutable plan{CudnnObject(calls_, kind::kPlan)};
+      plan.config = cudnn_config_text(calls_, config);
       plan.object.set_object(attribute::kPlanConfig, config);
       plan.object.set_number(attribute::kPlanHandle, type::kHandle, &handle_);
       if (std::string problem = plan.object.try_finalize(); !problem.empty()) {
@@ -558,13 +616,16 @@ class CudnnPlanner {
     return fitting;
   }
 
-  std::shared_ptr<CudnnPlan> fastest(std::vector<CudnnExecutable> built, const Stream& stream, const Workspace& workspace) {
+  std::shared_ptr<CudnnPlan> fastest(Candidates built, const CudnnTuning& tuning) {
+    const Stream& stream = tuning.stream;
+    const Workspace& workspace = tuning.workspace;
     vendor_.prepare(stream);
     std::vector<std::shared_ptr<CudnnPlan>> plans;
     std::vector<std::string> texts;
     std::vector<std::unique_ptr<BoundCall>> bound;
     std::vector<std::function<void()>> candidates;
     if (built.size() == 1 && built.front().workspace_bytes > workspace.bytes) return made(std::move(built.front()));
+    std::erase_if(built, [&](const auto& executable) { return executable.workspace_bytes > workspace.bytes; });
     for (auto& executable : built) {
       plans.push_back(made(std::move(executable)));
       texts.push_back(std::move(json_));
@@ -574,6 +635,8 @@ class CudnnPlanner {
     std::vector<double> times = time_candidates(vendor_.context(), stream, candidates);
     int best = best_candidate(times);
     if (best < 0) return nullptr;
+    for (size_t i = 0; i < times.size(); ++i)
+      if (times[i] <= times[size_t(best)] * kPromising) vendor_.note_promising(family(), plans[i]->config());
     json_ = std::move(texts[size_t(best)]);
     plans[size_t(best)]->note_choice({.microseconds = times[size_t(best)], .candidates = int(times.size())});
     return plans[size_t(best)];
@@ -625,9 +688,13 @@ class CudnnPlanner {
 
 }  // namespace
 
-Planned<CudnnPlan> plan_cudnn(Vendor& vendor, const CudnnRequest& request, const Stream* stream, const Workspace& workspace) {
+Planned<CudnnPlan> plan_cudnn(Vendor& vendor, const CudnnRequest& request, const CudnnTuning* tuning) {
   if (!vendor.cudnn()) return {nullptr, vendor.why_no_cudnn()};
-  return CudnnPlanner(vendor, request).plan(stream, workspace);
+  return CudnnPlanner(vendor, request).plan(tuning);
+}
+
+Prepared prepare_cudnn(Vendor& vendor, const CudnnRequest& request) {
+  return vendor.cudnn() ? CudnnPlanner(vendor, request).prepare() : nullptr;
 }
 
 std::string why_unsupported(const CudnnCalls& calls, const CudnnRequest& request, const DescribedDevice& device) {

@@ -137,10 +137,14 @@ struct CudnnNumerics {
 std::vector<CudnnObject> cudnn_configs(const CudnnCalls& calls, const CudnnObject& graph, const CudnnNumerics& numerics,
                                        const DescribedDevice* device, std::string& why_none);
 
+/// A proposal's engine and how its knobs are set, which say nothing of sizes.
+std::string cudnn_config_text(const CudnnCalls& calls, const CudnnObject& config);
+
 /// What runs; execute it with a pack of pointers.
 struct CudnnExecutable {
   CudnnObject object;
   int64_t workspace_bytes = 0;
+  std::string config;  ///< engine and knobs, as timing remembers them; empty for a stored plan
   Choice choice;
 };
 
@@ -157,6 +161,7 @@ class CudnnPlan : public std::enable_shared_from_this<CudnnPlan> {
       : vendor_(vendor), executable_(std::move(executable)), name_(std::move(name)) {}
   int64_t workspace_bytes() const { return executable_.workspace_bytes; }
   const Choice& choice() const { return executable_.choice; }
+  const std::string& config() const { return executable_.config; }
   void note_choice(const Choice& choice) { executable_.choice = choice; }
   /// `numbers` are kept by the call; an argument whose pointer is null takes the next of them.
   std::unique_ptr<BoundCall> bind(std::vector<CudnnArgument> arguments, std::vector<float> numbers,
@@ -171,8 +176,9 @@ class CudnnPlan : public std::enable_shared_from_this<CudnnPlan> {
 
 /// What planning a graph needs to know.
 struct CudnnRequest {
-  std::string kind;   ///< "attention", "conv"
-  std::string shape;  ///< in words, complete
+  std::string kind;    ///< "attention", "conv"
+  std::string shape;   ///< in words, complete
+  std::string family;  ///< the same but for sizes that change with the picture's
   CudnnNumerics numerics;
   int candidates = 8;  ///< timed at most
   std::function<void(CudnnGraph&)> build;
@@ -180,9 +186,18 @@ struct CudnnRequest {
   std::vector<float> numbers;
 };
 
-/// The stored plan if there is one; else, with `stream` and `workspace`, the fastest of the first candidates; else the first that
-/// builds. Stored in both cases. Null, with the reason: not supported.
-Planned<CudnnPlan> plan_cudnn(Vendor& vendor, const CudnnRequest& request, const Stream* stream, const Workspace& workspace);
+/// Where an engine's candidates are timed.
+struct CudnnTuning {
+  const Stream& stream;
+  Workspace workspace;
+  Prepared candidates;
+};
+
+/// The stored plan if there is one; else, with `tuning`, the fastest of the first candidates; else the first that builds. Stored
+/// in both cases. Null, with the reason: not supported.
+Planned<CudnnPlan> plan_cudnn(Vendor& vendor, const CudnnRequest& request, const CudnnTuning* tuning);
+/// The candidates that timing will want; null where a choice is stored or there are none.
+Prepared prepare_cudnn(Vendor& vendor, const CudnnRequest& request);
 
 /// Whether a graph has an engine on a device that is not here; the reason if not.
 std::string why_unsupported(const CudnnCalls& calls, const CudnnRequest& request, const DescribedDevice& device);

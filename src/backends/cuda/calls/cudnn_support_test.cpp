@@ -2,8 +2,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
@@ -43,6 +45,39 @@ TEST_CASE("offline: attention of every head size of the models has an engine on 
           AttentionShape s = dense(2, 4, 1024, keys, d, type);
           CHECK_MESSAGE(why_no_attention(*calls, s, capability) == "", s.text(), " on sm_", capability);
         }
+}
+
+/// The names of the proposals for a convolution of 320 channels.
+std::vector<std::string> proposals_for(const CudnnCalls& calls, int64_t size) {
+  constexpr int64_t kChannels = 320, kWindow = 3;
+  auto tensor = [&](int64_t id, int64_t n, int64_t pixels) {
+    return CudnnTensor{.id = id,
+                       .sizes = {n, kChannels, pixels, pixels},
+                       .strides = {pixels * pixels * kChannels, 1, pixels * kChannels, kChannels},
+                       .type = CudnnType::BF16};
+  };
+  CudnnGraph graph(calls);
+  const int x = graph.tensor(tensor(1, 2, size)), weights = graph.tensor(tensor(2, kChannels, kWindow));
+  graph.convolution({.strides = {1, 1}, .dilations = {1, 1}, .pad_before = {1, 1}, .pad_after = {1, 1}}, x, weights,
+                    graph.tensor(tensor(3, 2, size)));
+  const CudnnObject described = graph.finish(nullptr);
+  const DescribedDevice device = DescribedDevice::of(90);
+  std::string why;
+  std::vector<std::string> names;
+  for (const CudnnObject& config : cudnn_configs(calls, described, {}, &device, why))
+    names.push_back(cudnn_config_text(calls, config));
+  return names;
+}
+
+TEST_CASE("offline: proposals for two sizes of a picture share names, which tell them apart within one size" * doctest::skip()) {
+  const CudnnCalls* calls = offline_cudnn();
+  if (!calls) return;
+  const std::vector<std::string> large = proposals_for(*calls, 128), small = proposals_for(*calls, 112);
+  const std::set<std::string> names(large.begin(), large.end());
+  CHECK(names.size() > 3);
+  CHECK(names.size() == large.size());
+  CHECK(std::count_if(small.begin(), small.end(), [&](const std::string& name) { return names.contains(name); }) > 3);
+  CHECK(large[0].find('=') != std::string::npos);
 }
 
 TEST_CASE("offline: attention from a fused product, with masks and with biases has an engine" * doctest::skip()) {

@@ -9,9 +9,12 @@
 namespace sinter::cuda {
 namespace {
 
-constexpr int kRounds = 4;
-constexpr double kRoundMicroseconds = 400;
+constexpr double kRoundMicroseconds = 300;
 constexpr int kMostRepeats = 64;
+/// How far behind the best a candidate may be after each round to be in the next one. Most are out after the first.
+constexpr double kBehind[] = {1.1, 1.04, 1.02, 1};
+/// A single run counts the host's way to the device too: what is so much slower there is not even recorded.
+constexpr double kHopeless = 1.5, kWayMicroseconds = 15;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 struct Timer {
@@ -33,15 +36,31 @@ struct Recorded {
   int repeats = 1;
 };
 
-Recorded record(const std::function<void()>& candidate, Timer& timer) {
+/// The time of a single run.
+double time_once(const std::function<void()>& candidate, Timer& timer) {
   candidate();  // loads the kernel
-  double once = timer.microseconds(candidate);
+  return timer.microseconds(candidate);
+}
+
+Recorded record(const std::function<void()>& candidate, double once, Timer& timer) {
   Recorded recorded;
   recorded.repeats = int(std::clamp(kRoundMicroseconds / std::max(once, 1.0), 1.0, double(kMostRepeats)));
   Capture capture(timer.stream);
   for (int i = 0; i < recorded.repeats; ++i) candidate();
   recorded.graph = capture.finish();
+  recorded.graph.upload(timer.stream);
   return recorded;
+}
+
+/// What `body` gives, or kNever for a candidate that is refused at run time.
+template <class Body>
+double time_or_never(Body&& body) {
+  try {
+    return body();
+  } catch (const Error& e) {
+    if (e.code() == Code::Io) throw;  // the device is lost
+    return kNever;
+  }
 }
 
 }  // namespace
@@ -50,22 +69,28 @@ std::vector<double> time_candidates(const Context& context, const Stream& stream
                                     const std::vector<std::function<void()>>& candidates) {
   Timer timer(context, stream);
   std::vector<double> best(candidates.size(), kNever);
+  auto least = [&] { return *std::min_element(best.begin(), best.end()); };
+  for (size_t i = 0; i < candidates.size(); ++i) best[i] = time_or_never([&] { return time_once(candidates[i], timer); });
+
   std::vector<Recorded> recorded(candidates.size());
+  const double hopeless = least() * kHopeless + kWayMicroseconds;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    try {
-      recorded[i] = record(candidates[i], timer);
-      recorded[i].graph.launch(stream);
-    } catch (const Error& e) {
-      if (e.code() == Code::Io) throw;  // the device is lost
-      recorded[i] = {};                 // refused at run time: it is no candidate
-    }
+    if (best[i] > hopeless) continue;
+    best[i] = time_or_never([&] { return recorded[i] = record(candidates[i], best[i], timer), best[i]; });
   }
-  for (int round = 0; round < kRounds; ++round)
+  for (size_t i = 0; i < candidates.size(); ++i)
+    if (recorded[i].graph) best[i] = kNever;
+  for (size_t round = 0; round < std::size(kBehind); ++round) {
+    for (size_t i = 0; i < candidates.size(); ++i)
+      if (recorded[i].graph)
+        best[i] = std::min(best[i], timer.microseconds([&] { recorded[i].graph.launch(stream); }) / recorded[i].repeats);
+    size_t left = 0;
     for (size_t i = 0; i < candidates.size(); ++i) {
-      if (!recorded[i].graph) continue;
-      double time = timer.microseconds([&] { recorded[i].graph.launch(stream); }) / recorded[i].repeats;
-      best[i] = std::min(best[i], time);
+      if (best[i] > least() * kBehind[round]) recorded[i] = {};
+      left += recorded[i].graph ? 1 : 0;
     }
+    if (left < 2) break;
+  }
   return best;
 }
 

@@ -7,8 +7,8 @@
 namespace sinter::cuda {
 
 /// Microseconds of one run of each candidate, the best of several rounds; infinite for one that throws. The candidates take
-/// turns, so that a clock that falls meanwhile falls for all. Each is recorded several times in a graph, so that short ones are
-/// not measured by the host's pace.
+/// turns, so that a clock that falls meanwhile falls for all; what is clearly behind is timed no further. Each is recorded
+/// several times in a graph, so that short ones are not measured by the host's pace.
 std::vector<double> time_candidates(const Context& context, const Stream& stream,
                                     const std::vector<std::function<void()>>& candidates);
 

@@ -56,21 +56,34 @@ void* Vendor::new_cudnn_handle() {
 }
 
 Vendor::PlanningHandle::PlanningHandle(Vendor& vendor) : vendor_(vendor) {
-  {
-    std::lock_guard lock(vendor.mutex_);
-    if (!vendor.idle_planning_handles_.empty()) {
-      handle_ = vendor.idle_planning_handles_.back();
-      vendor.idle_planning_handles_.pop_back();
-      vendor.context_.make_current();
-      return;
-    }
+  vendor.context_.make_current();
+  std::unique_lock lock(vendor.mutex_);
+  vendor.planning_handle_idle_.wait(
+      lock, [&] { return !vendor.idle_planning_handles_.empty() || vendor.planning_handles_ < kPlanningHandles; });
+  if (vendor.idle_planning_handles_.empty()) {
+    handle_ = vendor.new_cudnn_handle();
+    ++vendor.planning_handles_;
+  } else {
+    handle_ = vendor.idle_planning_handles_.back();
+    vendor.idle_planning_handles_.pop_back();
   }
-  handle_ = vendor.new_cudnn_handle();
 }
 
 Vendor::PlanningHandle::~PlanningHandle() {
   std::lock_guard lock(vendor_.mutex_);
   vendor_.idle_planning_handles_.push_back(handle_);
+  vendor_.planning_handle_idle_.notify_one();
+}
+
+void Vendor::note_promising(const std::string& family, const std::string& config) {
+  std::lock_guard lock(mutex_);
+  promising_[family].insert(config);
+}
+
+std::set<std::string> Vendor::promising(const std::string& family) {
+  std::lock_guard lock(mutex_);
+  auto found = promising_.find(family);
+  return found == promising_.end() ? std::set<std::string>{} : found->second;
 }
 
 Facts Vendor::key_facts(std::string_view library, size_t version) const {

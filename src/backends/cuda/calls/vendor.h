@@ -1,6 +1,9 @@
 #pragma once
+#include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,6 +38,9 @@ struct Planned {
   const Plan* operator->() const { return plan.get(); }
 };
 
+/// Candidates that are built but not timed. Building takes tens of milliseconds, and many threads can do it at once.
+using Prepared = std::shared_ptr<void>;
+
 /// Asks for candidates to be timed, with buffers as they will be: of the same alignments and with random content (zeros run
 /// faster and mislead). The outputs are written.
 template <class Buffers>
@@ -42,6 +48,8 @@ struct TuneOn {
   const Stream& stream;
   Buffers buffers;
   Workspace workspace;
+  /// What prepare_conv() and the like built before, on any thread; null: they are built now.
+  Prepared candidates = nullptr;
 };
 
 /// What every stored choice tells of itself.
@@ -82,7 +90,8 @@ class Vendor {
   /// For executing on a stream, which must live as long as this; used by one thread at a time, as streams are.
   void* cudnn_handle(const Stream& stream);
 
-  /// A cuDNN handle that no other thread plans with meanwhile.
+  /// A cuDNN handle that no other thread plans with meanwhile. There are kPlanningHandles at most, because each takes 8 MB of
+  /// the device and 3 ms; more threads wait, and would wait inside the library.
   class PlanningHandle {
    public:
     explicit PlanningHandle(Vendor& vendor);
@@ -96,10 +105,15 @@ class Vendor {
     void* handle_ = nullptr;
   };
 
+  /// What timing has found in this process: configurations that won or came near for calls of a family.
+  void note_promising(const std::string& family, const std::string& config);
+  std::set<std::string> promising(const std::string& family);
+
   /// Device, driver and library versions as they belong into a cache key.
   Facts key_facts(std::string_view library, size_t version) const;
 
  private:
+  static constexpr int kPlanningHandles = 3;
   void* new_cudnn_handle();
 
   const Context& context_;
@@ -113,6 +127,9 @@ class Vendor {
   void* cublaslt_handle_ = nullptr;
   std::vector<std::pair<void*, void*>> stream_handles_;  // stream, handle
   std::vector<void*> idle_planning_handles_;
+  int planning_handles_ = 0;
+  std::condition_variable planning_handle_idle_;
+  std::map<std::string, std::set<std::string>> promising_;
 };
 
 /// Throws for a failed cuBLASLt or cuDNN call, with the library's own words.
