@@ -74,6 +74,39 @@ TEST_CASE("a convolution of a picture at twice its size is that of the resized p
   }
 }
 
+/// As a U-Net's way down and up again: a convolution by 2, whose size is rounded up, and one of its result at the old size.
+void build_down_and_up(Graph& g, DType type, const Dim& height, const Dim& width) {
+  Value x = cast(g.input("x", {DType::f32, {2, height, width, 32}}), type);
+  auto weight = [&](const char* name, Shape shape) { return cast(g.weight(name, {DType::f32, std::move(shape)}), type); };
+  auto conv = [&](Value in, const char* name, int64_t stride) {
+    return conv2d(in, weight(name, {32, 32, 3, 3}), {.stride = stride, .top = 1, .left = 1, .bottom = 1, .right = 1});
+  };
+  Value y = conv(resize_nearest(silu(conv(x, "down", 2)), height, width), "up", 1);
+  g.output("y", cast(x + silu(y + broadcast(weight("b", {32}), y.shape())), DType::f32));
+}
+
+TEST_CASE("a picture that was halved with rounding up is convolved at its old size, even or odd, on a device") {
+  if (!test_device()) return;
+  Dim height = Dim::symbol("graph_height"), width = Dim::symbol("graph_width");
+  std::vector<SymbolId> symbols;
+  height.collect_symbols(symbols), width.collect_symbols(symbols);
+  const std::map<std::string, Tensor> weights{
+      {"down", random_tensor({32, 32, 3, 3}, 2)}, {"up", random_tensor({32, 32, 3, 3}, 4)}, {"b", random_tensor({32}, 3)}};
+  Graph exact;
+  build_down_and_up(exact, DType::f32, height, width);
+  for (auto [type, tolerance] : {std::pair{DType::f32, 1e-5}, {DType::f16, 0.004}, {DType::bf16, 0.03}}) {
+    Graph graph;
+    build_down_and_up(graph, type, height, width);
+    for (auto [h, w] : {std::pair<int64_t, int64_t>{12, 10}, {13, 10}, {12, 9}, {13, 9}, {1, 2}}) {
+      CAPTURE(name(type));
+      CAPTURE(h);
+      CAPTURE(w);
+      const std::map<std::string, Tensor> inputs{{"x", random_tensor({2, h, w, 32}, 1)}};
+      CHECK(worst_difference(graph, exact, inputs, {{symbols[0], h}, {symbols[1], w}}, weights) < tolerance);
+    }
+  }
+}
+
 /// As a transformer's feed-forward: half of a wide layer's columns gate the other half.
 void build_gated(Graph& g, DType type, const Dim& tokens, int64_t width) {
   Value x = cast(g.input("x", {DType::f32, {2, tokens, width}}), type);

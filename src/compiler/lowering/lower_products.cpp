@@ -105,13 +105,21 @@ void Lowering::emit_linear(const Node* n, const Node* root) {
   program_.steps.push_back(std::move(step));
 }
 
+namespace {
+/// Pixel i of the large picture is then pixel i / 2 of the small one.
+bool is_doubled(const Dim& small, const Dim& large) {
+  const Dim rounded_up = floor_div(large - Dim(1), 2) + Dim(1);  // as a convolution by 2 makes it
+  return large == small * 2 || small == rounded_up;
+}
+}  // namespace
+
 Value Lowering::doubled_input(const Node& conv) const {
   const auto& a = conv.attrs.as<ConvAttrs>();
   const Node& large = *conv.inputs[0];
   const Shape& window = conv.inputs[1].shape();
   if (!options_.vendor || !options_.fuse || large.op != &resize_nearest_op || resident_.contains(&large)) return {};
   Value small = large.inputs[0];
-  bool twice = large.type.shape[1] == small.dim(1) * 2 && large.type.shape[2] == small.dim(2) * 2;
+  bool twice = is_doubled(small.dim(1), large.type.shape[1]) && is_doubled(small.dim(2), large.type.shape[2]);
   bool around =
       a.stride == 1 && a.top == 1 && a.left == 1 && a.bottom == 1 && a.right == 1 && window[2] == Dim(3) && window[3] == Dim(3);
   bool aligned = conv.type.shape.back().constant() * byte_size(conv.type.dtype) % 16 == 0;
@@ -123,7 +131,10 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
   const auto& a = n->attrs.as<ConvAttrs>();
   Value x = n->inputs[0];
   ConvStep step;
-  if (Value small = doubled_input(*n)) step.doubled = true, x = small;
+  if (Value small = doubled_input(*n)) {
+    step.doubled = true, step.enlarged_h = x.dim(1), step.enlarged_w = x.dim(2);
+    x = small;
+  }
   step.n = x.dim(0), step.h = x.dim(1), step.w = x.dim(2), step.c = x.dim(3).constant();
   const Shape& window = n->inputs[1].shape();
   step.out_c = window[0].constant(), step.kernel_h = window[2].constant(), step.kernel_w = window[3].constant();

@@ -135,6 +135,27 @@ TEST_CASE("a picture at another size, or results of odd widths, are not convolve
   CHECK(!steps_of<ConvStep>(enlarged(2, {})).at(0).doubled);
 }
 
+TEST_CASE("what the U-Nets enlarge is convolved as it is, whichever sizes were rounded up on the way down") {
+  for (auto [config, levels] : {std::pair{sd15_unet_config(), size_t(4)}, {sdxl_unet_config(), size_t(3)}}) {
+    Graph graph;
+    Dim height = Dim::symbol("height"), width = Dim::symbol("width");
+    build_unet(graph, config, {Dim::symbol("batch"), height, width, Dim::symbol("text")},
+               {.compute = DType::bf16, .storage = {}});
+    std::vector<const ConvStep*> doubled;
+    Lowered lowered(graph, {.vendor = true});
+    for (const ConvStep* step : lowered.all<ConvStep>())
+      if (step->doubled) doubled.push_back(step);
+    REQUIRE(doubled.size() == levels - 1);
+    CHECK(doubled.back()->enlarged_h == height);
+    CHECK(doubled.back()->enlarged_w == width);
+    std::vector<SymbolId> symbols;
+    height.collect_symbols(symbols), width.collect_symbols(symbols);
+    const Bindings sizes{{symbols[0], 64}, {symbols[1], 65}};
+    CHECK(doubled.back()->h.value(sizes) == 32);
+    CHECK(doubled.back()->w.value(sizes) == 33);
+  }
+}
+
 namespace {
 
 /// A feed-forward layer's first half: a linear layer whose second half of columns gates the first.

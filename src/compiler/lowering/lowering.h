@@ -151,7 +151,8 @@ class Lowering {
   void emit_vendor_linear(const Node* n, const Node* root);
   void emit_linear(const Node* n, const Node* root);
   void emit_conv(const Node* n, const Node* root);
-  /// A picture, resized to twice its size for one convolution that need not see it so: what was resized; else nothing.
+  /// A picture, resized to twice its size (ConvStep::doubled) for a convolution that need not see it so: what was resized; else
+  /// nothing.
   Value doubled_input(const Node& conv) const;
   /// Computed filters [out, in, height, width] as [out, height, width, in].
   View filters_of(Value v, DType type);
