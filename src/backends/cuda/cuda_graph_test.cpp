@@ -18,9 +18,9 @@ Tensor random_tensor(std::vector<int64_t> shape, uint32_t seed) {
 /// The largest difference from the interpreter's f32, over the largest value. Three runs: launched one by one, captured,
 /// replayed.
 double worst_difference(const Graph& graph, const Graph& exact, const std::map<std::string, Tensor>& inputs,
-                        const Bindings& sizes, const std::map<std::string, Tensor>& weights) {
+                        const Bindings& sizes, const std::map<std::string, Tensor>& weights, bool tune = false) {
   Cache cache({.memory_only = true});
-  Engine engine(cache, 0, 0, {.tile_products = true});
+  Engine engine(cache, 0, 0, {.tune = tune, .tile_products = true});
   CompileReport report;
   CompiledGraph compiled(engine, graph, {.label = "test"}, report);
   auto bound = engine.bind_weights(compiled);
@@ -105,6 +105,48 @@ TEST_CASE("a picture that was halved with rounding up is convolved at its old si
       CHECK(worst_difference(graph, exact, inputs, {{symbols[0], h}, {symbols[1], w}}, weights) < tolerance);
     }
   }
+}
+
+/// As two residual blocks, the second with a linear layer beside it.
+void build_residuals(Graph& g, DType type, const Dim& height, const Dim& width, int64_t channels) {
+  Value x = cast(g.input("x", {DType::f32, {1, height, width, channels}}), type);
+  auto weight = [&](const char* name, Shape shape) { return cast(g.weight(name, {DType::f32, std::move(shape)}), type); };
+  auto block = [&](Value in, const char* w, const char* b) {
+    Value h = silu(group_norm(in, weight("gamma", {channels}), weight("beta", {channels}), 8, 1e-5));
+    h = conv2d(h, weight(w, {channels, channels, 3, 3}), {.top = 1, .left = 1, .bottom = 1, .right = 1});
+    return h + broadcast(weight(b, {channels}), h.shape());
+  };
+  x = x + block(x, "w1", "b1");
+  x = linear(x, weight("shortcut", {channels, channels})) + block(x, "w2", "b2");
+  g.output("y", cast(silu(group_norm(x, weight("gamma", {channels}), weight("beta", {channels}), 8, 1e-5)), DType::f32));
+}
+
+/// How far these are off on a device.
+double residual_difference(DType type, int64_t h, int64_t w, int64_t channels, bool tune) {
+  Dim height = Dim::symbol("graph_height"), width = Dim::symbol("graph_width");
+  std::vector<SymbolId> symbols;
+  height.collect_symbols(symbols), width.collect_symbols(symbols);
+  std::map<std::string, Tensor> weights{{"shortcut", random_tensor({channels, channels}, 2)}};
+  uint32_t seed = 3;
+  for (const char* name : {"w1", "w2"}) weights[name] = random_tensor({channels, channels, 3, 3}, seed++);
+  for (const char* name : {"b1", "b2", "gamma", "beta"}) weights[name] = random_tensor({channels}, seed++);
+  Graph graph, exact;
+  build_residuals(graph, type, height, width, channels);
+  build_residuals(exact, DType::f32, height, width, channels);
+  return worst_difference(graph, exact, {{"x", random_tensor({1, h, w, channels}, 1)}}, {{symbols[0], h}, {symbols[1], w}},
+                          weights, tune);
+}
+
+TEST_CASE("residuals of convolutions are added with them or after them, timed or not, on a device") {
+  if (!test_device()) return;
+  for (auto [type, tolerance] : {std::pair{DType::f32, 1e-5}, {DType::f16, 0.006}, {DType::bf16, 0.04}})
+    for (bool tune : {false, true}) {
+      CAPTURE(name(type));
+      CAPTURE(tune);
+      CHECK(residual_difference(type, 13, 10, 32, tune) < tolerance);
+    }
+  // So large that cuDNN is to add it where nothing is timed.
+  CHECK(residual_difference(DType::bf16, 1480, 1424, 16, false) < 0.04);
 }
 
 /// As a transformer's feed-forward: half of a wide layer's columns gate the other half.

@@ -406,7 +406,7 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   shape.n = in(step.n), shape.c = step.c, shape.out_c = step.out_c, shape.type = step.in_type;
   shape.axes = {{in(step.h), step.kernel_h, step.stride, step.top, step.bottom},
                 {in(step.w), step.kernel_w, step.stride, step.left, step.right}};
-  shape.bias = tail.bias >= 0, shape.allow_tf32 = engine_.options().allow_tf32;
+  shape.bias = tail.bias >= 0, shape.residual = tail.adds, shape.allow_tf32 = engine_.options().allow_tf32;
   const Enlarged larger = enlarged(step, in.bindings);
   if (larger.needed) {
     shape.axes[0].in = in(step.enlarged_h), shape.axes[1].in = in(step.enlarged_w);
@@ -425,17 +425,42 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
     enlarge(shape, buffers, picture, filters);
     buffers.in = picture, buffers.weights = filters;
   }
-  bool vendor_can = tail.out_type == step.in_type;
-  if (vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, engine_.options().tune).empty()) return;
+  if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
+  if (tail.out_type == step.in_type && add_conv(shape, buffers)) return;
   ConvCall own;
   own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
   own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
   own.pad_top = int(step.top), own.pad_left = int(step.left), own.pad_bottom = int(step.bottom), own.pad_right = int(step.right);
   own.type = step.in_type, own.in = buffers.in, own.filters = buffers.weights;
-  own.epilogue = {.out = buffers.out, .out_type = tail.out_type, .bias = buffers.bias, .bias_type = tail.out_type};
+  own.epilogue = {.out = buffers.out,
+                  .out_type = tail.out_type,
+                  .bias = buffers.bias,
+                  .bias_type = tail.out_type,
+                  .residual = buffers.residual,
+                  .residual_type = tail.out_type};
   engine_.kernels().load("gemm");
   if (shape.doubles) return add_places(own, shape.text());
   launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });
+}
+
+/// In one kernel of cuDNN's, or in one that leaves the rest to a pass of ours: what was faster, or what should be.
+bool LaunchBuilder::add_conv(const ConvShape& whole, const ConvBuffers& buffers) {
+  const bool tune = engine_.options().tune;
+  auto add = [&](const ConvShape& shape) { return add_vendor_call("conv", shape, buffers, plan_conv, tune).empty(); };
+  const ConvShape plain = whole.plain();
+  if (plain == whole) return add(whole);
+  AddRowsCall call{.to = buffers.out, .type = whole.type, .rows = whole.out_pixels(), .columns = whole.out_c};
+  call.bias = plain.bias ? 0 : buffers.bias, call.residual = buffers.residual;
+  auto pass = [=, e = &engine_] { add_rows(e->kernel_target(), call); };
+  engine_.kernels().load("elements");
+  auto wins = [&] {
+    TuneOn<ConvBuffers> on{engine_.stream(), buffers, tuning_workspace()};
+    return one_kernel_wins(engine_.vendor(), whole, on, pass);
+  };
+  if ((tune && !collecting_ ? wins() : one_kernel_should_win(whole)) && add(whole)) return true;
+  if (!add(plain)) return false;
+  launch("add", fmt::format("{} x {}", call.rows, call.columns), pass);
+  return true;
 }
 
 /// The picture that `whole` reads, from one of half its size, and its windows of 3 x 3 from their sums.

@@ -30,9 +30,8 @@ void Lowering::set_result(CallStepType& step, const Node* root) {
 }
 
 void Lowering::emit_product_call(const Node* n, const Node* root) {
-  bool linear = n->op == &linear_op || (options_.vendor && is_pointwise_conv(*n) && weight_rows(n->inputs[1]));
-  if (linear && options_.vendor && weight_rows(n->inputs[1])) return emit_vendor_linear(n, root);
-  if (linear) return emit_linear(n, root);
+  if (options_.vendor && is_linear(*n)) return emit_vendor_linear(n, root);
+  if (n->op == &linear_op) return emit_linear(n, root);
   emit_conv(n, root);
 }
 
@@ -162,8 +161,16 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
   if (options_.vendor) {
     View target = is_dense(homes_.at(root)) ? homes_.at(root) : writable_dense(root);
     step.tail.emplace().out_type = target.dtype;
-    if (auto at = tails_.find(n); at != tails_.end() && at->second.bias)
-      step.tail->bias = rows_slot(*weight_rows(Value(at->second.bias)), target.dtype);
+    if (auto at = tails_.find(n); at != tails_.end()) {
+      const Tail& tail = at->second;
+      if (tail.bias) step.tail->bias = rows_slot(*weight_rows(Value(tail.bias)), target.dtype);
+      if (tail.residual) {
+        View residual = dense_operand(Value(tail.residual));
+        if (residual.dtype != target.dtype) throw NeedsMemory{n};
+        step.tail->adds = true;
+        step.tail->residual = place(residual), step.tail->residual_stride = step.out_c;
+      }
+    }
     step.out = place(target);
     step.out_stride = *row_stride(target);
     program_.steps.push_back(std::move(step));

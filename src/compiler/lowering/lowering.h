@@ -50,7 +50,16 @@ class Lowering {
     bool gelu = false, gated = false;
   };
   void find_tails();
+  void set_tail(const Node* call, const Tail& tail);
+  /// A product of rows with weights, whatever the graph calls it.
+  static bool is_linear(const Node& n);
+  /// The only reader of a tail's root, if it is that op and can be part of the tail, else null.
+  const Node* after(const Tail& tail, const OpDef& op) const;
+  /// The same of a sum, and what is added there.
+  std::pair<const Node*, Value> sum_after(const Tail& tail) const;
   Tail tail_of(const Node* call) const;
+  /// A convolution's tail, with the residual behind it if the sum would be a pass over memory.
+  Tail with_residual(const Node* conv) const;
   /// The product of the first half of `whole`'s columns and the GELU of the others, if nothing else reads `whole`, else null.
   const Node* gated_halves(const Node* whole) const;
   bool is_bias(Value v, const Node* call) const;

@@ -1,5 +1,8 @@
 #include "backends/cuda/calls/conv.h"
 
+#include <array>
+
+#include "backends/cuda/calls/tuning.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -102,6 +105,13 @@ int64_t ConvShape::out_pixels() const {
   return pixels;
 }
 
+ConvShape ConvShape::plain() const {
+  ConvShape plain = *this;
+  plain.residual = plain.silu = false;
+  plain.bias = bias && !doubles;
+  return plain;
+}
+
 double ConvShape::flops() const {
   double window = 1;
   for (const auto& a : axes) window *= double(a.kernel) / (doubles ? 2 : 1);  // half of the taps meet each pixel
@@ -134,6 +144,26 @@ Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& s, const TuneOn<Con
   auto planned = plan_cudnn(vendor, request, tune ? &tune->stream : nullptr, tune ? tune->workspace : Workspace{});
   if (!planned) return {nullptr, planned.why_none};
   return {std::make_shared<ConvPlan>(s, planned.plan), {}};
+}
+
+bool one_kernel_wins(Vendor& vendor, const ConvShape& whole, const TuneOn<ConvBuffers>& on, const std::function<void()>& pass) {
+  constexpr std::string_view kKind = "conv in one";
+  const Facts facts = vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0);
+  const Digest key = choice_key(kKind, whole.text(), facts, true);
+  const CompileFacts about = choice_facts(kKind, whole.text(), facts, true);
+  if (auto stored = vendor.cache() ? vendor.cache()->find(key, about) : std::nullopt; stored && stored->size() == 1)
+    return stored->front() != std::byte(0);
+  const auto one = plan_conv(vendor, whole, &on), two = plan_conv(vendor, whole.plain(), &on);
+  if (!one || !two) return bool(one);
+  const double pass_us = time_candidates(vendor.context(), on.stream, {pass})[0];
+  const bool wins = one->choice().microseconds < two->choice().microseconds + pass_us;
+  if (vendor.cache()) vendor.cache()->put(key, std::array{std::byte(wins)}, about);
+  return wins;
+}
+
+bool one_kernel_should_win(const ConvShape& whole) {
+  constexpr int64_t kLargeResult = int64_t(64) << 20;  // bytes
+  return whole.residual && byte_size(whole.type) == 2 && whole.out_pixels() * whole.out_c * byte_size(whole.type) >= kLargeResult;
 }
 
 std::string why_no_conv(const CudnnCalls& calls, const ConvShape& s, int capability) {

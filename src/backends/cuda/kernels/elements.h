@@ -43,6 +43,15 @@ struct GateRowsCall {
 };
 void gate_rows(KernelTarget& target, const GateRowsCall& call);
 
+/// to[r, c] += bias[c] + residual[r, c], all dense; the sum is f32. Each of the two may be missing.
+struct AddRowsCall {
+  DevicePtr to = 0;
+  DType type = DType::bf16;
+  int64_t rows = 0, columns = 0;
+  DevicePtr bias = 0, residual = 0;  ///< 0: none
+};
+void add_rows(KernelTarget& target, const AddRowsCall& call);
+
 /// Quantises each row by its largest element: scales[m] = max |x[m, :]| / 448 (1 for zeros) and to[m, :] = x[m, :] / scales[m].
 /// Tokens of activations and output channels of weights [n, k] alike.
 struct QuantiseRowsCall {
