@@ -20,6 +20,24 @@ TEST_CASE("sizes of a strided convolution padded on one side are those of the fo
   CHECK(s.flops() == 2.0 * 60 * 8 * 4 * 9);
 }
 
+TEST_CASE("only what a pass over the result can do is left out of a plain convolution") {
+  ConvShape s{.n = 1, .c = 128, .out_c = 128, .axes = {{.in = 512}, {.in = 512}}, .bias = true, .residual = true, .silu = true};
+  CHECK(s.plain().text() == ConvShape{.n = 1, .c = 128, .out_c = 128, .axes = s.axes, .bias = true}.text());
+  s.doubles = true;
+  CHECK_FALSE(s.plain().bias);
+  CHECK(s.plain().doubles);
+  CHECK(s.plain().plain() == s.plain());
+}
+
+TEST_CASE("where nothing is timed, residuals of large results are cuDNN's to add, and no bias of a doubled one is") {
+  ConvShape s{.n = 1, .c = 128, .out_c = 128, .axes = {{.in = 512}, {.in = 512}}, .bias = true, .residual = true};
+  CHECK(one_kernel_should_win(s));
+  s.axes[0].in = 256;
+  CHECK_FALSE(one_kernel_should_win(s));
+  s.residual = false, s.doubles = true;
+  CHECK_FALSE(one_kernel_should_win(s));
+}
+
 TEST_CASE("two convolutions or attentions with the same name are the same") {
   ConvShape base{.n = 2, .c = 4, .out_c = 8, .axes = {{.in = 6}, {.in = 5}}};
   auto differs = [&](auto change) {
