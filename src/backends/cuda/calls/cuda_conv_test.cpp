@@ -169,6 +169,9 @@ TEST_CASE("convolutions to twice the size are right, with a bias and without") {
     for (bool tune : {false, true}) {
       check_conv(*v, doubling(type).plain(), tune);
       if (type != DType::f32) check_conv(*v, doubling(type), tune);
+      ConvShape pixel = doubling(type).plain();
+      for (auto& a : pixel.axes) a.in = 1;
+      check_conv(*v, pixel, tune);
     }
 }
 
