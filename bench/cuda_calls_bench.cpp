@@ -361,79 +361,6 @@ ConvShape conv(int64_t n, int64_t size, int64_t c, int64_t out_c, DType type = D
   return {.n = n, .c = c, .out_c = out_c, .axes = {{.in = size}, {.in = size}}, .type = type, .bias = true};
 }
 
-ConvShape doubling(int64_t n, int64_t size, int64_t c, int64_t out_c) {
-  ConvShape s = conv(n, size, c, out_c);
-  for (auto& a : s.axes) a.kernel = 4, a.stride = 2;
-  s.doubles = true;
-  return s;
-}
-
-/// A convolution with all that belongs to it in one kernel, beside a plain one and a pass; and what the engine would take.
-void conv_end_row(Bench& b, KernelTarget& target, const std::string& name, const ConvShape& whole) {
-  std::string label = fmt::format("end {} {}x{}->{} at {}{}", name, whole.n, whole.c, whole.out_c, whole.axes[0].in,
-                                  whole.doubles ? " doubled" : "");
-  if (!b.wanted(label)) return;
-  int64_t in_pixels = whole.n, window = 1;
-  for (const auto& a : whole.axes) in_pixels *= a.in, window *= a.kernel;
-  DeviceMemory in = b.random(in_pixels * whole.c, whole.type), weights = b.random(whole.out_c * window * whole.c, whole.type),
-               bias = b.random(whole.out_c, whole.type), out = b.random(whole.out_pixels() * whole.out_c, whole.type),
-               more = b.random(whole.out_pixels() * whole.out_c, whole.type);
-  ConvBuffers buffers{in.address(), weights.address(), out.address(), bias.address(), more.address()};
-  TuneOn<ConvBuffers> on{b.stream, buffers, b.workspace};
-  const ConvShape plain = whole.plain();
-  AddRowsCall call{.to = out.address(), .type = whole.type, .rows = whole.out_pixels(), .columns = whole.out_c};
-  call.bias = plain.bias ? 0 : buffers.bias, call.residual = whole.residual ? buffers.residual : 0;
-  guarded(label, [&] {
-    auto first_one = plan_conv(b.vendor, whole), first_two = plan_conv(b.vendor, plain);
-    auto one = plan_conv(b.vendor, whole, &on), two = plan_conv(b.vendor, plain, &on);
-    if (!one || !two) return print_absence(label, one.why_none + two.why_none);
-    std::vector<std::unique_ptr<BoundCall>> calls;
-    std::vector<std::function<void()>> candidates{[&] { add_rows(target, call); }};
-    for (const auto& plan : {first_one, one, first_two, two}) {
-      calls.push_back(plan->bind(buffers, b.workspace));
-      candidates.push_back([bound = calls.back().get(), &b] { bound->launch(b.stream); });
-    }
-    const auto us = time_candidates(b.context, b.stream, candidates);
-    const bool wins = one_kernel_wins(b.vendor, whole, on, candidates[0]);
-    fmt::print("{:<40}{:>9.1f}{:>9.1f}{:>9.1f}{:>9.1f}{:>9.1f}{:>9.1f}  {}{}\n", label, us[1], us[2], us[3], us[4], us[0],
-               us[4] + us[0] - us[2], wins ? "one" : "two", one_kernel_should_win(whole) ? ", untimed one" : "");
-    std::fflush(stdout);
-  });
-}
-
-void conv_ends(Bench& b) {
-  Kernels kernels(b.context);
-  kernels.load("elements");
-  KernelStream target(kernels, b.stream);
-  fmt::print("\n{:<40}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}\n", "ends of convolutions, us", "one 1st", "one", "two 1st", "two", "pass",
-             "gain");
-  for (auto [n, size, c] : {std::array<int64_t, 3>{1, 1024, 128},
-                            {1, 512, 256},
-                            {1, 256, 512},
-                            {1, 128, 512},
-                            {1, 512, 128},
-                            {2, 128, 320},
-                            {2, 64, 640},
-                            {2, 32, 1280},
-                            {2, 64, 320},
-                            {2, 32, 640},
-                            {2, 16, 1280},
-                            {2, 8, 1280}}) {
-    ConvShape s = conv(n, size, c, c);
-    s.residual = true;
-    conv_end_row(b, target, "residual", s);
-  }
-  for (auto [n, size, c] : {std::array<int64_t, 3>{1, 512, 256},
-                            {1, 256, 512},
-                            {1, 128, 512},
-                            {2, 64, 640},
-                            {2, 32, 1280},
-                            {2, 32, 640},
-                            {2, 16, 1280},
-                            {2, 8, 1280}})
-    conv_end_row(b, target, "bias", doubling(n, size, c, c));
-}
-
 void convs(Bench& b) {
   print_head("convolution 3x3 (batch channels)");
   for (auto [size, c, out_c] : {std::array<int64_t, 3>{128, 320, 320},
@@ -491,7 +418,6 @@ int run(int argc, char** argv) {
   linears(b);
   attentions(b);
   convs(b);
-  conv_ends(b);
   return 0;
 }
 

@@ -426,7 +426,11 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
     buffers.in = picture, buffers.weights = filters;
   }
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
-  if (tail.out_type == step.in_type && add_conv(shape, buffers)) return;
+  const bool vendor_can = tail.out_type == step.in_type, tune = engine_.options().tune;
+  auto add = [&] { return vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, tune).empty(); };
+  if (shape.residual && tune && residual_should_be_fused(shape) && add()) return;
+  shape.residual = false;
+  if (add()) return tail.adds ? add_step(in, RowStep{*step.epilogue}) : void();
   ConvCall own;
   own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
   own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
@@ -441,26 +445,6 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   engine_.kernels().load("gemm");
   if (shape.doubles) return add_places(own, shape.text());
   launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });
-}
-
-/// In one kernel of cuDNN's, or in one that leaves the rest to a pass of ours: what was faster, or what should be.
-bool LaunchBuilder::add_conv(const ConvShape& whole, const ConvBuffers& buffers) {
-  const bool tune = engine_.options().tune;
-  auto add = [&](const ConvShape& shape) { return add_vendor_call("conv", shape, buffers, plan_conv, tune).empty(); };
-  const ConvShape plain = whole.plain();
-  if (plain == whole) return add(whole);
-  AddRowsCall call{.to = buffers.out, .type = whole.type, .rows = whole.out_pixels(), .columns = whole.out_c};
-  call.bias = plain.bias ? 0 : buffers.bias, call.residual = buffers.residual;
-  auto pass = [=, e = &engine_] { add_rows(e->kernel_target(), call); };
-  engine_.kernels().load("elements");
-  auto wins = [&] {
-    TuneOn<ConvBuffers> on{engine_.stream(), buffers, tuning_workspace()};
-    return one_kernel_wins(engine_.vendor(), whole, on, pass);
-  };
-  if ((tune && !collecting_ ? wins() : one_kernel_should_win(whole)) && add(whole)) return true;
-  if (!add(plain)) return false;
-  launch("add", fmt::format("{} x {}", call.rows, call.columns), pass);
-  return true;
 }
 
 /// The picture that `whole` reads, from one of half its size, and its windows of 3 x 3 from their sums.

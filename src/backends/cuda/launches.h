@@ -56,7 +56,6 @@ class LaunchBuilder {
   template <class Shape, class Buffers, class Plan>
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               bool tune);
-  bool add_conv(const ConvShape& whole, const ConvBuffers& buffers);  ///< false: the vendor has none
   void enlarge(const ConvShape& whole, const ConvBuffers& from, DevicePtr picture, DevicePtr filters);
   void add_places(const ConvCall& whole, std::string detail);
   /// A product in the library's form or one of ours.

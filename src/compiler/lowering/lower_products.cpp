@@ -169,6 +169,7 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
         if (residual.dtype != target.dtype) throw NeedsMemory{n};
         step.tail->adds = true;
         step.tail->residual = place(residual), step.tail->residual_stride = step.out_c;
+        step.epilogue = add_kernel(sum_in_place(root, tail, target));
       }
     }
     step.out = place(target);
@@ -179,6 +180,13 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
   step.epilogue = epilogue(n, root, step.out_c, 1);
   set_result(step, root);
   program_.steps.push_back(std::move(step));
+}
+
+BuiltKernel Lowering::sum_in_place(const Node* sum, const Tail& tail, const View& out) {
+  const Node* conv = sum->inputs[sum->inputs[0].node() == tail.residual ? 1 : 0].node();
+  Residents in_place = residents();
+  in_place.home = [=, this](const Node* n) { return n == conv ? std::optional<View>(out) : home(n); };
+  return build_kernel(sum, in_place, out);
 }
 
 View Lowering::filters_of(Value v, DType type) {

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <set>
+
 #include "graph/ops.h"
 #include "lowered.h"
 #include "models/unet.h"
@@ -187,6 +189,12 @@ TEST_CASE("what is added to a convolution is part of its step where the sum woul
   CHECK(conv.tail->adds);
   CHECK(conv.tail->residual.buffer == BufferRef{BufferRef::parameter, 0});
   CHECK(conv.out.buffer == BufferRef{BufferRef::result, 0});
+  // The same in a pass: what lies there and the residual, added in place.
+  REQUIRE(conv.epilogue);
+  std::set<BufferRef> touched;
+  for (const OperandUse& o : conv.epilogue->operands) touched.insert(o.buffer);
+  CHECK(conv.epilogue->operands.size() == 3);
+  CHECK(touched == std::set<BufferRef>{conv.out.buffer, conv.tail->residual.buffer});
 }
 
 TEST_CASE("what another kernel adds to a convolution stays with that kernel") {

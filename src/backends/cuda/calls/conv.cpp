@@ -1,8 +1,5 @@
 #include "backends/cuda/calls/conv.h"
 
-#include <array>
-
-#include "backends/cuda/calls/tuning.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -108,13 +105,6 @@ int64_t ConvShape::out_pixels() const {
   return pixels;
 }
 
-ConvShape ConvShape::plain() const {
-  ConvShape plain = *this;
-  plain.residual = plain.silu = false;
-  plain.bias = bias && !doubles;
-  return plain;
-}
-
 double ConvShape::flops() const {
   double window = 1;
   for (const auto& a : axes) window *= double(a.kernel) / (doubles ? 2 : 1);  // half of the taps meet each pixel
@@ -149,24 +139,10 @@ Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& s, const TuneOn<Con
   return {std::make_shared<ConvPlan>(s, planned.plan), {}};
 }
 
-bool one_kernel_wins(Vendor& vendor, const ConvShape& whole, const TuneOn<ConvBuffers>& on, const std::function<void()>& pass) {
-  constexpr std::string_view kKind = "conv in one";
-  const Facts facts = vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0);
-  const Digest key = choice_key(kKind, whole.text(), facts, true);
-  const CompileFacts about = choice_facts(kKind, whole.text(), facts, true);
-  if (auto stored = vendor.cache() ? vendor.cache()->find(key, about) : std::nullopt; stored && stored->size() == 1)
-    return stored->front() != std::byte(0);
-  const auto one = plan_conv(vendor, whole, &on), two = plan_conv(vendor, whole.plain(), &on);
-  if (!one || !two) return bool(one);
-  const double pass_us = time_candidates(vendor.context(), on.stream, {pass})[0];
-  const bool wins = one->choice().microseconds < two->choice().microseconds + pass_us;
-  if (vendor.cache()) vendor.cache()->put(key, std::array{std::byte(wins)}, about);
-  return wins;
-}
-
-bool one_kernel_should_win(const ConvShape& whole) {
-  constexpr int64_t kLargeResult = int64_t(64) << 20;  // bytes
-  return whole.residual && byte_size(whole.type) == 2 && whole.out_pixels() * whole.out_c * byte_size(whole.type) >= kLargeResult;
+bool residual_should_be_fused(const ConvShape& s) {
+  constexpr double kLargeResult = double(int64_t(64) << 20), kMostFlopsPerByte = 2400;  // 3 x 3 over 256 channels have 2304
+  const double bytes = double(s.out_pixels()) * double(s.out_c * byte_size(s.type));
+  return byte_size(s.type) == 2 && bytes >= kLargeResult && s.flops() <= kMostFlopsPerByte * bytes;
 }
 
 std::string why_no_conv(const CudnnCalls& calls, const ConvShape& s, int capability) {

@@ -24,14 +24,12 @@ struct ConvShape {
   bool doubles = false;
   DType type = DType::bf16;  ///< of in, weights, bias, residual and out; sums are f32
   bool bias = false;
-  /// These two, and a bias where it doubles, make cuDNN compile a kernel of their own, which may be slower than a plain one and a
-  /// separate pass: one_kernel_wins().
+  /// These two make cuDNN compile a kernel of its own, which may be slower than a plain one and a separate pass. So does a bias
+  /// where it doubles: with it one takes twice as long as without.
   bool residual = false, silu = false;
   bool allow_tf32 = false;  ///< f32: round inputs to 10 fraction bits
 
   int64_t out_size(const ConvAxis& axis) const { return doubles ? 2 * axis.in : axis.out(); }
-  /// Without what a pass over the result can do: SiLU, a residual, and a bias where it doubles.
-  ConvShape plain() const;
   double flops() const;
   int64_t out_pixels() const;
   std::string text() const;
@@ -59,11 +57,11 @@ class ConvPlan {
 /// None where cuDNN has no engine. Code::InvalidArgument for sizes that make no sense.
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn<ConvBuffers>* tune = nullptr);
 
-/// Whether cuDNN's kernel for all of `whole` beats the one for whole.plain() followed by `pass`, which finishes that result.
-/// Timed once and kept in the cache.
-bool one_kernel_wins(Vendor& vendor, const ConvShape& whole, const TuneOn<ConvBuffers>& on, const std::function<void()>& pass);
-/// The same by what was measured (bench/NOTES.md), where nothing is timed.
-bool one_kernel_should_win(const ConvShape& whole);
+/// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The
+/// residual costs 15 % of the arithmetic, as was measured (bench/NOTES.md), the pass three times the result's memory: so it does
+/// where the result is large for its arithmetic. Small ones gain or lose a few microseconds. cuDNN compiles each candidate, 0.4 s
+/// long.
+bool residual_should_be_fused(const ConvShape& shape);
 
 /// Whether cuDNN has an engine for it on a device of that capability, which need not be here; the reason if not.
 std::string why_no_conv(const CudnnCalls& calls, const ConvShape& shape, int capability);

@@ -20,22 +20,16 @@ TEST_CASE("sizes of a strided convolution padded on one side are those of the fo
   CHECK(s.flops() == 2.0 * 60 * 8 * 4 * 9);
 }
 
-TEST_CASE("only what a pass over the result can do is left out of a plain convolution") {
-  ConvShape s{.n = 1, .c = 128, .out_c = 128, .axes = {{.in = 512}, {.in = 512}}, .bias = true, .residual = true, .silu = true};
-  CHECK(s.plain().text() == ConvShape{.n = 1, .c = 128, .out_c = 128, .axes = s.axes, .bias = true}.text());
-  s.doubles = true;
-  CHECK_FALSE(s.plain().bias);
-  CHECK(s.plain().doubles);
-  CHECK(s.plain().plain() == s.plain());
-}
-
-TEST_CASE("where nothing is timed, residuals of large results are cuDNN's to add, and no bias of a doubled one is") {
-  ConvShape s{.n = 1, .c = 128, .out_c = 128, .axes = {{.in = 512}, {.in = 512}}, .bias = true, .residual = true};
-  CHECK(one_kernel_should_win(s));
-  s.axes[0].in = 256;
-  CHECK_FALSE(one_kernel_should_win(s));
-  s.residual = false, s.doubles = true;
-  CHECK_FALSE(one_kernel_should_win(s));
+TEST_CASE("residuals are added by convolutions of 16 bits whose results are large for their arithmetic") {
+  auto fused = [](int64_t size, int64_t channels, DType type = DType::bf16) {
+    return residual_should_be_fused(
+        {.n = 1, .c = channels, .out_c = channels, .axes = {{.in = size}, {.in = size}}, .type = type});
+  };
+  CHECK(fused(1024, 128));
+  CHECK(fused(512, 256));
+  CHECK_FALSE(fused(256, 512));
+  CHECK_FALSE(fused(511, 128));
+  CHECK_FALSE(fused(512, 128, DType::f32));
 }
 
 TEST_CASE("two convolutions or attentions with the same name are the same") {

@@ -271,30 +271,6 @@ TEST_CASE("windows are had back from their sums, but for the rounding of these")
   });
 }
 
-TEST_CASE("a bias and other rows are added to rows of any length") {
-  on_each_target([](TestTarget& t) {
-    for (DType type : {DType::f32, DType::f16, DType::bf16})
-      for (int64_t columns : {3, 320, 17})
-        for (auto [bias, residual] : {std::pair{true, true}, {true, false}, {false, true}}) {
-          constexpr int64_t kRows = 37;
-          const auto count = size_t(kRows * columns);
-          auto random = [&](size_t n, uint32_t seed) { return encode(random_values(n, seed, 3), type); };
-          const auto to = random(count, 1), b = random(size_t(columns), 2), r = random(count, 3);
-          std::vector<float> sums = decode(to, type);
-          const auto more_b = decode(b, type), more_r = decode(r, type);
-          for (size_t i = 0; i < count; ++i) {
-            if (residual) sums[i] += more_r[i];
-            if (bias) sums[i] += more_b[i % size_t(columns)];
-          }
-          AddRowsCall call{.to = t.upload(to), .type = type, .rows = kRows, .columns = columns};
-          if (bias) call.bias = t.upload(b);
-          if (residual) call.residual = t.upload(r);
-          add_rows(t, call);
-          CHECK(decode(t.download<uint8_t>(call.to, to.size()), type) == rounded(sums, type));
-        }
-  });
-}
-
 TEST_CASE("a picture is doubled, with and without its last row and column") {
   on_each_target([](TestTarget& t) {
     for (DType type : {DType::f32, DType::bf16})

@@ -76,12 +76,6 @@ void gate_rows(KernelTarget& target, const GateRowsCall& c) {
   }
 }
 
-void add_rows(KernelTarget& target, const AddRowsCall& c) {
-  if (c.rows == 0 || c.columns == 0) return;
-  target("elements__add_rows", one_pass(c.rows * c.columns), c.to, target_type("add_rows", c.type), c.rows * c.columns, c.bias,
-         uint32_t(c.columns), c.residual);
-}
-
 void quantise_rows(KernelTarget& target, const QuantiseRowsCall& c) {
   if (c.rows == 0 || c.columns == 0) return;
   const int64_t threads = std::min(kMostThreads, divide_up(divide_up(c.columns, kWide * kHeld), 32) * 32);

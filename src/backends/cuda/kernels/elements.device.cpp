@@ -114,33 +114,6 @@ SINTER_DEVICE_KERNEL(elements__gate_rows, const void* from, void* to, int type, 
   store(at(to, row * to_stride + column, type), type, value, valid);
 }
 
-/// to[i] += bias[i % columns] + residual[i]
-SINTER_DEVICE_KERNEL(elements__add_rows, void* to, int type, int64_t count, const void* bias, uint32_t columns,
-                     const void* residual) {
-  const int64_t first = first_element();
-  const int valid = valid_of(count - first);
-  if (valid <= 0) return;
-  float v[kWide], more[kWide];
-  load(at(to, first, type), type, v, valid);
-  if (residual) {
-    load(at(residual, first, type), type, more, valid);
-    SINTER_UNROLL
-    for (int i = 0; i < kWide; ++i) v[i] += more[i];
-  }
-  if (bias) {
-    const bool whole = columns % kWide == 0;
-    // Division of 64 bits takes longer than the memory does.
-    uint32_t column = whole ? uint32_t(first / kWide) % (columns / kWide) * kWide : uint32_t(first % columns);
-    if (whole) load(at(bias, column, type), type, more, kWide);
-    SINTER_UNROLL
-    for (int i = 0; i < kWide; ++i) {
-      if (!whole) load(at(bias, column, type), type, more, 1), column = column + 1 == columns ? 0 : column + 1;
-      v[i] += more[whole ? i : 0];
-    }
-  }
-  store(at(to, first, type), type, v, valid);
-}
-
 /// to[n, y, x, :] = from[n, y / 2, x / 2, :]: a thread for each chunk of a pixel's channels.
 SINTER_DEVICE_KERNEL(elements__double_picture, const void* from, void* to, int type, int64_t count, int h, int w, int c) {
   const int64_t i = int64_t(block_x()) * threads_x() + thread_x();

@@ -43,15 +43,6 @@ struct GateRowsCall {
 };
 void gate_rows(KernelTarget& target, const GateRowsCall& call);
 
-/// to[r, c] += bias[c] + residual[r, c], all dense; the sum is f32. Each of the two may be missing.
-struct AddRowsCall {
-  DevicePtr to = 0;
-  DType type = DType::bf16;
-  int64_t rows = 0, columns = 0;
-  DevicePtr bias = 0, residual = 0;  ///< 0: none
-};
-void add_rows(KernelTarget& target, const AddRowsCall& call);
-
 /// Quantises each row by its largest element: scales[m] = max |x[m, :]| / 448 (1 for zeros) and to[m, :] = x[m, :] / scales[m].
 /// Tokens of activations and output channels of weights [n, k] alike.
 struct QuantiseRowsCall {
@@ -83,8 +74,8 @@ void filters_channels_last(KernelTarget& target, const FiltersCall& call);
 /// Windows of 3 x 3 (taps = 9) over a picture at twice its size, as [c][4][4][k]: what each pixel of the picture gives to 4 x 4
 /// of the result, see WeightSlot::doubled_filters. The sums are of f32.
 void filters_doubled(KernelTarget& target, const FiltersCall& call);
-/// These back as windows of 3 x 3 in the form [k][3][3][c]. Exact but for the rounding of the sums: each middle weight is had
-/// from all sums that contain it.
+/// These back as windows of 3 x 3 in the form [k][3][3][c]: each middle weight from all sums that contain it. Corners are exact,
+/// and in 16 bits all together 1.4 roundings off.
 void filters_undoubled(KernelTarget& target, const FiltersCall& call);
 /// These as four windows of 2 x 2 for the picture itself, for even and odd rows and columns of the result: [2][2][k][2][2][c].
 void filters_of_places(KernelTarget& target, const FiltersCall& call);
