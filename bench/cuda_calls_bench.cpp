@@ -328,6 +328,53 @@ void attentions(Bench& b) {
   attention_row(b, "t5 bias", t5);
 }
 
+// Attention to a prompt by our kernel against cuDNN's fastest. Each follows the product that makes its queries, as in a model,
+// whose time is taken off. All take turns, so that they see the same clock.
+
+void prompt_row(Bench& b, Kernels& kernels, const std::string& name, const AttentionShape& s) {
+  std::string label = fmt::format("prompt {} {}x{} {}x{} d{}", name, s.b, s.heads, s.queries, s.keys, s.d);
+  if (!b.wanted(label)) return;
+  const int64_t rows = s.b * s.queries, width = s.heads * s.d;
+  DeviceMemory x = b.random(rows * width, s.type), w = b.random(width * width, s.type), q = b.random(rows * width, s.type),
+               k = b.random(s.b * s.k.b, s.type), v = b.random(s.b * s.v.b, s.type), out = b.random(rows * width, s.type);
+  AttentionBuffers buffers{.q = q.address(), .k = k.address(), .v = v.address(), .out = out.address(), .scale = 0.1f};
+  LinearShape product{.m = rows, .n = width, .k = width, .a = s.type, .weights = s.type, .out = s.type};
+  LinearBuffers factors{.a = x.address(), .weights = w.address(), .out = q.address()};
+  TuneOn<AttentionBuffers> on{b.stream, buffers, b.workspace};
+  TuneOn<LinearBuffers> on_factors{b.stream, factors, b.workspace};
+  auto theirs = plan_attention(b.vendor, s, &on);
+  auto before = plan_linear(b.vendor, product, &on_factors);
+  const std::string why = why_no_own_attention(s, b.context.device());
+  if (!theirs || !before || !why.empty()) return print_absence(label, theirs.why_none + before.why_none + why);
+  AttentionPlan ours(s, kernels, {});
+  auto queries = before->bind(factors, b.workspace), their_call = theirs->bind(buffers, b.workspace),
+       our_call = ours.bind(buffers, b.workspace);
+  std::vector<std::function<void()>> candidates = {[&] { queries->launch(b.stream); }};
+  for (const BoundCall* call : {their_call.get(), our_call.get()}) {
+    candidates.push_back([&, call] { queries->launch(b.stream), call->launch(b.stream); });
+    candidates.push_back([&, call] { call->launch(b.stream); });
+  }
+  const std::vector<double> times = time_candidates(b.context, b.stream, candidates);
+  const double cudnn = times[1] - times[0], own = times[3] - times[0];
+  fmt::print("{:<46}{:>10.1f}{:>10.1f}{:>10.1f}{:>8.2f}{:>12.1f}{:>10.1f}\n", label, times[0], cudnn, own, cudnn / own, times[2],
+             times[4]);
+  std::fflush(stdout);
+}
+
+void prompts(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<46}{:>10}{:>10}{:>10}{:>8}{:>12}{:>10}\n", "attention to a prompt: us", "product", "cuDNN", "own", "gain",
+             "cuDNN alone", "own alone");
+  for (int64_t keys : {77, 154, 231}) {
+    prompt_row(b, kernels, "sdxl", dense(2, 10, 4096, keys, 64));
+    prompt_row(b, kernels, "sdxl", dense(2, 20, 1024, keys, 64));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 4096, keys, 40));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 1024, keys, 80));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 256, keys, 160));
+    prompt_row(b, kernels, "sd15", dense(2, 8, 64, keys, 160));
+  }
+}
+
 void conv_rows(Bench& b, const std::string& name, ConvShape s) {
   for (bool residual : {false, true}) {
     s.residual = residual;
@@ -417,6 +464,7 @@ int run(int argc, char** argv) {
   tiles(b);
   linears(b);
   attentions(b);
+  prompts(b);
   convs(b);
   return 0;
 }

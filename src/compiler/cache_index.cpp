@@ -151,7 +151,9 @@ std::string difference(const Facts& from, const Facts& to) {
   for (auto& [name, value] : from)
     if (!value.empty() && std::none_of(to.begin(), to.end(), [&](auto& other) { return other.first == name; }))
       parts.push_back(fmt::format("{} {} -> none", name, value));
-  return fmt::format("{}", fmt::join(parts, ", "));
+  constexpr size_t kShown = 2;  // a block at another resolution differs in each of its inputs
+  if (parts.size() <= kShown) return fmt::format("{}", fmt::join(parts, ", "));
+  return fmt::format("{}, and {} more", fmt::join(parts.begin(), parts.begin() + kShown, ", "), parts.size() - kShown);
 }
 
 int differences(const Facts& a, const Facts& b) {

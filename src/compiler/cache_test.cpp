@@ -96,6 +96,8 @@ TEST_CASE("a miss says what differs from the nearest earlier compile") {
   CHECK(reason_of(cache, 3, {"unet/resblock", {{"target", "sm_90"}, {"dtype", "f16"}, {"fuse", "off"}}, 1}) ==
         "fuse none -> off");
   CHECK(reason_of(cache, 3, {"unet/resblock", {{"target", "sm_90"}}, 1}) == "dtype f16 -> none");
+  CHECK(reason_of(cache, 3, {"unet/resblock", {{"target", "sm_90"}, {"dtype", "f8"}, {"a", "1"}, {"b", "1"}}, 1}) ==
+        "dtype f16 -> f8, a none -> 1, and 1 more");
   CHECK(reason_of(cache, 3, facts_of_block("unet/resblock")) == "the structure of unet/resblock changed");
   CHECK(reason_of(cache, 3, facts_of_block("vae/resblock")) == "first compile of vae/resblock");
 

@@ -33,8 +33,6 @@ Signature signature(const Engine& engine, const Graph& graph, const std::string&
   Hasher h;
   h.add(version).add(structure_digest(graph)).add(options.fuse).add(options.fp8_width).add(target);
   if (options.fp8_keys > 0) h.add("fp8 attention").add(options.fp8_keys);
-  std::string types;
-  for (Value input : graph.inputs()) types += (types.empty() ? "" : ", ") + input->type.text();
   std::string storage;
   for (Value weight : own_weights(graph)) {
     std::string type(name(weight.dtype()));
@@ -42,14 +40,10 @@ Signature signature(const Engine& engine, const Graph& graph, const std::string&
   }
   if (options.fp8_width > 0) storage += fmt::format(" (linears from width {} f8e4m3)", options.fp8_width);
   if (options.fp8_keys > 0) storage += fmt::format(" (attention from {} keys on f8e4m3)", options.fp8_keys);
-  return {h.digest(),
-          {label,
-           {{"inputs", types},
-            {"weights", storage},
-            {"backend", options.fuse ? "native" : "eager"},
-            {"target", target},
-            {"compiler", version}},
-           0}};
+  Facts facts = {{"weights", storage}, {"backend", options.fuse ? "native" : "eager"}, {"target", target}, {"compiler", version}};
+  for (size_t i = 0; i < graph.inputs().size(); i++)
+    facts.push_back({fmt::format("input {}", i + 1), graph.inputs()[i]->type.text()});
+  return {h.digest(), {label, std::move(facts), 0}};
 }
 
 LowerOptions lowering_of(const Engine& engine, const CompileOptions& options) {

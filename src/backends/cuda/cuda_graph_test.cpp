@@ -74,6 +74,36 @@ TEST_CASE("a convolution of a picture at twice its size is that of the resized p
   }
 }
 
+/// As in a residual block: a vector for each picture is added to all its pixels, and the sum is normalised.
+void build_norm(Graph& g, DType type, const Dim& height, const Dim& width) {
+  Value x = cast(g.input("x", {DType::f32, {2, height, width, 64}}), type);
+  Value time = cast(g.input("time", {DType::f32, {2, 1, 1, 64}}), type);
+  auto weight = [&](const char* name) { return cast(g.weight(name, {DType::f32, {64}}), type); };
+  Value y = silu(group_norm(x + time, weight("gamma"), weight("beta"), 32, 1e-5));
+  g.output("y", cast(group_norm(y, weight("gamma"), weight("beta"), 8, 1e-6), DType::f32));
+}
+
+TEST_CASE("a group norm is the same in one launch and, of a larger picture, in two, on a device") {
+  if (!test_device()) return;
+  Dim height = Dim::symbol("graph_height"), width = Dim::symbol("graph_width");
+  std::vector<SymbolId> symbols;
+  height.collect_symbols(symbols), width.collect_symbols(symbols);
+  const std::map<std::string, Tensor> weights{{"gamma", random_tensor({64}, 4)}, {"beta", random_tensor({64}, 5)}};
+  Graph exact;
+  build_norm(exact, DType::f32, height, width);
+  for (int64_t side : {7, 61, 400}) {
+    CAPTURE(side);
+    const std::map<std::string, Tensor> inputs{{"x", random_tensor({2, side, side + 1, 64}, 1)},
+                                               {"time", random_tensor({2, 1, 1, 64}, 2)}};
+    for (auto [type, tolerance] : {std::pair{DType::f16, 0.004}, {DType::bf16, 0.03}}) {
+      CAPTURE(name(type));
+      Graph graph;
+      build_norm(graph, type, height, width);
+      CHECK(worst_difference(graph, exact, inputs, {{symbols[0], side}, {symbols[1], side + 1}}, weights) < tolerance);
+    }
+  }
+}
+
 /// As a U-Net's way down and up again: a convolution by 2, whose size is rounded up, and one of its result at the old size.
 void build_down_and_up(Graph& g, DType type, const Dim& height, const Dim& width) {
   Value x = cast(g.input("x", {DType::f32, {2, height, width, 32}}), type);

@@ -195,6 +195,9 @@ struct LaunchShape {
   /// The kernel may begin while what was queued before it still runs. Its code waits for that by itself (griddepcontrol.wait),
   /// on every path that reads or writes what another kernel writes or reads. Only where DeviceInfo::overlaps_launches().
   bool overlaps = false;
+  /// So many neighbouring blocks in x, at most 8, are on the device at the same time and see each other's shared memory; divides
+  /// the grid. Above 1 from capability 9.0 on.
+  uint32_t cluster = 1;
 };
 
 /// A kernel of a Module; valid as long as that is.
@@ -214,6 +217,8 @@ class Function {
   /// Allows dynamic shared memory above 48 KiB; at most DeviceInfo::shared_bytes.
   void allow_shared_bytes(int64_t bytes) const;
   int blocks_per_multiprocessor(int threads, int64_t shared_bytes) const;
+  /// How many clusters of such a launch are on the device at once; 0 also where the driver is too old to say.
+  int clusters_at_once(const LaunchShape& shape) const;
   int registers() const;         ///< of a thread
   int64_t local_bytes() const;   ///< of a thread: above 0 when registers were spilled or arrays indexed
   int64_t shared_bytes() const;  ///< static ones

@@ -35,6 +35,7 @@ enum class Result : int {
   LaunchFailed = 719,
   SystemNotReady = 802,
   SystemDriverMismatch = 803,
+  InvalidClusterSize = 912,
   Unknown = 999,
 };
 

@@ -13,7 +13,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-8";
+constexpr std::string_view kCompilerVersion = "cuda-9";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -56,7 +56,7 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       context_(ordinal),
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
-      vendor_(context_, &cache, {}, options.tile_products ? &kernels_ : nullptr),
+      vendor_(context_, &cache, {}, &kernels_, options.tile_products),
       kernels_(context_, [this](const Context&, std::string_view ptx, std::string_view name) { return load_fixed(ptx, name); }),
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),

@@ -4,9 +4,11 @@
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
+#include "backends/cuda/group_norm_steps.h"
 #include "backends/cuda/kernels/attention.h"
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/kernels/gemm.h"
+#include "backends/cuda/kernels/group_norm.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/schedules.h"
 #include "base/rounding.h"
@@ -29,7 +31,7 @@ struct LaunchBuilder::Instance {
 
 namespace {
 
-GroupStatsCall group_stats_call(const GroupStatsStep& step, const Bindings& bindings) {
+GroupStatsCall call_of(const GroupStatsStep& step, const Bindings& bindings) {
   GroupStatsCall call;
   call.n = step.n.value(bindings), call.pixels = step.pixels.value(bindings);
   call.channels = step.channels, call.groups = step.groups;
@@ -102,7 +104,7 @@ Enlarged enlarged(const ConvStep& step, const Bindings& bindings) {
 }
 
 bool gates_itself(Engine& engine, const LinearShape& shape) {
-  return engine.vendor().kernels() && tile_product_should_win(shape, engine.context().device());
+  return engine.vendor().tile_products() && tile_product_should_win(shape, engine.context().device());
 }
 
 /// Both parts of a gated product, for a kernel that gates them afterwards; [batch, m, 2 n], dense.
@@ -117,7 +119,7 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
   if (const auto* attention = std::get_if<AttentionStep>(&step))
     return keeps_scores(*attention, bindings) ? scores_bytes(*attention, bindings) : 0;
   if (const auto* stats = std::get_if<GroupStatsStep>(&step))
-    return group_stats_workspace_bytes(group_stats_call(*stats, bindings), context_.device().multiprocessors);
+    return group_stats_workspace_bytes(call_of(*stats, bindings), context_.device().multiprocessors);
   if (const auto* conv = std::get_if<ConvStep>(&step)) {
     const Enlarged e = enlarged(*conv, bindings);
     return e.picture_bytes + e.filter_bytes;
@@ -161,6 +163,10 @@ void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr b
   for (size_t i = 0; i < unit.program.steps.size(); ++i) {
     engine_.check_cancelled();  // the vendors' libraries think about each step, or time it
     instance.step = i;
+    if (add_group_norm(instance)) {
+      ++i;
+      continue;
+    }
     std::visit([&](const auto& step) { add_step(instance, step); }, unit.program.steps[i]);
   }
   if (stream) launch("weights", "", [=] { stream->close(); });
@@ -548,11 +554,39 @@ void LaunchBuilder::add_fp8_attention(const Instance& in, const AttentionStep& s
     fail(Code::Unsupported, "no f8e4m3 attention {}: {}; --attention-dtype auto works without", shape.text(), why);
 }
 
-void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
-  GroupStatsCall call = group_stats_call(step, in.bindings);
+GroupStatsCall LaunchBuilder::group_stats_call(const Instance& in, const GroupStatsStep& step) {
+  GroupStatsCall call = call_of(step, in.bindings);
   call.x = address(in, step.x, step.type);
   call.gamma = address(in, step.gamma, DType::f32), call.beta = address(in, step.beta, DType::f32);
   if (step.adds) call.addend = address(in, step.addend, step.addend_type), call.addend_stride = in(step.addend_stride);
+  return call;
+}
+
+bool LaunchBuilder::add_group_norm(const Instance& in) {
+  const auto* step = std::get_if<GroupStatsStep>(&in.unit.program.steps[in.step]);
+  const auto steps = step ? group_norm_steps(in.unit.program, in.step, in.bindings) : std::nullopt;
+  if (!steps) return false;
+  GroupNormCall call{.of = group_stats_call(in, *step), .silu = steps->silu};
+  call.out = address(in, steps->out, step->type), call.out_stride = steps->out_stride;
+  const GroupStatsCall& of = call.of;
+  // What only the statistics read may lie where the row kernel writes: its memory was free again.
+  const DevicePtr end = call.out + DevicePtr(of.n * of.pixels * call.out_stride * byte_size(of.type));
+  auto apart = [&](DevicePtr from, int64_t bytes) { return from + DevicePtr(bytes) <= call.out || end <= from; };
+  const bool parameters_stay =
+      apart(of.gamma, of.channels * 4) && apart(of.beta, of.channels * 4) &&
+      (!step->adds || apart(of.addend, ((of.n - 1) * of.addend_stride + of.channels) * byte_size(of.addend_type)));
+  if (!group_norm_limits_) group_norm_limits_ = GroupNormLimits::of(engine_.kernels());
+  const GroupNormLimits limits = *group_norm_limits_;
+  if (!parameters_stay || !group_norm_fits(call, limits)) return false;
+  engine_.kernels().load("group_norm");
+  std::string detail =
+      fmt::format("{} x {} x {}, {} groups{}", of.n, of.pixels, of.channels, of.groups, call.silu ? ", SiLU" : "");
+  launch("group_norm", std::move(detail), [=, e = &engine_] { group_norm(e->kernel_target(), call, limits); });
+  return true;
+}
+
+void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
+  GroupStatsCall call = group_stats_call(in, step);
   call.out = address(in, step.out, DType::f32), call.workspace = in.scratch();
   call.counters = engine_.group_stats_counters();
   engine_.kernels().load("group_stats");

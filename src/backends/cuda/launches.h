@@ -2,6 +2,7 @@
 #include <any>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/gemm.h"
+#include "backends/cuda/kernels/group_norm.h"
 #include "backends/cuda/weights.h"
 #include "compiler/layout.h"
 
@@ -48,6 +50,9 @@ class LaunchBuilder {
   void add_step(const Instance& in, const MatmulStep& step);
   void add_step(const Instance& in, const AttentionStep& step);
   void add_step(const Instance& in, const GroupStatsStep& step);
+  GroupStatsCall group_stats_call(const Instance& in, const GroupStatsStep& step);  // but for where its result goes
+  /// The step of statistics and the next one as one launch; false, and nothing is added, where they are none.
+  bool add_group_norm(const Instance& in);
   void add_step(const Instance& in, const EmbeddingStep& step);
   void add_step(const Instance& in, const QuantiseStep& step);
   void add_step(const Instance& in, const CallStep& step);
@@ -79,6 +84,7 @@ class LaunchBuilder {
   std::vector<std::pair<size_t, Bind>> unbound_;
   int64_t workspace_bytes_ = 0;
   std::map<std::pair<const Unit*, int32_t>, DeviceMemory> constants_;
+  std::optional<GroupNormLimits> group_norm_limits_;
   int depth_ = 0, blocks_ = 0;  // of calls; of those by the graph itself, so far
   /// A vendor's plan that is made ahead, on any thread.
   struct Ahead {

@@ -173,25 +173,41 @@ Function Module::function(const std::string& name) const {
 }
 
 namespace {
-/// With the next kernels' leave to begin (CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION); captured, it becomes an edge of
-/// the graph that says the same.
-Result launch_overlapping(void* function, const LaunchShape& s, const Stream& stream, void** arguments) {
-  constexpr int kProgrammaticStreamSerialization = 6;
-  LaunchAttribute overlaps{.id = kProgrammaticStreamSerialization};
-  overlaps.value.number = 1;
-  LaunchConfig config{s.grid.x,  s.grid.y,       s.grid.z,        s.block.x, s.block.y,
-                      s.block.z, s.shared_bytes, stream.handle(), &overlaps, 1};
-  return driver().launch_with(&config, function, arguments, nullptr);
+/// CUlaunchAttributeID.
+enum LaunchAttributeId : int { kClusterDimension = 4, kProgrammaticStreamSerialization = 6 };
+
+/// What a launch is beside its sizes.
+struct LaunchAttributes {
+  LaunchAttribute all[2];
+  unsigned count = 0;
+
+  LaunchAttributes(const LaunchShape& shape, bool overlaps) {
+    if (overlaps) {  // leave to begin early; captured, it becomes an edge of the graph that says the same
+      all[count].id = kProgrammaticStreamSerialization;
+      all[count++].value.number = 1;
+    }
+    if (shape.cluster > 1) {
+      const unsigned sizes[3] = {shape.cluster, 1, 1};
+      all[count].id = kClusterDimension;
+      std::memcpy(all[count++].value.bytes, sizes, sizeof sizes);
+    }
+  }
+};
+
+LaunchConfig config_of(const LaunchShape& s, LaunchAttributes& attributes, void* stream) {
+  return {s.grid.x,  s.grid.y,       s.grid.z, s.block.x,      s.block.y,
+          s.block.z, s.shared_bytes, stream,   attributes.all, attributes.count};
 }
 }  // namespace
 
 void Function::launch(const LaunchShape& s, const Stream& stream, std::span<void* const> arguments) const {
   auto** pointers = const_cast<void**>(arguments.data());
   const bool waits = stream.take_wait();
-  Result result = s.overlaps && !waits && driver().launch_with
-                      ? launch_overlapping(handle_, s, stream, pointers)
-                      : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes,
-                                        stream.handle(), pointers, nullptr);
+  LaunchAttributes attributes(s, s.overlaps && !waits && driver().launch_with);
+  const LaunchConfig config = config_of(s, attributes, stream.handle());
+  Result result = attributes.count > 0 ? driver().launch_with(&config, handle_, pointers, nullptr)
+                                       : driver().launch(handle_, s.grid.x, s.grid.y, s.grid.z, s.block.x, s.block.y, s.block.z,
+                                                         s.shared_bytes, stream.handle(), pointers, nullptr);
   check(result, "launching {} with {}x{}x{} blocks of {}x{}x{} threads and {} bytes of shared memory", name_, s.grid.x, s.grid.y,
         s.grid.z, s.block.x, s.block.y, s.block.z, s.shared_bytes);
 }
@@ -205,6 +221,17 @@ int Function::blocks_per_multiprocessor(int threads, int64_t shared_bytes) const
   int blocks = 0;
   check(driver().function_occupancy(&blocks, handle_, threads, size_t(shared_bytes)), "asking for the occupancy of {}", name_);
   return blocks;
+}
+
+int Function::clusters_at_once(const LaunchShape& shape) const {
+  if (!driver().function_clusters) return 0;
+  int clusters = 0;
+  LaunchAttributes attributes(shape, false);
+  const LaunchConfig config = config_of(shape, attributes, nullptr);
+  const Result result = driver().function_clusters(&clusters, handle_, &config);
+  if (result == Result::InvalidClusterSize) return 0;
+  check(result, "asking how many clusters of {} have room", name_);
+  return clusters;
 }
 
 namespace {

@@ -1,7 +1,11 @@
 #include "backends/cuda/calls/attention.h"
 
+#include <chrono>
 #include <limits>
 
+#include "backends/cuda/calls/tuning.h"
+#include "backends/cuda/kernels/resident_attention.h"
+#include "base/bytes.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -218,6 +222,30 @@ std::pair<std::vector<CudnnArgument>, std::vector<float>> arguments_of(const Fp8
   return {std::move(a.list), {b.scale}};
 }
 
+/// Part of what choices between the library's attention and ours are stored under: raise it when our kernel changes.
+constexpr std::string_view kOwnAttention = "1";
+
+AttentionCall own_call(const AttentionShape& s, const AttentionBuffers& buffers = {}) {
+  AttentionCall c{.b = s.b, .heads = s.heads, .queries = s.queries, .keys = s.keys, .d = s.d, .scale = buffers.scale};
+  c.causal = s.causal, c.type = s.type;
+  c.q = buffers.q, c.k = buffers.k, c.v = buffers.v, c.out = buffers.out;
+  c.q_strides = s.q, c.k_strides = s.k, c.v_strides = s.v, c.out_strides = s.out;
+  return c;
+}
+
+class BoundOwnAttention : public BoundCall {
+ public:
+  BoundOwnAttention(Kernels& kernels, const AttentionCall& call) : kernels_(kernels), call_(call) {}
+  void launch(const Stream& stream) const override {
+    KernelStream target(kernels_, stream);
+    resident_attention(target, call_);
+  }
+
+ private:
+  Kernels& kernels_;
+  AttentionCall call_;
+};
+
 template <class Plan>
 Planned<Plan> plan_with(Vendor& vendor, const AttentionShape& s, CudnnRequest& request, const Stream* stream,
                         const Workspace& workspace) {
@@ -225,6 +253,93 @@ Planned<Plan> plan_with(Vendor& vendor, const AttentionShape& s, CudnnRequest& r
   if (!planned) return {nullptr, planned.why_none};
   return {std::make_shared<Plan>(s, planned.plan), {}};
 }
+
+class AttentionPlanner {
+ public:
+  AttentionPlanner(Vendor& vendor, const AttentionShape& shape, const TuneOn<AttentionBuffers>* tune)
+      : vendor_(vendor),
+        s_(shape),
+        tune_(tune),
+        why_no_library_(vendor.cudnn() ? known_refusal(shape, device().capability()) : vendor.why_no_cudnn()),
+        why_no_own_(vendor.kernels() ? why_no_own_attention(shape, device()) : "kernels of ours are not asked for"),
+        facts_(vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0)) {
+    facts_.emplace_back("own attention", kOwnAttention);
+  }
+
+  Planned<AttentionPlan> plan() {
+    if (!why_no_own_.empty()) return why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
+    if (!why_no_library_.empty()) return own();
+    if (auto stored = find()) return *stored;
+    if (!tune_ && own_attention_should_win(s_, device())) return own();
+    Planned<AttentionPlan> theirs = library();
+    if (!theirs) return own();
+    return tune_ ? faster(theirs, own()) : theirs;
+  }
+
+ private:
+  const DeviceInfo& device() const { return vendor_.context().device(); }
+
+  Planned<AttentionPlan> own(const Choice& choice = {}) {
+    return {std::make_shared<AttentionPlan>(s_, *vendor_.kernels(), choice), {}};
+  }
+
+  Planned<AttentionPlan> library() {
+    CudnnRequest request = request_for(s_);
+    if (tune_) std::tie(request.arguments, request.numbers) = arguments_of(s_, tune_->buffers);
+    return plan_with<AttentionPlan>(vendor_, s_, request, tune_ ? &tune_->stream : nullptr,
+                                    tune_ ? tune_->workspace : Workspace{});
+  }
+
+  Planned<AttentionPlan> faster(const Planned<AttentionPlan>& theirs, const Planned<AttentionPlan>& ours) {
+    if (theirs->workspace_bytes() > tune_->workspace.bytes) return ours;
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::unique_ptr<BoundCall>> calls;
+    std::vector<std::function<void()>> candidates;
+    for (const auto& plan : {ours, theirs}) {
+      calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
+      candidates.push_back([call = calls.back().get(), this] { call->launch(tune_->stream); });
+    }
+    const std::vector<double> times = time_candidates(vendor_.context(), tune_->stream, candidates);
+    const bool is_own = best_candidate(times) == 0;
+    const Choice choice{.microseconds = times[0], .candidates = theirs->choice().candidates + 1};
+    store(is_own, choice, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    return is_own ? own(choice) : theirs;
+  }
+
+  /// Stored: whether it is ours, time of ours in microseconds, and how many were timed. Which of theirs is stored by itself.
+  void store(bool is_own, const Choice& choice, double seconds) {
+    if (!vendor_.cache()) return;
+    ByteWriter writer;
+    writer.put(uint8_t(is_own));
+    writer.put(choice.microseconds);
+    writer.put(int32_t(choice.candidates));
+    vendor_.cache()->put(key(), writer.take(), choice_facts("own attention", s_.text(), facts_, true, seconds));
+  }
+
+  std::optional<Planned<AttentionPlan>> find() {
+    // Asked first, because a search for what was never timed would be counted as a miss.
+    if (!vendor_.cache() || !vendor_.cache()->contains(key())) return {};
+    auto stored = vendor_.cache()->find(key(), choice_facts("own attention", s_.text(), facts_, true));
+    if (!stored) return {};
+    try {
+      ByteReader reader(*stored);
+      const bool is_own = reader.get<uint8_t>() != 0;
+      const Choice choice{.microseconds = reader.get<double>(), .candidates = reader.get<int32_t>(), .from_cache = true};
+      return is_own ? own(choice) : library();
+    } catch (const Error& e) {
+      if (e.code() != Code::Corrupt) throw;
+      return {};  // damaged: chosen anew
+    }
+  }
+
+  Digest key() const { return choice_key("own attention", s_.text(), facts_, true); }
+
+  Vendor& vendor_;
+  const AttentionShape& s_;
+  const TuneOn<AttentionBuffers>* tune_;
+  std::string why_no_library_, why_no_own_;
+  Facts facts_;
+};
 
 }  // namespace
 
@@ -237,8 +352,18 @@ std::string AttentionShape::text() const {
   return t;
 }
 
+AttentionPlan::AttentionPlan(AttentionShape shape, Kernels& kernels, const Choice& choice)
+    : shape_(std::move(shape)), kernels_(&kernels), choice_(choice) {
+  kernels.load(resident_module(own_call(shape_)));
+}
+
 std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, const Workspace& workspace) const {
   auto [arguments, numbers] = arguments_of(shape_, buffers);
+  if (is_own()) {
+    const AttentionCall call = own_call(shape_, buffers);
+    kernels_->function(resident_kernel(call));  // not first inside a capture
+    return std::make_unique<BoundOwnAttention>(*kernels_, call);
+  }
   return plan_->bind(std::move(arguments), std::move(numbers), workspace);
 }
 
@@ -248,10 +373,19 @@ std::unique_ptr<BoundCall> Fp8AttentionPlan::bind(const Fp8AttentionBuffers& buf
 }
 
 Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& s, const TuneOn<AttentionBuffers>* tune) {
-  if (std::string why = known_refusal(s, vendor.context().device().capability()); !why.empty()) return {nullptr, why};
-  CudnnRequest request = request_for(s);
-  if (tune) std::tie(request.arguments, request.numbers) = arguments_of(s, tune->buffers);
-  return plan_with<AttentionPlan>(vendor, s, request, tune ? &tune->stream : nullptr, tune ? tune->workspace : Workspace{});
+  return AttentionPlanner(vendor, s, tune).plan();
+}
+
+std::string why_no_own_attention(const AttentionShape& s, const DeviceInfo& device) {
+  if (s.bias) return "our kernel for few keys has no bias";
+  return why_no_resident_attention(own_call(s), device);
+}
+
+/// Measured on an H200, cuDNN 9.14, batch 2, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 of its time at 77 keys, 0.7
+/// to 1.0 at 154, 0.9 to 1.3 at 231.
+bool own_attention_should_win(const AttentionShape& s, const DeviceInfo& device) {
+  constexpr int64_t kMostKeys = 160;
+  return s.keys <= kMostKeys && why_no_own_attention(s, device).empty();
 }
 
 Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShape& s, const TuneOn<Fp8AttentionBuffers>* tune) {

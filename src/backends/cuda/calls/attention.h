@@ -34,21 +34,34 @@ struct AttentionBuffers {
   float scale = 1;  ///< no part of the plan
 };
 
+/// cuDNN's, or for few keys a kernel of ours (kernels/resident_attention.h).
 class AttentionPlan {
  public:
-  AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan) : shape_(std::move(shape)), plan_(std::move(plan)) {}
+  AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
+      : shape_(std::move(shape)), plan_(std::move(plan)), choice_(plan_->choice()) {}
+  /// Ours; loads its module, on any thread.
+  AttentionPlan(AttentionShape shape, Kernels& kernels, const Choice& choice);
   const AttentionShape& shape() const { return shape_; }
-  int64_t workspace_bytes() const { return plan_->workspace_bytes(); }
-  const Choice& choice() const { return plan_->choice(); }
+  int64_t workspace_bytes() const { return plan_ ? plan_->workspace_bytes() : 0; }
+  const Choice& choice() const { return choice_; }
+  bool is_own() const { return !plan_; }
   std::unique_ptr<BoundCall> bind(const AttentionBuffers& buffers, const Workspace& workspace) const;
 
  private:
   AttentionShape shape_;
   std::shared_ptr<const CudnnPlan> plan_;
+  Kernels* kernels_ = nullptr;
+  Choice choice_;
 };
 
-/// None where cuDNN has no engine for the shape; strides and addresses must be multiples of 16 bytes. The first plan of its kind
-/// takes 0.5 s or more to compile, a stored one 2 ms.
+/// Why our kernel does not make this; empty where it does.
+std::string why_no_own_attention(const AttentionShape& shape, const DeviceInfo& device);
+/// Whether it should be faster than cuDNN's.
+bool own_attention_should_win(const AttentionShape& shape, const DeviceInfo& device);
+
+/// The stored choice if there is one; else, with `tune`, the faster of cuDNN's fastest and ours, which is stored; else ours where
+/// own_attention_should_win() or cuDNN has none, else cuDNN's first. None where neither makes it; strides and addresses must be
+/// multiples of 16 bytes. cuDNN's first plan of its kind takes 0.5 s or more to compile, a stored one 2 ms.
 Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& shape,
                                       const TuneOn<AttentionBuffers>* tune = nullptr);
 

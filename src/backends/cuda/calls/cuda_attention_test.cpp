@@ -150,6 +150,46 @@ TEST_CASE("attention reads parts of a fused product and writes a part of a wider
   check_attention(*v, heads_first);
 }
 
+TEST_CASE("attention to a prompt is ours where we say so, stays what was timed, and is right") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  for (int64_t d : {40, 64, 80, 160}) {
+    AttentionShape s = dense(2, 4, 200, 77, d, d == 64 ? DType::f16 : DType::bf16);
+    const DeviceInfo& device = v->device.context.device();
+    CHECK(why_no_own_attention(s, device) == "");
+    CHECK(plan_attention(v->vendor, s)->is_own() == own_attention_should_win(s, device));
+    check_attention(*v, s);
+    Case c(*v, s);
+    TuneOn<AttentionBuffers> on{v->stream(), c.buffers(), v->workspace};
+    auto timed = plan_attention(v->vendor, s, &on);
+    auto found = plan_attention(v->vendor, s);
+    CHECK(timed->choice().microseconds > 0);
+    CHECK(found->choice().from_cache);
+    CHECK(found->is_own() == timed->is_own());
+    v->run(*found->bind(c.buffers(), v->workspace));
+    CHECK(c.worst_error() < tolerance(s.type));
+  }
+}
+
+TEST_CASE("our attention refuses what it does not make, and says why") {
+  DeviceInfo h100{.capability_major = 9, .multiprocessors = 132, .shared_bytes = 227 << 10}, small = h100, old = h100;
+  small.shared_bytes = 99 << 10, old.capability_major = 7;
+  const AttentionShape prompt = dense(2, 8, 256, 77, 160, DType::bf16);
+  CHECK(why_no_own_attention(prompt, h100) == "");
+  CHECK(why_no_own_attention(prompt, small) == "");
+  CHECK(why_no_own_attention(prompt, old).find("compute capability 8.0") != std::string::npos);
+  CHECK(why_no_own_attention(dense(2, 8, 256, 231, 160, DType::bf16), small).find("shared memory") != std::string::npos);
+  CHECK(why_no_own_attention(dense(2, 8, 256, 4096, 64, DType::bf16), h100).find("shared memory") != std::string::npos);
+  CHECK(why_no_own_attention(dense(1, 1, 64, 77, 512, DType::bf16), h100).find("wider") != std::string::npos);
+  CHECK(why_no_own_attention(dense(1, 2, 64, 77, 64, DType::f32), h100).find("f32") != std::string::npos);
+  CHECK(why_no_own_attention(dense(1, 2, 64, 77, 20, DType::bf16), h100).find("16 bytes") != std::string::npos);
+  AttentionShape masked = prompt;
+  masked.causal = true;
+  CHECK(why_no_own_attention(masked, h100).find("mask") != std::string::npos);
+  masked.causal = false, masked.bias = AttentionBias{DType::f32, {0, 77, 0}};
+  CHECK(why_no_own_attention(masked, h100).find("bias") != std::string::npos);
+}
+
 TEST_CASE("causal attention of 77 tokens sees nothing of what follows") {
   TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
   if (!v) return;

@@ -387,7 +387,7 @@ std::unique_ptr<BoundCall> LinearPlan::bind(const LinearBuffers& buffers, const 
   check_buffers(shape_, buffers);
   if (is_own()) {
     const int multiprocessors = vendor_.context().device().multiprocessors;
-    return std::make_unique<BoundTileProduct>(*vendor_.kernels(),
+    return std::make_unique<BoundTileProduct>(*vendor_.tile_products(),
                                               tile_product(tile_call(shape_, buffers), tile_form_, multiprocessors));
   }
   if (workspace.bytes < workspace_bytes_)
@@ -409,7 +409,8 @@ class LinearPlanner {
       : vendor_(vendor),
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
-        why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
+        why_no_own_(vendor.tile_products() ? why_no_tile_product(shape, vendor.context().device())
+                                           : "tile products are not asked for"),
         facts_(linear_facts(vendor)) {}
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
@@ -439,7 +440,7 @@ class LinearPlanner {
 
   std::shared_ptr<LinearPlan> make_own(int form) {
     const int multiprocessors = vendor_.context().device().multiprocessors;
-    vendor_.kernels()->function(tile_product_without_maps(tile_call(shape_, {}), form, multiprocessors).kernel);
+    vendor_.tile_products()->function(tile_product_without_maps(tile_call(shape_, {}), form, multiprocessors).kernel);
     std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
     plan->tile_form_ = form;
     return plan;
@@ -548,7 +549,7 @@ class LinearPlanner {
 
 Facts linear_facts(const Vendor& vendor) {
   Facts facts = vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0);
-  if (vendor.kernels()) facts.emplace_back("tile products", kTileProducts);
+  if (vendor.tile_products()) facts.emplace_back("tile products", kTileProducts);
   return facts;
 }
 

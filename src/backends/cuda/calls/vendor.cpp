@@ -5,11 +5,12 @@
 
 namespace sinter::cuda {
 
-Vendor::Vendor(const Context& context, Cache* cache, VendorLimits limits, Kernels* kernels)
+Vendor::Vendor(const Context& context, Cache* cache, VendorLimits limits, Kernels* kernels, bool tile_products)
     : context_(context),
       cache_(cache),
       limits_(limits),
       kernels_(kernels),
+      tile_products_(tile_products),
       cublaslt_(find_cublaslt(&why_no_cublaslt_)),
       cudnn_(find_cudnn(&why_no_cudnn_)) {}
 

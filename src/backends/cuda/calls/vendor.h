@@ -60,8 +60,8 @@ struct VendorLimits {
 class Vendor {
  public:
   /// `cache` may be null: nothing is kept then. Handles are made when first needed (cuDNN: 0.1 s).
-  /// `kernels`: ours, which compete with the libraries' where they can; null: they do not.
-  Vendor(const Context& context, Cache* cache, VendorLimits limits = {}, Kernels* kernels = nullptr);
+  /// `kernels`: ours, which compete with the libraries' where they can, products only if `tile_products`; null: none does.
+  Vendor(const Context& context, Cache* cache, VendorLimits limits = {}, Kernels* kernels = nullptr, bool tile_products = true);
   ~Vendor();
   Vendor(const Vendor&) = delete;
   Vendor& operator=(const Vendor&) = delete;
@@ -73,6 +73,7 @@ class Vendor {
   Cache* cache() const { return cache_; }
   const VendorLimits& limits() const { return limits_; }
   Kernels* kernels() const { return kernels_; }
+  Kernels* tile_products() const { return tile_products_ ? kernels_ : nullptr; }
   const CublasLtCalls* cublaslt() const { return cublaslt_; }
   const CudnnCalls* cudnn() const { return cudnn_; }
   const std::string& why_no_cublaslt() const { return why_no_cublaslt_; }
@@ -106,6 +107,7 @@ class Vendor {
   Cache* cache_;
   VendorLimits limits_;
   Kernels* kernels_;
+  bool tile_products_;
   std::string why_no_cublaslt_, why_no_cudnn_;
   const CublasLtCalls* cublaslt_;
   const CudnnCalls* cudnn_;

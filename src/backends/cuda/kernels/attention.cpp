@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "backends/cuda/kernels/attention_arguments.h"
 #include "backends/cuda/kernels/element_types.h"
 #include "backends/cuda/kernels/gemm.h"
 #include "base/error.h"
@@ -29,9 +28,7 @@ device::BiasArguments bias_of(const AttentionCall& c) {
 
 int64_t flash_width(const AttentionCall& c) {
   constexpr int64_t kLargest = 256;
-  const bool fits = c.type != DType::f32 && c.d % 8 == 0 && c.d <= kLargest && c.keys > 0 && in_chunks(c.q, c.q_strides) &&
-                    in_chunks(c.k, c.k_strides) && in_chunks(c.v, c.v_strides) && in_chunks(c.out, c.out_strides);
-  if (!fits) return 0;
+  if (c.type == DType::f32 || c.d > kLargest || c.keys == 0 || !lies_in_chunks(c)) return 0;
   return c.d <= 64 ? 64 : c.d <= 128 ? 128 : 256;
 }
 
@@ -40,18 +37,7 @@ void flash(KernelTarget& target, const AttentionCall& c, int64_t width) {
   const LaunchShape shape{.grid = {uint32_t(divide_up(c.queries, kQueries)), uint32_t(c.heads), uint32_t(c.b)},
                           .block = {kThreads},
                           .shared_bytes = uint32_t((kQueries + 4 * keys) * (width + kPad) * 2)};
-  device::AttentionArguments a;
-  a.q = heads(c.q, c.q_strides);
-  a.k = heads(c.k, c.k_strides);
-  a.v = heads(c.v, c.v_strides);
-  a.out = heads(c.out, c.out_strides);
-  a.bias = bias_of(c);
-  a.queries = int(c.queries);
-  a.keys = int(c.keys);
-  a.d = int(c.d);
-  a.causal = c.causal;
-  a.scale = c.scale;
-  target(fmt::format("attention__flash_{}_{}", name(c.type), width), shape, a);
+  target(fmt::format("attention__flash_{}_{}", name(c.type), width), shape, device_arguments(c));
 }
 
 /// Scores of some queries of all heads of a batch entry, and their probabilities: in the same place for f32.
@@ -113,6 +99,30 @@ void stored(KernelTarget& target, const AttentionCall& c, const std::function<vo
       product(sum);
     }
 }
+
+}  // namespace
+
+bool lies_in_chunks(const AttentionCall& c) {
+  return c.d % 8 == 0 && in_chunks(c.q, c.q_strides) && in_chunks(c.k, c.k_strides) && in_chunks(c.v, c.v_strides) &&
+         in_chunks(c.out, c.out_strides);
+}
+
+device::AttentionArguments device_arguments(const AttentionCall& c) {
+  device::AttentionArguments a;
+  a.q = heads(c.q, c.q_strides);
+  a.k = heads(c.k, c.k_strides);
+  a.v = heads(c.v, c.v_strides);
+  a.out = heads(c.out, c.out_strides);
+  a.bias = bias_of(c);
+  a.queries = int(c.queries);
+  a.keys = int(c.keys);
+  a.d = int(c.d);
+  a.causal = c.causal;
+  a.scale = c.scale;
+  return a;
+}
+
+namespace {
 
 void check_call(const AttentionCall& c) {
   for (DType type : {c.type, c.bias_type})

@@ -1,19 +1,9 @@
 // Attention for machines without the vendor's library: rows of queries go through blocks of keys with running maxima (Milakov and
 // Gimelshein 2018; Dao et al. 2022), the products on tensor cores. Also the softmax of stored scores, for what does not fit.
-#include "backends/cuda/kernels/attention_arguments.h"
-#include "backends/cuda/kernels/device.h"
+#include "backends/cuda/kernels/attention_parts.device.h"
 #include "backends/cuda/kernels/element_types.h"
 
 namespace sinter::device {
-
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kNegativeInfinity = -__builtin_inff();
-
-/// The address of a head's first element.
-template <class T>
-SINTER_DEVICE_INLINE T* head_of(const HeadsArguments& a) {
-  return reinterpret_cast<T*>(a.base) + block_z() * a.b + block_y() * a.h;
-}
 
 SINTER_DEVICE_INLINE float bias_at(const BiasArguments& b, int64_t place) {
   if (b.type == kF32) return reinterpret_cast<const float*>(b.at.base)[place];
@@ -48,34 +38,11 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
     copy_rows(to + kKeys * kPitch, v, a.v.t, tile * kKeys, kKeys, a.keys);
     copy_async_commit();
   };
-  auto multiply = [](float(&c)[4], const uint32_t(&x)[4], uint32_t b0, uint32_t b1) {
-    if constexpr (kBf16)
-      multiply_bf16(c, x, b0, b1);
-    else
-      multiply_f16(c, x, b0, b1);
-  };
-  auto pair = [](float low, float high) { return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high); };
-
-  float sums[kD / 8][4] = {};
-  float largest[2] = {kNegativeInfinity, kNegativeInfinity}, total[2] = {0, 0};  // of rows lane / 4 and lane / 4 + 8
+  Gathered<kD> gathered;
   const int own_query = first_query + warp * 16 + lane / 4;
   const int64_t bias = block_z() * a.bias.at.b + block_y() * a.bias.at.h;
   const float scale = a.scale * kLog2E;
 
-  auto scores_of = [&](const uint16_t* keys, float(&scores)[kKeys / 8][4]) {
-    SINTER_UNROLL
-    for (int d = 0; d < kD; d += 16) {
-      uint32_t rows[4];
-      load_matrices(rows, shared_q + (warp * 16 + lane % 16) * kPitch + d + lane / 16 * 8);
-      SINTER_UNROLL
-      for (int j = 0; j < kKeys / 16; ++j) {
-        uint32_t columns[4];
-        load_matrices(columns, keys + (j * 16 + lane / 16 * 8 + lane % 8) * kPitch + d + lane / 8 % 2 * 8);
-        multiply(scores[2 * j], rows, columns[0], columns[1]);
-        multiply(scores[2 * j + 1], rows, columns[2], columns[3]);
-      }
-    }
-  };
   auto mask = [&](int first_key, float(&scores)[kKeys / 8][4]) {
     SINTER_UNROLL
     for (int j = 0; j < kKeys / 8; ++j) {
@@ -89,56 +56,6 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
       }
     }
   };
-  /// Scores become exponentials of their distance from the row's largest; what was summed before is brought to the same base.
-  auto exponentiate = [&](float(&scores)[kKeys / 8][4]) {
-    SINTER_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      float most_of_row = largest[half];
-      SINTER_UNROLL
-      for (int j = 0; j < kKeys / 8; ++j) {
-        most_of_row = most(most_of_row, scores[j][half * 2]);
-        most_of_row = most(most_of_row, scores[j][half * 2 + 1]);
-      }
-      // Four lanes share a row.
-      most_of_row = most(most_of_row, shuffle_xor(most_of_row, 1));
-      most_of_row = most(most_of_row, shuffle_xor(most_of_row, 2));
-      // A row that has seen no key yet has no distance: infinity minus infinity is no number.
-      const float base = most_of_row == kNegativeInfinity ? 0.f : most_of_row;
-      const float correction = exp2_fast(largest[half] - base);
-      largest[half] = most_of_row;
-      total[half] *= correction;
-      SINTER_UNROLL
-      for (int j = 0; j < kKeys / 8; ++j) {
-        SINTER_UNROLL
-        for (int i = half * 2; i < half * 2 + 2; ++i) {
-          scores[j][i] = exp2_fast(scores[j][i] - base);
-          total[half] += scores[j][i];
-        }
-      }
-      SINTER_UNROLL
-      for (int d = 0; d < kD / 8; ++d) {
-        sums[d][half * 2] *= correction;
-        sums[d][half * 2 + 1] *= correction;
-      }
-    }
-  };
-  auto add_values = [&](const uint16_t* values, const float(&weights)[kKeys / 8][4]) {
-    SINTER_UNROLL
-    for (int j = 0; j < kKeys / 16; ++j) {
-      // Two products' results side by side are the left matrix of the next product.
-      const uint32_t rows[4] = {pair(weights[2 * j][0], weights[2 * j][1]), pair(weights[2 * j][2], weights[2 * j][3]),
-                                pair(weights[2 * j + 1][0], weights[2 * j + 1][1]),
-                                pair(weights[2 * j + 1][2], weights[2 * j + 1][3])};
-      SINTER_UNROLL
-      for (int d = 0; d < kD / 16; ++d) {
-        uint32_t columns[4];
-        load_matrices_transposed(columns, values + (j * 16 + lane / 8 % 2 * 8 + lane % 8) * kPitch + d * 16 + lane / 16 * 8);
-        multiply(sums[2 * d], rows, columns[0], columns[1]);
-        multiply(sums[2 * d + 1], rows, columns[2], columns[3]);
-      }
-    }
-  };
-
   int tiles = divide_up(a.keys, kKeys);
   if (a.causal) tiles = least(tiles, divide_up(first_query + kQueries, kKeys));
   copy_rows(shared_q, q, a.q.t, first_query, kQueries, a.queries);
@@ -149,18 +66,17 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
     if (tile + 1 < tiles) copy_tile(tile + 1);
     const uint16_t* keys = shared_kv + tile % 2 * 2 * kKeys * kPitch;
     float scores[kKeys / 8][4] = {};
-    scores_of(keys, scores);
+    add_products<kBf16, kD, kPitch>(shared_q + warp * 16 * kPitch, keys, scores);
     mask(tile * kKeys, scores);
-    exponentiate(scores);
-    add_values(keys + kKeys * kPitch, scores);
+    uint32_t weights[kKeys / 8][2];
+    gathered.template exponentiate<kBf16>(scores, 1.f, tile > 0, weights);
+    add_values<kBf16, kPitch>(keys + kKeys * kPitch, weights, gathered);
   }
 
   auto* out = head_of<uint16_t>(a.out);
   SINTER_UNROLL
   for (int half = 0; half < 2; ++half) {
-    total[half] += shuffle_xor(total[half], 1);
-    total[half] += shuffle_xor(total[half], 2);
-    const float share = total[half] == 0.f ? 0.f : 1.f / total[half];  // no key at all gives zeros; NaN stays
+    const float share = gathered.share(half);
     const int query = own_query + half * 8;
     if (query >= a.queries) continue;
     SINTER_UNROLL
@@ -168,7 +84,7 @@ SINTER_DEVICE_INLINE void flash_attention(const AttentionArguments& a) {
       const int column = d * 8 + lane % 4 * 2;
       if (column < a.d)
         *reinterpret_cast<uint32_t*>(out + query * a.out.t + column) =
-            pair(sums[d][half * 2] * share, sums[d][half * 2 + 1] * share);
+            pair_of<kBf16>(gathered.sums[d][half * 2] * share, gathered.sums[d][half * 2 + 1] * share);
     }
   }
 }

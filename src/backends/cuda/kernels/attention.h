@@ -1,5 +1,6 @@
 #pragma once
 #include "backends/cuda/head_strides.h"
+#include "backends/cuda/kernels/attention_arguments.h"
 #include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/kernels/kernels.h"
 #include "tensor/dtype.h"
@@ -24,6 +25,10 @@ struct AttentionCall {
   int64_t bias_key_stride = 1;
   DevicePtr workspace = 0;  ///< attention_workspace_bytes(), 256-byte aligned
 };
+
+/// Whether all rows of heads are whole pieces of 16 bytes of 16-bit elements, at multiples of 16 bytes.
+bool lies_in_chunks(const AttentionCall& call);
+device::AttentionArguments device_arguments(const AttentionCall& call);
 
 /// Whether the scores are kept in the workspace; then both products go through `product`.
 bool attention_keeps_scores(const AttentionCall& call);

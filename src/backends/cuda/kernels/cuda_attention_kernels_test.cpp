@@ -1,11 +1,22 @@
 #define SINTER_DEVICE_EMULATION
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "backends/cuda/kernels/attention.device.cpp"
 #include "backends/cuda/kernels/attention.h"
+#include "backends/cuda/kernels/resident_attention.h"
+#include "backends/cuda/kernels/resident_attention_160_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_160_f16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_48_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_48_f16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_64_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_64_f16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_80_bf16.device.cpp"
+#include "backends/cuda/kernels/resident_attention_80_f16.device.cpp"
 #include "backends/cuda/kernels/test_targets.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -20,6 +31,7 @@ struct Case {
   bool fused = false;     // q, k and v side by side in one tensor [b, t, 3, h, d]
   int64_t misplaced = 0;  // elements that k lies behind an aligned address
   DType bias_type = DType::f32;
+  float scale = 1;  // times 1 / sqrt(d)
 };
 
 struct Tensor4 {
@@ -40,7 +52,9 @@ Tensor4 make(TestTarget& target, const Case& c, int64_t tokens, uint32_t seed, i
   return x;
 }
 
-void check_attention(TestTarget& t, const Case& c) {
+using Launch = std::function<void(KernelTarget&, const AttentionCall&)>;
+
+void check_attention(TestTarget& t, const Case& c, const Launch& launch = attention) {
   CAPTURE(c.queries);
   CAPTURE(c.keys);
   CAPTURE(c.d);
@@ -61,7 +75,7 @@ void check_attention(TestTarget& t, const Case& c) {
   const HeadStrides out_strides = {c.queries * (c.heads * c.d + 8), c.heads * c.d + 8, c.d};
   std::vector<float> bias;
   AttentionCall call{.b = c.b, .heads = c.heads, .queries = c.queries, .keys = c.keys, .d = c.d};
-  call.scale = 1 / std::sqrt(float(c.d));
+  call.scale = c.scale / std::sqrt(float(c.d));
   call.causal = c.causal;
   call.type = c.type;
   call.q = q.address;
@@ -85,7 +99,7 @@ void check_attention(TestTarget& t, const Case& c) {
   const auto out_count = size_t(c.b * out_strides.b);
   call.out = t.untouched(int64_t(out_count) * byte_size(c.type));
   call.workspace = t.untouched(attention_workspace_bytes(call, attention_keeps_scores(call)));
-  attention(t, call);
+  launch(t, call);
   const auto seen = decode(t.download<uint8_t>(call.out, out_count * size_t(byte_size(c.type))), c.type);
 
   double worst = 0;
@@ -138,6 +152,26 @@ TEST_CASE("attention agrees with f64 for head sizes, lengths, layouts, masks and
   });
 }
 
+void check_resident(TestTarget& t, const Case& c) { check_attention(t, c, resident_attention); }
+
+TEST_CASE("attention that holds all keys agrees with f64, whatever is left over of queries, keys and columns") {
+  on_each_target([](TestTarget& t) {
+    for (DType type : {DType::bf16, DType::f16}) {
+      check_resident(t, {2, 2, 400, 77, 64, type});  // several tiles for each warp
+      check_resident(t, {1, 2, 300, 160, 24, type});
+      check_resident(t, {1, 2, 64, 77, 40, type});
+      check_resident(t, {1, 1, 70, 80, 48, type});
+      check_resident(t, {1, 2, 33, 154, 80, type});
+      check_resident(t, {2, 1, 20, 154, 160, type});
+      check_resident(t, {1, 1, 40, 81, 72, type});
+      check_resident(t, {1, 1, 17, 10, 88, type});
+      check_resident(t, {2, 3, 17, 17, 24, type, false, Bias::None, true});
+      check_resident(t, {1, 1, 1, 1, 8, type});
+      for (float scale : {-1.f, 0.f}) check_resident(t, {1, 1, 20, 90, 16, type, false, Bias::None, false, 0, DType::f32, scale});
+    }
+  });
+}
+
 TEST_CASE("attention whose scores are stored agrees with f64: f32, wide heads, odd sizes and places") {
   on_each_target([](TestTarget& t) {
     check_attention(t, {1, 1, 40, 50, 512, DType::bf16});
@@ -148,6 +182,35 @@ TEST_CASE("attention whose scores are stored agrees with f64: f32, wide heads, o
     check_attention(t, {1, 1, 9, 30, 36, DType::f16, false, Bias::Full, false, 0, DType::bf16});
     check_attention(t, {1, 2, 16, 16, 8, DType::f32, false, Bias::None, true});
   });
+}
+
+TEST_CASE("blocks of attention that holds all keys leave no multiprocessor with much more than its share") {
+  constexpr int kMultiprocessors = 132;
+  for (auto [heads, queries, d, most] : {std::array<int64_t, 4>{20, 4096, 64, 10},
+                                         {40, 1024, 64, 5},
+                                         {16, 4096, 40, 8},
+                                         {16, 1024, 80, 2},
+                                         {16, 256, 160, 1},
+                                         {16, 64, 160, 1}}) {
+    CAPTURE(heads);
+    CAPTURE(queries);
+    const AttentionCall call{.heads = heads, .queries = queries, .keys = 77, .d = d};
+    const int64_t blocks = resident_blocks(call, kMultiprocessors), tiles = divide_up(queries, 64);
+    CHECK(blocks <= tiles);
+    CHECK(divide_up(blocks * heads, kMultiprocessors) * divide_up(tiles, blocks) == most);
+  }
+}
+
+TEST_CASE("attention to prompts as models have it, on a device") {
+  TestDevice* device = test_device();
+  if (!device) return;
+  DeviceTarget t(*device);
+  for (DType type : {DType::bf16, DType::f16}) {
+    check_resident(t, {2, 5, 1000, 77, 64, type});
+    check_resident(t, {2, 8, 300, 77, 40, type});
+    check_resident(t, {2, 4, 256, 231, 80, type});
+    check_resident(t, {2, 4, 64, 231, 160, type});
+  }
 }
 
 TEST_CASE("attention as models have it, on a device") {

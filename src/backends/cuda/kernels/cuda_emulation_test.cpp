@@ -66,6 +66,7 @@ struct Thread {
   ucontext_t context{};
   std::unique_ptr<char[]> stack;
   int number = 0;
+  int64_t cluster_generation = 0;  // of the barrier that it arrived at last
   bool finished = false;
   std::vector<PendingCopy> started;             // not yet in a group
   std::deque<std::vector<PendingCopy>> groups;  // oldest first
@@ -80,15 +81,18 @@ struct Shown {
   uint32_t a[4], b[2];
 };
 
+/// A cluster of blocks, most often of one.
 class Block {
  public:
-  Block(const cuda::LaunchShape& shape, cuda::Extent at, bool pair, const std::function<void()>& body)
-      : shape_(shape), at_(at), body_(body), words_(shape.shared_bytes / 16 + 1), shared_(words_ * (pair ? 2 : 1)) {
-    const int count = int(shape.block.x) * (pair ? 2 : 1);
-    if (count % kLanes || shape.block.y != 1 || shape.block.z != 1 || count > 1024)
+  Block(const cuda::LaunchShape& shape, cuda::Extent at, uint32_t cluster, const std::function<void()>& body)
+      : shape_(shape), at_(at), body_(body), words_(shape.shared_bytes / 16 + 1), shared_(words_ * cluster) {
+    const int count = int(shape.block.x * cluster);
+    if (shape.block.x % kLanes || shape.block.y != 1 || shape.block.z != 1 || shape.block.x > 1024)
       fail(Code::Internal, "a block of {}x{}x{} threads is not emulated", shape.block.x, shape.block.y, shape.block.z);
     std::memset(shared_.data(), 0xff, shared_.size() * sizeof(Words4));  // NaN, so that what nobody wrote shows
     all_.members = count;
+    blocks_.resize(cluster);
+    for (Meeting& b : blocks_) b.members = int(shape.block.x);
     warps_.resize(size_t(count / kLanes));
     for (Meeting& w : warps_) w.members = kLanes;
     shown_.resize(size_t(count));
@@ -145,7 +149,20 @@ class Block {
     }
     while (waits && m.generation == generation) yield();
   }
-  void meet_all() { meet(all_, "barrier"); }
+  void meet_block() { meet(blocks_[size_t(rank())], "barrier"); }
+  void meet_cluster() { meet(all_, "pair_barrier"); }
+  void arrive_in_cluster() {
+    Thread& t = thread();
+    progress_ = true;
+    t.cluster_generation = all_.generation;
+    if (++all_.arrived < all_.members) return;
+    all_.arrived = 0;
+    ++all_.generation;
+  }
+  void wait_in_cluster() {
+    const int64_t generation = thread().cluster_generation;
+    while (all_.generation == generation) yield();
+  }
   void meet_warp(const char* reason) { meet(warps_[size_t(current_->number / kLanes)], reason); }
   void yield() { swapcontext(&current_->context, &main_); }
 
@@ -187,7 +204,7 @@ class Block {
   std::vector<Thread> threads_;
   std::vector<Shown> shown_;
   Meeting all_;
-  std::vector<Meeting> warps_;
+  std::vector<Meeting> blocks_, warps_;
   std::map<std::pair<int, int>, Meeting> named_;
   ucontext_t main_{};
   Thread* current_ = nullptr;
@@ -254,15 +271,17 @@ void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, st
   if (found->second.parameters != arguments.size())
     fail(Code::Internal, "{} has {} parameters, not {}", kernel, found->second.parameters, arguments.size());
   const bool pairs = found->second.pairs;
-  if (shape.shared_bytes > (pairs ? 227 : 164) * 1024)
-    fail(Code::Internal, "{} bytes of shared memory are more than {} has", shape.shared_bytes, pairs ? "sm_90" : "sm_80");
-  if (pairs && shape.grid.x % 2) fail(Code::Internal, "{}: {} blocks are no pairs", kernel, shape.grid.x);
+  const uint32_t cluster = pairs ? 2 : shape.cluster;
+  if (shape.shared_bytes > (cluster > 1 ? 227 : 164) * 1024)
+    fail(Code::Internal, "{} bytes of shared memory are more than {} has", shape.shared_bytes, cluster > 1 ? "sm_90" : "sm_80");
+  if (cluster < 1 || cluster > 8 || shape.grid.x % cluster)
+    fail(Code::Internal, "{}: {} blocks are no clusters of {}", kernel, shape.grid.x, cluster);
   if (shape.grid.y > 65535 || shape.grid.z > 65535) fail(Code::Internal, "{}: the grid is too large in y or z", kernel);
   const std::function<void()> body = [&] { found->second.body(arguments); };
   for (uint32_t z = 0; z < shape.grid.z; ++z)
     for (uint32_t y = 0; y < shape.grid.y; ++y)
-      for (uint32_t x = 0; x < shape.grid.x; x += pairs ? 2 : 1) {
-        Block b(shape, {x, y, z}, pairs, body);
+      for (uint32_t x = 0; x < shape.grid.x; x += cluster) {
+        Block b(shape, {x, y, z}, cluster, body);
         b.run();
         if (b.problem()) fail(Code::Internal, "{}: {}", kernel, b.problem());
       }
@@ -274,7 +293,13 @@ int block_x() { return int(block().at().x) + block().rank(); }
 int block_y() { return int(block().at().y); }
 int block_z() { return int(block().at().z); }
 int blocks_x() { return int(block().shape().grid.x); }
-void barrier() { block().meet_all(); }
+void barrier() { block().meet_block(); }
+void cluster_arrive() { block().arrive_in_cluster(); }
+void cluster_wait() { block().wait_in_cluster(); }
+void read_of_cluster(float (&out)[4], const void* shared, int rank) {
+  if (uintptr_t(shared) % 16) fail(Code::Internal, "read_of_cluster: the address is not aligned to 16 bytes");
+  std::memcpy(out, block().shared_of(rank) + (static_cast<const char*>(shared) - block().shared()), sizeof out);
+}
 uint32_t arrive(uint32_t* counter) { return (*counter)++; }
 void prefetch(const void*) {}
 char* shared_memory() { return block().shared(); }
@@ -307,6 +332,7 @@ void warp_add_words(int32_t* values, int count) {
   std::copy(sums.begin(), sums.end(), values);
 }
 
+float larger(float a, float b) { return std::fmax(a, b); }
 float exp2_fast(float x) { return std::exp2(x); }
 float reciprocal_fast(float x) { return 1.f / x; }
 float log2_fast(float x) { return std::log2(x); }
@@ -352,7 +378,7 @@ void multiply_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 uint32_t shared_address(const void* shared) { return uint32_t(static_cast<const char*>(shared) - block().shared()); }
 char* shared_bytes(uint32_t at) { return block().shared() + at; }
 uint32_t rank_in_pair() { return uint32_t(block().rank()); }
-void pair_barrier() { block().meet_all(); }
+void pair_barrier() { block().meet_cluster(); }
 void named_barrier(int number, int threads) { block().meet_named(number, threads, true); }
 void named_arrive(int number, int threads) { block().meet_named(number, threads, false); }
 

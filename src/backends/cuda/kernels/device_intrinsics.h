@@ -83,6 +83,8 @@ SINTER_DEVICE_INLINE int32_t warp_min(int32_t value) {
   return result;
 }
 
+/// The other one where one is NaN.
+SINTER_DEVICE_INLINE float larger(float a, float b) { return __nvvm_fmax_f(a, b); }
 SINTER_DEVICE_INLINE float exp2_fast(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float reciprocal_fast(float x) { return __nvvm_rcp_approx_ftz_f(x); }
 SINTER_DEVICE_INLINE float log2_fast(float x) { return __nvvm_lg2_approx_ftz_f(x); }
@@ -115,6 +117,35 @@ SINTER_DEVICE_INLINE uint16_t floats_to_e4m3_pair(float low, float high) {
 
 SINTER_DEVICE_INLINE uint32_t shared_address(const void* shared) {
   return uint32_t(uint64_t((__attribute__((address_space(3))) const char*)shared));
+}
+
+// Clusters: neighbouring blocks in x that run together and read each other's shared memory (LaunchShape::cluster). Devices before
+// 9.0 know none: there a block is one by itself.
+
+/// Counts for the cluster's barrier: what this thread wrote before is seen by all who wait.
+SINTER_DEVICE_INLINE void cluster_arrive() {
+#if SINTER_DEVICE_ARCH >= 90
+  asm volatile("barrier.cluster.arrive;" ::: "memory");
+#endif
+}
+/// Waits until all threads of the cluster have arrived; each arrives before, once.
+SINTER_DEVICE_INLINE void cluster_wait() {
+#if SINTER_DEVICE_ARCH >= 90
+  asm volatile("barrier.cluster.wait;" ::: "memory");
+#else
+  barrier();
+#endif
+}
+/// 16 bytes of the shared memory of the cluster's block `rank`, from the place that `shared` is in this one.
+SINTER_DEVICE_INLINE void read_of_cluster(float (&out)[4], const void* shared, [[maybe_unused]] int rank) {
+#if SINTER_DEVICE_ARCH >= 90
+  asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %4, %5; ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there]; }"
+               : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3])
+               : "r"(shared_address(shared)), "r"(rank)
+               : "memory");
+#else
+  for (int i = 0; i < 4; ++i) out[i] = static_cast<const float*>(shared)[i];
+#endif
 }
 
 /// Starts copying 16 bytes to shared memory, both aligned to 16; where not `inside`, zeros are written and nothing is read.

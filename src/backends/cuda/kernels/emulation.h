@@ -40,7 +40,7 @@ class EmulatedKernel {
   static void add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, bool pairs);
 };
 
-/// Runs all blocks of a launch, one after the other.
+/// Runs all blocks of a launch, one cluster after the other.
 void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, std::span<void* const> arguments);
 
 int thread_x();
@@ -50,6 +50,9 @@ int block_y();
 int block_z();
 int blocks_x();
 void barrier();
+void cluster_arrive();
+void cluster_wait();
+void read_of_cluster(float (&out)[4], const void* shared, int rank);
 inline void wait_for_operands() {}
 uint32_t arrive(uint32_t* counter);
 inline void add_to(int64_t* sum, int64_t value) { *sum += value; }
@@ -73,6 +76,7 @@ inline int32_t warp_min(int32_t value) {
   return value;
 }
 
+float larger(float a, float b);
 float exp2_fast(float x);
 float reciprocal_fast(float x);
 float log2_fast(float x);

@@ -1,22 +1,8 @@
 // Mean and spread of groups of channels of channels-last pictures.
-#include "backends/cuda/kernels/device.h"
-#include "backends/cuda/kernels/element_types.h"
+#include "backends/cuda/kernels/group_moments.h"
 #include "backends/cuda/kernels/group_stats_arguments.h"
 
 namespace sinter::device {
-
-/// Mean and sum of squared distances from it, of as many elements as the place in the array says.
-struct alignas(8) Moments {
-  float mean, squares;
-};
-
-SINTER_DEVICE_INLINE float addend_at(const GroupStatsArguments& a, int picture, int channel) {
-  if (!a.addend) return 0.f;
-  const int64_t at = picture * a.addend_stride + channel;
-  if (a.addend_type == kF32) return to_float(reinterpret_cast<const F32*>(a.addend)[at]);
-  if (a.addend_type == kF16) return to_float(reinterpret_cast<const F16*>(a.addend)[at]);
-  return to_float(reinterpret_cast<const Bf16*>(a.addend)[at]);
-}
 
 /// As many bytes as registers hold them: elements of 16 bits would each take one.
 template <int kBytes>
@@ -38,16 +24,15 @@ struct Raw<16> {
   using Type = Words4;
 };
 
-/// The moments of `kWide` channels at the pixels lane, lane + lanes, ... below `count`; pieces of 1 << piece_log channels are
-/// joined, and their moments are where the pieces begin. Each channel is summed around its first pixel. `channel` is the first.
+/// Sums kWide channels at the pixels lane, lane + lanes, ... below `count`.
 template <class T, int kWide>
-SINTER_DEVICE_INLINE void read_column(const T* from, int lane, int count, const GroupStatsArguments& a, int channel,
-                                      Moments (&out)[kWide]) {
+SINTER_DEVICE_INLINE ColumnSums<kWide> read_column(const T* from, int lane, int count, const GroupStatsArguments& a) {
   using Vector = typename Raw<sizeof(T) * kWide>::Type;
   constexpr int kAtOnce = 4;  // loads that are under way together
   const int lanes = a.lanes;
   Vector v[kAtOnce] = {};
-  float pivot[kWide], sum[kWide] = {}, square[kWide] = {};
+  ColumnSums<kWide> sums;
+  auto elements = [&](int j) SINTER_INLINE_LAMBDA { return __builtin_bit_cast(Pack<T, kWide>, v[j]); };
   auto load_round = [&](int first, bool whole) SINTER_INLINE_LAMBDA {
     SINTER_UNROLL
     for (int j = 0; j < kAtOnce; ++j)
@@ -56,21 +41,10 @@ SINTER_DEVICE_INLINE void read_column(const T* from, int lane, int count, const 
   };
   auto take_round = [&](int first, bool whole) SINTER_INLINE_LAMBDA {
     SINTER_UNROLL
-    for (int j = 0; j < kAtOnce; ++j) {
-      const auto elements = __builtin_bit_cast(Pack<T, kWide>, v[j]);
-      const bool counts = whole || first + j * lanes < count;
-      SINTER_UNROLL
-      for (int i = 0; i < kWide; ++i) {
-        const float distance = counts ? to_float(elements.at[i]) - pivot[i] : 0.f;
-        sum[i] += distance;
-        square[i] += distance * distance;
-      }
-    }
+    for (int j = 0; j < kAtOnce; ++j) sums.add(elements(j), whole || first + j * lanes < count);
   };
   load_round(lane, false);
-  const auto first = __builtin_bit_cast(Pack<T, kWide>, v[0]);
-  SINTER_UNROLL
-  for (int i = 0; i < kWide; ++i) pivot[i] = to_float(first.at[i]);
+  sums.begin_around(elements(0));
   take_round(lane, false);
   int p = lane + kAtOnce * lanes;
   for (; p + (kAtOnce - 1) * lanes < count; p += kAtOnce * lanes) {
@@ -81,52 +55,7 @@ SINTER_DEVICE_INLINE void read_column(const T* from, int lane, int count, const 
     load_round(p, false);
     take_round(p, false);
   }
-
-  const float pixels = float((count - lane + lanes - 1) / lanes), share = 1.f / pixels;
-  SINTER_UNROLL
-  for (int i = 0; i < kWide; ++i) {
-    const float offset = sum[i] * share, squares = square[i] - offset * sum[i];
-    // NaN stays: the comparison is false for it.
-    out[i] = {pivot[i] + offset + addend_at(a, block_z(), channel + i), squares < 0 ? 0 : squares};
-  }
-  SINTER_UNROLL
-  for (int level = 0; level < 3; ++level) {
-    if (level >= a.piece_log) break;
-    SINTER_UNROLL
-    for (int i = 0; i + (1 << level) < kWide; i += 2 << level) {
-      const Moments other = out[i + (1 << level)];
-      const float distance = other.mean - out[i].mean;
-      out[i].mean += 0.5f * distance;
-      out[i].squares += other.squares + distance * distance * (0.5f * float(1 << level) * pixels);
-    }
-  }
-}
-
-/// Joins the moments from[row * row_stride + piece], each of weight(row) elements, `total` in all: first their mean, then the
-/// distances from it. The threads of a team do it together; all teams of a warp take part.
-template <class Weight>
-SINTER_DEVICE_INLINE Moments joined(const Moments* from, int rows, int row_stride, int pieces, const Weight& weight, float total,
-                                    int member, int team) {
-  const bool by_rows = pieces < team;
-  const int first_row = by_rows ? member : 0, row_step = by_rows ? team : 1;
-  const int first_piece = by_rows ? 0 : member, piece_step = by_rows ? 1 : team;
-  auto sum_of = [&](const auto& term) {
-    float sum = 0;
-    for (int row = first_row; row < rows; row += row_step) {
-      const float elements = weight(row);
-      for (int piece = first_piece; piece < pieces; piece += piece_step) sum += term(from[row * row_stride + piece], elements);
-    }
-    for (int lanes = team / 2; lanes > 0; lanes /= 2) sum += shuffle_xor(sum, lanes);
-    return sum;
-  };
-  // Around the first, so that the sum keeps the digits of small differences.
-  const float pivot = from[0].mean;
-  const float offset = sum_of([&](const Moments& m, float elements) { return (m.mean - pivot) * elements; }) / total;
-  const float squares = sum_of([&](const Moments& m, float elements) {
-    const float distance = m.mean - pivot - offset;
-    return m.squares + distance * distance * elements;
-  });
-  return {pivot + offset, squares};
+  return sums;
 }
 
 /// One block's work: its chunk of pixels, and the picture if it is the last to finish.
@@ -163,6 +92,10 @@ class GroupStats {
   }
 
  private:
+  SINTER_DEVICE_INLINE float addend(int channel) const {
+    return element_at(a.addend, a.addend_type, picture * a.addend_stride + channel);
+  }
+
   /// Gamma and beta come from memory, and are needed at the end.
   SINTER_DEVICE_INLINE void fetch_parameters() {
     constexpr int kLine = 32;  // elements
@@ -179,11 +112,10 @@ class GroupStats {
     const int channel = first_group * a.group_width + vector * kWide;
     const int64_t pixel = int64_t(picture) * a.pixels + chunk * a.chunk;
     Moments m[kWide];
-    read_column<T, kWide>(reinterpret_cast<const T*>(a.x) + pixel * a.pixel_stride + channel, lane, count, a, channel, m);
-    Moments* to = entries + lane * row_pieces + (vector * kWide >> a.piece_log);
-    SINTER_UNROLL
-    for (int i = 0; i < kWide; ++i)
-      if ((i & ((1 << a.piece_log) - 1)) == 0) to[i >> a.piece_log] = m[i];
+    const auto sums = read_column<T, kWide>(reinterpret_cast<const T*>(a.x) + pixel * a.pixel_stride + channel, lane, count, a);
+    sums.finish(
+        float((count - lane + a.lanes - 1) / a.lanes), a.piece_log, [&](int i) { return addend(channel + i); }, m);
+    store_pieces(m, a.piece_log, entries + lane * row_pieces + (vector * kWide >> a.piece_log));
   }
 
   /// Calls use(group, of_group(group)) for the groups [first, first + count) of the slab, one for each team at a time.
@@ -256,7 +188,7 @@ class GroupStats {
       const int channel = (first_group + group) * a.group_width + i;
       const float factor = gamma ? inverse * gamma[channel] : inverse;
       // What nearly cancels keeps its digits in f64.
-      const double distance = double(addend_at(a, picture, channel)) - m.mean;
+      const double distance = double(addend(channel)) - m.mean;
       scale[channel] = factor;
       scale[a.channels + channel] = float((beta ? beta[channel] : 0.0) + distance * factor);
     }

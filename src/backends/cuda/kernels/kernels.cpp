@@ -91,22 +91,37 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
   return all;
 }
 
-void Kernels::load(std::string_view module) {
-  if (loaded_.find(module) != loaded_.end()) return;
-  const std::string_view text = ptx(module, context_.device());
+void Kernels::load(std::string_view name) { module(name); }
+
+const Module& Kernels::module(std::string_view name) {
+  Loaded* loaded = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    auto found = loaded_.find(name);
+    loaded = &(found == loaded_.end() ? loaded_.try_emplace(std::string(name)).first : found)->second;
+  }
+  // Several modules at a time: each takes a tenth of a second or more.
+  std::call_once(loaded->once, [&] { loaded->module = load_now(name); });
+  return loaded->module;
+}
+
+Module Kernels::load_now(std::string_view name) {
+  const std::string_view text = ptx(name, context_.device());
   // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
   // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
   const bool alone = text.find(".target sm_90a") != text.npos;
-  loaded_.emplace(module, alone ? Module::of_ptx(context_, std::string(text), module) : load_(context_, text, module));
+  return alone ? Module::of_ptx(context_, std::string(text), name) : load_(context_, text, name);
 }
 
 const Function& Kernels::function(std::string_view kernel) {
-  if (auto found = functions_.find(kernel); found != functions_.end()) return found->second;
-  const std::string_view module = kernel.substr(0, kernel.find("__"));
-  load(module);
-  Function f = loaded_.find(module)->second.function(std::string(kernel));
+  {
+    std::lock_guard lock(mutex_);
+    if (auto found = functions_.find(kernel); found != functions_.end()) return found->second;
+  }
+  Function f = module(kernel.substr(0, kernel.find("__"))).function(std::string(kernel));
   const int64_t most = context_.device().shared_bytes;
   if (most > kSharedBytesWithoutAsking) f.allow_shared_bytes(most - f.shared_bytes());
+  std::lock_guard lock(mutex_);
   return functions_.emplace(kernel, f).first->second;
 }
 

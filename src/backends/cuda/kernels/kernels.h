@@ -2,6 +2,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,8 +26,8 @@ class KernelTarget {
   }
 };
 
-/// The fixed kernels of a device. Each module is compiled when it is first asked for, which must not happen during a capture:
-/// load() before one.
+/// The fixed kernels of a device. Each module is compiled when it is first asked for, by any thread, which must not happen during
+/// a capture: load() before one.
 class Kernels {
  public:
   /// Turns PTX into loaded machine code, or finds what an earlier run made of it.
@@ -45,16 +46,23 @@ class Kernels {
   static std::map<std::string, std::string_view> all_ptx();
 
   void load(std::string_view module);
-  /// A kernel is named MODULE__REST; not thread-safe. Code::NotFound.
+  /// A kernel is named MODULE__REST. Code::NotFound.
   const Function& function(std::string_view kernel);
   const Context& context() const { return context_; }
 
  private:
+  struct Loaded {
+    std::once_flag once;
+    Module module;
+  };
   static Module compile_and_load(const Context& context, std::string_view ptx, std::string_view name);
+  const Module& module(std::string_view name);
+  Module load_now(std::string_view name);
 
   const Context& context_;
   Load load_;
-  std::map<std::string, Module, std::less<>> loaded_;
+  std::mutex mutex_;  // of both maps
+  std::map<std::string, Loaded, std::less<>> loaded_;
   std::map<std::string, Function, std::less<>> functions_;
 };
 

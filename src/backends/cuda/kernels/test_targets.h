@@ -63,8 +63,9 @@ class EmulatedTarget : public TestTarget {
 
 class DeviceTarget : public TestTarget {
  public:
-  explicit DeviceTarget(TestDevice& device) : device_(device), stream_(kernels(device), device.stream) {}
-  const Function& function(std::string_view kernel) { return kernels(device_).function(kernel); }
+  explicit DeviceTarget(TestDevice& device) : device_(device), stream_(kernels_of(device), device.stream) {}
+  Kernels& kernels() { return kernels_of(device_); }
+  const Function& function(std::string_view kernel) { return kernels().function(kernel); }
   bool emulated() const override { return false; }
   int multiprocessors() const override { return stream_.multiprocessors(); }
   void launch(std::string_view kernel, const LaunchShape& shape, std::span<void* const> arguments) override {
@@ -82,7 +83,7 @@ class DeviceTarget : public TestTarget {
   }
 
  private:
-  static Kernels& kernels(TestDevice& device) {
+  static Kernels& kernels_of(TestDevice& device) {
     static Kernels all(device.context);
     return all;
   }

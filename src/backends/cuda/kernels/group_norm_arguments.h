@@ -1,0 +1,33 @@
+#pragma once
+#include <stdint.h>
+
+namespace sinter::device {
+
+/// Channels side by side in one thread: 16 bytes.
+inline constexpr int kGroupNormWide = 8;
+
+/// One launch of group_norm; addresses of 0: none. The grid is blocks of a cluster x slabs x pictures.
+struct GroupNormArguments {
+  uint64_t x = 0, out = 0;       ///< [n, pixels, channels], pixels `x_stride` and `out_stride` elements apart
+  uint64_t gamma = 0, beta = 0;  ///< f32 [channels]
+  uint64_t addend = 0;           ///< [n, channels] of an ElementType, rows `addend_stride` apart
+  int64_t x_stride = 0, out_stride = 0, addend_stride = 0;
+  int addend_type = 0;
+  int pixels = 0, group_width = 0;
+  int chunk = 0;                     ///< pixels of a block
+  int slab_groups = 0, vectors = 0;  ///< groups of a cluster; threads that hold one pixel of them
+  int lanes = 0;                     ///< pixels that a block reads side by side
+  int piece_log = 0;                 ///< so many channels (1 << this) of a thread belong to one group
+  int parts = 0;                     ///< of a block's share of a group, each summed by one warp; cluster * parts <= 32
+  float epsilon = 0;
+
+  constexpr int channels() const { return slab_groups * group_width; }
+  constexpr int row_pieces() const { return channels() >> piece_log; }
+  // Where things are in shared memory: the block's part of the map first.
+  constexpr int parts_at() const { return chunk * vectors * 16; }                     ///< Part [group][part]
+  constexpr int factors_at() const { return parts_at() + slab_groups * parts * 16; }  ///< f32 [3][channels]
+  constexpr int moments_at() const { return factors_at() + 3 * channels() * 4; }      ///< Moments [lane][piece]
+  constexpr int shared_bytes() const { return moments_at() + lanes * row_pieces() * 8; }
+};
+
+}  // namespace sinter::device

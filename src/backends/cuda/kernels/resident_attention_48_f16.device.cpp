@@ -1,0 +1,3 @@
+#include "backends/cuda/kernels/resident_attention.device.h"
+
+SINTER_RESIDENT_ATTENTION(f16, false, 48)
