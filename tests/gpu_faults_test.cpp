@@ -82,7 +82,7 @@ TEST_CASE("a picture whose decode finds too little memory is decoded in tiles, a
   bool tiled = false;
   for (int allocation = 5; !tiled && allocation < 60; ++allocation) {
     CliResult result =
-        with({{"FAKE_CUDA_MEMORY", "1000000000"}, {"FAKE_CUDA_OTHERS", fmt::format("750000000@{}", allocation)}}, "tiled.png");
+        with({{"FAKE_CUDA_MEMORY", "1000000000"}, {"FAKE_CUDA_OTHERS", fmt::format("800000000@{}", allocation)}}, "tiled.png");
     const size_t at = result.err.find("the picture is decoded in tiles of ");
     if (result.exit_code != 0 || at == std::string::npos) continue;
     tiled = true;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backends/cuda/calls/attention.h"
+#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/kernels/group_norm.h"
@@ -63,6 +64,7 @@ class LaunchBuilder {
   template <class Shape, class Buffers, class Plan>
   std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               Preparer<Shape> preparer, bool tune);
+  void enlarge(const ConvShape& whole, const ConvBuffers& from, DevicePtr picture, DevicePtr filters);
   void add_places(const ConvCall& whole, std::string detail);
   /// A product in the library's form or one of ours.
   void add_linear(const LinearShape& shape, const LinearBuffers& buffers);

@@ -41,14 +41,21 @@ GpuFacts facts_of(const KernelUse& use, const RowKernel& kernel) {
   return facts;
 }
 
+/// What a step launches of the program's own kernels.
+KernelUse* kernel_of(Step& step) {
+  if (auto* row = std::get_if<RowStep>(&step)) return &row->use;
+  if (auto* conv = std::get_if<ConvStep>(&step); conv && conv->epilogue) return &*conv->epilogue;
+  return nullptr;
+}
+
 }  // namespace
 
 void schedule_kernels(Program& program) {
   program.variants.clear();
   for (Step& step : program.steps) {
-    auto* row = std::get_if<RowStep>(&step);
-    if (!row) continue;
-    KernelUse& use = row->use;
+    KernelUse* found = kernel_of(step);
+    if (!found) continue;
+    KernelUse& use = *found;
     const RowKernel& kernel = program.kernels[size_t(use.kernel)];
     KernelVariant variant{use.kernel, choose_schedule(kernel, facts_of(use, kernel))};
     auto at = std::find(program.variants.begin(), program.variants.end(), variant);

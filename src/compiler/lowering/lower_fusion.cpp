@@ -41,45 +41,79 @@ void Lowering::find_epilogues() {
 }
 
 void Lowering::find_tails() {
-  for (size_t i = 0; i < order_.size(); ++i) {
-    const Node* n = order_[i].node();
-    if (!(n->op == &linear_op && weight_rows(n->inputs[1])) && n->op != &conv2d_op) continue;
-    if (in_memory_.contains(n)) continue;
-    Tail tail = tail_of(n);
-    if (tail.root == n) continue;
-    tails_[n] = tail;
-    fused_call_[tail.root] = n;
-    resident_.erase(n);
-    resident_.insert(tail.root);
+  std::vector<const Node*> linears, convolutions;
+  for (Value v : order_) {
+    if (in_memory_.contains(v.node())) continue;
+    if (is_linear(*v)) linears.push_back(v.node());
+    if (v->op == &conv2d_op && !is_linear(*v)) convolutions.push_back(v.node());
   }
+  // The sum of a linear layer and a convolution is part of the linear layer, which loses less by it. So what convolutions leave
+  // in memory is known first, and they look for sums last.
+  for (const Node* n : convolutions) set_tail(n, tail_of(n));
+  for (const Node* n : linears) set_tail(n, tail_of(n));
+  for (const Node* n : convolutions) set_tail(n, with_residual(n));
+}
+
+void Lowering::set_tail(const Node* n, const Tail& tail) {
+  if (tail.root == n) return;
+  if (auto before = tails_.find(n); before != tails_.end()) {
+    fused_call_.erase(before->second.root);
+    resident_.erase(before->second.root);
+  }
+  tails_[n] = tail;
+  fused_call_[tail.root] = n;
+  resident_.erase(n);
+  resident_.insert(tail.root);
+}
+
+bool Lowering::is_linear(const Node& n) { return (n.op == &linear_op || is_pointwise_conv(n)) && weight_rows(n.inputs[1]); }
+
+const Node* Lowering::after(const Tail& tail, const OpDef& op) const {
+  if (!has_one_user(tail.root) || in_memory_.contains(tail.root)) return nullptr;
+  const Node* user = users_.at(tail.root)[0];
+  return user->op == &op && user->type == tail.root->type && !fused_call_.contains(user) ? user : nullptr;
+}
+
+std::pair<const Node*, Value> Lowering::sum_after(const Tail& tail) const {
+  static const OpDef& kAdd = *find_op("add");
+  const Node* sum = after(tail, kAdd);
+  if (!sum) return {};
+  return {sum, sum->inputs[sum->inputs[0].node() == tail.root ? 1 : 0]};
 }
 
 Lowering::Tail Lowering::tail_of(const Node* call) const {
+  static const OpDef& kGelu = *find_op("gelu_tanh");
   Tail tail{call};
-  if (call->op == &conv2d_op && doubled_input(*call)) return tail;  // the vendor adds nothing there
-  static const OpDef &kAdd = *find_op("add"), &kGelu = *find_op("gelu_tanh");
-  auto next = [&](const OpDef& op) -> const Node* {
-    if (!has_one_user(tail.root) || in_memory_.contains(tail.root)) return nullptr;
-    const Node* user = users_.at(tail.root)[0];
-    return user->op == &op && user->type == call->type && !fused_call_.contains(user) ? user : nullptr;
-  };
-  auto other = [&](const Node* sum) { return sum->inputs[sum->inputs[0].node() == tail.root ? 1 : 0]; };
-  if (const Node* sum = next(kAdd); sum && is_bias(other(sum), call)) {
-    tail.bias = unbroadcast(other(sum)).node();
+  if (call->op == &conv2d_op && doubled_input(*call)) return tail;  // with a bias the vendor takes twice as long
+  if (auto [sum, other] = sum_after(tail); sum && is_bias(other, call)) {
+    tail.bias = unbroadcast(other).node();
     tail.root = sum;
   }
-  bool linear = call->op == &linear_op || is_pointwise_conv(*call);
-  if (!linear) return tail;
+  if (!is_linear(*call)) return tail;
   if (const Node* product = gated_halves(tail.root); product && !is_fp8(*call)) {
     tail.gated = true;
     tail.root = product;
-  } else if (const Node* gelu = next(kGelu)) {
+  } else if (const Node* gelu = after(tail, kGelu)) {
     tail.gelu = true;
     tail.root = gelu;
-  } else if (const Node* sum = next(kAdd); sum && is_residual(other(sum), tail.root)) {
-    tail.residual = other(sum).node();
+  } else if (auto [sum, other] = sum_after(tail); sum && is_residual(other, tail.root)) {
+    tail.residual = other.node();
     tail.root = sum;
   }
+  return tail;
+}
+
+Lowering::Tail Lowering::with_residual(const Node* conv) const {
+  auto at = tails_.find(conv);
+  Tail tail = at != tails_.end() ? at->second : Tail{conv};
+  auto [sum, other] = sum_after(tail);
+  // A sum that is part of another kernel costs no pass of its own.
+  if (!sum || !resident_.contains(sum) || doubled_input(*conv) || !is_residual(other, tail.root)) return tail;
+  const Node* below = other.node();
+  while (below->op == &reshape_op && !resident_.contains(below)) below = below->inputs[0].node();
+  if (below != base(below)) return tail;  // spread or moved on its way
+  tail.residual = other.node();
+  tail.root = sum;
   return tail;
 }
 

@@ -30,9 +30,8 @@ void Lowering::set_result(CallStepType& step, const Node* root) {
 }
 
 void Lowering::emit_product_call(const Node* n, const Node* root) {
-  bool linear = n->op == &linear_op || (options_.vendor && is_pointwise_conv(*n) && weight_rows(n->inputs[1]));
-  if (linear && options_.vendor && weight_rows(n->inputs[1])) return emit_vendor_linear(n, root);
-  if (linear) return emit_linear(n, root);
+  if (options_.vendor && is_linear(*n)) return emit_vendor_linear(n, root);
+  if (n->op == &linear_op) return emit_linear(n, root);
   emit_conv(n, root);
 }
 
@@ -105,13 +104,21 @@ void Lowering::emit_linear(const Node* n, const Node* root) {
   program_.steps.push_back(std::move(step));
 }
 
+namespace {
+/// Pixel i of the large picture is then pixel i / 2 of the small one.
+bool is_doubled(const Dim& small, const Dim& large) {
+  const Dim rounded_up = floor_div(large - Dim(1), 2) + Dim(1);  // as a convolution by 2 makes it
+  return large == small * 2 || small == rounded_up;
+}
+}  // namespace
+
 Value Lowering::doubled_input(const Node& conv) const {
   const auto& a = conv.attrs.as<ConvAttrs>();
   const Node& large = *conv.inputs[0];
   const Shape& window = conv.inputs[1].shape();
   if (!options_.vendor || !options_.fuse || large.op != &resize_nearest_op || resident_.contains(&large)) return {};
   Value small = large.inputs[0];
-  bool twice = large.type.shape[1] == small.dim(1) * 2 && large.type.shape[2] == small.dim(2) * 2;
+  bool twice = is_doubled(small.dim(1), large.type.shape[1]) && is_doubled(small.dim(2), large.type.shape[2]);
   bool around =
       a.stride == 1 && a.top == 1 && a.left == 1 && a.bottom == 1 && a.right == 1 && window[2] == Dim(3) && window[3] == Dim(3);
   bool aligned = conv.type.shape.back().constant() * byte_size(conv.type.dtype) % 16 == 0;
@@ -123,7 +130,10 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
   const auto& a = n->attrs.as<ConvAttrs>();
   Value x = n->inputs[0];
   ConvStep step;
-  if (Value small = doubled_input(*n)) step.doubled = true, x = small;
+  if (Value small = doubled_input(*n)) {
+    step.doubled = true, step.enlarged_h = x.dim(1), step.enlarged_w = x.dim(2);
+    x = small;
+  }
   step.n = x.dim(0), step.h = x.dim(1), step.w = x.dim(2), step.c = x.dim(3).constant();
   const Shape& window = n->inputs[1].shape();
   step.out_c = window[0].constant(), step.kernel_h = window[2].constant(), step.kernel_w = window[3].constant();
@@ -151,8 +161,17 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
   if (options_.vendor) {
     View target = is_dense(homes_.at(root)) ? homes_.at(root) : writable_dense(root);
     step.tail.emplace().out_type = target.dtype;
-    if (auto at = tails_.find(n); at != tails_.end() && at->second.bias)
-      step.tail->bias = rows_slot(*weight_rows(Value(at->second.bias)), target.dtype);
+    if (auto at = tails_.find(n); at != tails_.end()) {
+      const Tail& tail = at->second;
+      if (tail.bias) step.tail->bias = rows_slot(*weight_rows(Value(tail.bias)), target.dtype);
+      if (tail.residual) {
+        View residual = dense_operand(Value(tail.residual));
+        if (residual.dtype != target.dtype) throw NeedsMemory{n};
+        step.tail->adds = true;
+        step.tail->residual = place(residual), step.tail->residual_stride = step.out_c;
+        step.epilogue = add_kernel(sum_in_place(root, tail, target));
+      }
+    }
     step.out = place(target);
     step.out_stride = *row_stride(target);
     program_.steps.push_back(std::move(step));
@@ -161,6 +180,13 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
   step.epilogue = epilogue(n, root, step.out_c, 1);
   set_result(step, root);
   program_.steps.push_back(std::move(step));
+}
+
+BuiltKernel Lowering::sum_in_place(const Node* sum, const Tail& tail, const View& out) {
+  const Node* conv = sum->inputs[sum->inputs[0].node() == tail.residual ? 1 : 0].node();
+  Residents in_place = residents();
+  in_place.home = [=, this](const Node* n) { return n == conv ? std::optional<View>(out) : home(n); };
+  return build_kernel(sum, in_place, out);
 }
 
 View Lowering::filters_of(Value v, DType type) {

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <set>
+
 #include "graph/ops.h"
 #include "lowered.h"
 #include "models/unet.h"
@@ -133,6 +135,90 @@ TEST_CASE("a picture at another size, or results of odd widths, are not convolve
     CHECK(steps_of<RowStep>(program).size() == 1);
   }
   CHECK(!steps_of<ConvStep>(enlarged(2, {})).at(0).doubled);
+}
+
+TEST_CASE("what the U-Nets enlarge is convolved as it is, whichever sizes were rounded up on the way down") {
+  for (auto [config, levels] : {std::pair{sd15_unet_config(), size_t(4)}, {sdxl_unet_config(), size_t(3)}}) {
+    Graph graph;
+    Dim height = Dim::symbol("height"), width = Dim::symbol("width");
+    build_unet(graph, config, {Dim::symbol("batch"), height, width, Dim::symbol("text")},
+               {.compute = DType::bf16, .storage = {}});
+    std::vector<const ConvStep*> doubled;
+    Lowered lowered(graph, {.vendor = true});
+    for (const ConvStep* step : lowered.all<ConvStep>())
+      if (step->doubled) doubled.push_back(step);
+    REQUIRE(doubled.size() == levels - 1);
+    CHECK(doubled.back()->enlarged_h == height);
+    CHECK(doubled.back()->enlarged_w == width);
+    std::vector<SymbolId> symbols;
+    height.collect_symbols(symbols), width.collect_symbols(symbols);
+    const Bindings sizes{{symbols[0], 64}, {symbols[1], 65}};
+    CHECK(doubled.back()->h.value(sizes) == 32);
+    CHECK(doubled.back()->w.value(sizes) == 33);
+  }
+}
+
+namespace {
+
+/// The end of a residual block: a convolution and its bias, added to its input, which may pass a linear layer. Another block
+/// follows.
+struct ResidualEnd {
+  bool linear_shortcut = false;
+  std::function<Value(Graph&, Value)> follows = [](Graph&, Value sum) { return sum; };
+  Program lowered() const {
+    Graph graph;
+    auto weight = [&](const char* name, Shape shape) {
+      return cast(graph.weight(name, {DType::f16, std::move(shape)}), DType::bf16);
+    };
+    Value x = graph.input("x", {DType::bf16, {2, Dim::symbol("lower_side"), 24, 64}});
+    Value h = conv2d(silu(x), weight("conv.weight", {64, 64, 3, 3}), {.top = 1, .left = 1, .bottom = 1, .right = 1});
+    h = h + broadcast(weight("conv.bias", {64}), h.shape());
+    if (linear_shortcut) x = linear(x, weight("shortcut.weight", {64, 64}));
+    graph.output("y", follows(graph, x + h));
+    return Lowered(graph, {.vendor = true}).program;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("what is added to a convolution is part of its step where the sum would be a pass of its own") {
+  Program program = ResidualEnd{}.lowered();
+  auto conv = steps_of<ConvStep>(program).at(0);
+  CHECK(program.steps.size() == 2);  // SiLU, convolution
+  CHECK(conv.tail->bias >= 0);
+  CHECK(conv.tail->adds);
+  CHECK(conv.tail->residual.buffer == BufferRef{BufferRef::parameter, 0});
+  CHECK(conv.out.buffer == BufferRef{BufferRef::result, 0});
+  // The same in a pass: what lies there and the residual, added in place.
+  REQUIRE(conv.epilogue);
+  std::set<BufferRef> touched;
+  for (const OperandUse& o : conv.epilogue->operands) touched.insert(o.buffer);
+  CHECK(conv.epilogue->operands.size() == 3);
+  CHECK(touched == std::set<BufferRef>{conv.out.buffer, conv.tail->residual.buffer});
+}
+
+TEST_CASE("what another kernel adds to a convolution stays with that kernel") {
+  Program program = ResidualEnd{.follows = [](Graph&, Value sum) { return silu(sum); }}.lowered();
+  CHECK(!steps_of<ConvStep>(program).at(0).tail->adds);
+  CHECK(program.steps.size() == 3);
+}
+
+TEST_CASE("the sum of a linear layer and a convolution is the linear layer's") {
+  Program program = ResidualEnd{.linear_shortcut = true}.lowered();
+  CHECK(program.steps.size() == 3);  // SiLU, convolution, linear layer
+  CHECK(!steps_of<ConvStep>(program).at(0).tail->adds);
+  auto shortcut = steps_of<LinearStep>(program).at(0);
+  CHECK(shortcut.tail->adds);
+  CHECK(shortcut.tail->residual.buffer == steps_of<ConvStep>(program).at(0).out.buffer);
+}
+
+TEST_CASE("what is added to all pixels of a convolution alike is no residual of it") {
+  Graph graph;
+  Value x = graph.input("x", {DType::bf16, {2, 8, 8, 64}}), more = graph.input("more", {DType::bf16, {2, 1, 1, 64}});
+  Value w = cast(graph.weight("w", {DType::f16, {64, 64, 3, 3}}), DType::bf16);
+  Value h = conv2d(x, w, {.top = 1, .left = 1, .bottom = 1, .right = 1});
+  graph.output("y", h + broadcast(more, h.shape()));
+  CHECK(!Lowered(graph, {.vendor = true}).all<ConvStep>().at(0)->tail->adds);
 }
 
 namespace {

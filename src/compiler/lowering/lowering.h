@@ -50,7 +50,16 @@ class Lowering {
     bool gelu = false, gated = false;
   };
   void find_tails();
+  void set_tail(const Node* call, const Tail& tail);
+  /// A product of rows with weights, whatever the graph calls it.
+  static bool is_linear(const Node& n);
+  /// The only reader of a tail's root, if it is that op and can be part of the tail, else null.
+  const Node* after(const Tail& tail, const OpDef& op) const;
+  /// The same of a sum, and what is added there.
+  std::pair<const Node*, Value> sum_after(const Tail& tail) const;
   Tail tail_of(const Node* call) const;
+  /// A convolution's tail, with the residual behind it if the sum would be a pass over memory.
+  Tail with_residual(const Node* conv) const;
   /// The product of the first half of `whole`'s columns and the GELU of the others, if nothing else reads `whole`, else null.
   const Node* gated_halves(const Node* whole) const;
   bool is_bias(Value v, const Node* call) const;
@@ -151,8 +160,11 @@ class Lowering {
   void emit_vendor_linear(const Node* n, const Node* root);
   void emit_linear(const Node* n, const Node* root);
   void emit_conv(const Node* n, const Node* root);
-  /// A picture, resized to twice its size for one convolution that need not see it so: what was resized; else nothing.
+  /// A picture, resized to twice its size (ConvStep::doubled) for a convolution that need not see it so: what was resized; else
+  /// nothing.
   Value doubled_input(const Node& conv) const;
+  /// The kernel that adds a convolution's residual to its result where that lies.
+  BuiltKernel sum_in_place(const Node* sum, const Tail& tail, const View& out);
   /// Computed filters [out, in, height, width] as [out, height, width, in].
   View filters_of(Value v, DType type);
   View dense_operand(Value v);

@@ -180,7 +180,8 @@ void fields(auto& a, LinearStep& v) {
     v.out_stride, v.batch, v.a_batch_stride, v.out_batch_stride);
 }
 void fields(auto& a, ConvStep& v) {
-  a(v.n, v.h, v.w, v.doubled, v.c, v.out_c, v.kernel_h, v.kernel_w, v.stride, v.top, v.left, v.bottom, v.right, v.in_type);
+  a(v.n, v.h, v.w, v.doubled, v.enlarged_h, v.enlarged_w, v.c, v.out_c, v.kernel_h, v.kernel_w, v.stride, v.top, v.left, v.bottom,
+    v.right, v.in_type);
   a(v.prologue, v.in, v.pixel_stride, v.weight, v.computed, v.filter_type, v.filter, v.epilogue, v.tail, v.out, v.out_stride);
 }
 void fields(auto& a, MatmulStep& v) { a(v.batch, v.m, v.n, v.k, v.a_type, v.b_type, v.out_type, v.shared_b, v.a, v.b, v.out); }

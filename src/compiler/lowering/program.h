@@ -73,9 +73,11 @@ struct LinearStep {
 /// A convolution, channels-last.
 struct ConvStep {
   Dim n, h, w;
-  /// The picture is read at twice its size, every pixel four times; h and w are what lies in memory. Only with a tail, windows of
-  /// 3 x 3, a stride and a padding of 1, and weights of the form `doubled_filters`.
+  /// The picture is read at another size, pixel (y / 2, x / 2) of memory for pixel (y, x): at twice its size, or with a last row
+  /// or column less, which only the sizes of a run may tell. h and w are what lies in memory. Only with a tail, windows of 3 x 3,
+  /// a stride and a padding of 1, and weights of the form `doubled_filters`.
   bool doubled = false;
+  Dim enlarged_h, enlarged_w;
   int64_t c = 0, out_c = 0, kernel_h = 1, kernel_w = 1, stride = 1, top = 0, left = 0, bottom = 0, right = 0;
   DType in_type = DType::f32;
   std::optional<KernelUse> prologue;
@@ -85,6 +87,7 @@ struct ConvStep {
   bool computed = false;  ///< the weights are no slot: they lie dense in `filter`, and are packed at every run
   DType filter_type = DType::f32;
   Place filter;
+  /// With a tail: there where the tail adds a residual, and does the same to `out` as it lies, for where that is faster.
   std::optional<KernelUse> epilogue;
   std::optional<VendorTail> tail;
   Place out;

@@ -26,7 +26,7 @@ struct BufferVisitor {
     (*this)(s.prologue), (*this)(s.epilogue), (*this)(s.tail);
     if (!s.prologue) visit(s.in.buffer);
     if (s.computed) visit(s.filter.buffer);
-    if (!s.epilogue) visit(s.out.buffer);
+    if (!s.epilogue || s.tail) visit(s.out.buffer);
   }
   void operator()(const MatmulStep& s) const { visit(s.a.buffer), visit(s.b.buffer), visit(s.out.buffer); }
   void operator()(const AttentionStep& s) const {
@@ -197,7 +197,7 @@ class Validator {
     expect_types({s.in_type, s.filter_type});
     expect_sizes({s.c, s.out_c, s.kernel_h, s.kernel_w, s.stride});
     expect_sizes({s.top, s.left, s.bottom, s.right}, 0);
-    if (!s.epilogue) expect_writable(s.out.buffer);
+    if (!s.epilogue || s.tail) expect_writable(s.out.buffer);
     if (!s.computed) {
       auto form = s.doubled ? WeightSlot::doubled_filters : s.tail ? WeightSlot::filters : WeightSlot::convolution;
       const Shape& shape = shape_of(packed(s.weight, form));
@@ -207,10 +207,11 @@ class Validator {
       expect(s.tail && !s.computed && s.stride == 1 && s.top == 1 && s.left == 1 && s.bottom == 1 && s.right == 1,
              "a convolution of a picture at twice its size is none of a vendor's with a stride and a padding of 1");
     if (s.tail) {
-      expect(!s.prologue && !s.epilogue, "a vendor's convolution has a fused kernel");
+      expect(!s.prologue && s.epilogue.has_value() == s.tail->adds,
+             "a vendor's convolution has another kernel than one that adds its residual");
       check(*s.tail, 0, s.out_c);
     }
-    check(s.prologue, 1), check(s.epilogue, 1);
+    check(s.prologue, 1), check(s.epilogue, s.tail ? 0 : 1);
   }
 
   void check(const VendorTail& tail, int64_t row, int64_t rows) {

@@ -61,9 +61,12 @@ void check_shape(const ConvShape& s) {
     fail(Code::InvalidArgument, "convolution: {} spatial axes, 2 or 3 are possible", s.axes.size());
   if (s.n < 1 || s.c < 1 || s.out_c < 1)
     fail(Code::InvalidArgument, "convolution: sizes must be positive, n {} c {} out_c {}", s.n, s.c, s.out_c);
-  for (const auto& a : s.axes)
-    if (s.doubles && (a.kernel != 4 || a.stride != 2 || a.pad_before != 1 || a.pad_after != 1 || a.dilation != 1))
-      fail(Code::InvalidArgument, "convolution: a result of twice the size is that of windows of 4 by 2, padded by 1");
+  if (s.doubles) {
+    for (const auto& a : s.axes)
+      if (a.in < 1 || a.kernel != 4 || a.stride != 2 || a.pad_before != 1 || a.pad_after != 1 || a.dilation != 1)
+        fail(Code::InvalidArgument, "convolution: a result of twice the size is that of windows of 4 by 2, padded by 1");
+    return;
+  }
   for (const auto& a : s.axes)
     if (a.kernel < 1 || a.stride < 1 || a.dilation < 1 || a.pad_before < 0 || a.pad_after < 0 || a.out() < 1 ||
         a.in + a.pad_before + a.pad_after < a.dilation * (a.kernel - 1) + 1)
@@ -150,6 +153,12 @@ Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& s, const TuneOn<Con
 Prepared prepare_conv(Vendor& vendor, const ConvShape& s) {
   check_shape(s);
   return prepare_cudnn(vendor, request_for(s));
+}
+
+bool residual_should_be_fused(const ConvShape& s) {
+  constexpr double kLargeResult = double(int64_t(64) << 20), kMostFlopsPerByte = 2400;  // 3 x 3 over 256 channels have 2304
+  const double bytes = double(s.out_pixels()) * double(s.out_c * byte_size(s.type));
+  return byte_size(s.type) == 2 && bytes >= kLargeResult && s.flops() <= kMostFlopsPerByte * bytes;
 }
 
 std::string why_no_conv(const CudnnCalls& calls, const ConvShape& s, int capability) {

@@ -24,8 +24,8 @@ struct ConvShape {
   bool doubles = false;
   DType type = DType::bf16;  ///< of in, weights, bias, residual and out; sums are f32
   bool bias = false;
-  /// These two make cuDNN compile a kernel of their own, which may be slower than a plain one and a separate pass: plan both,
-  /// compare Choice::microseconds.
+  /// These two make cuDNN compile a kernel of its own, which may be slower than a plain one and a separate pass. So does a bias
+  /// where it doubles: with it one takes twice as long as without.
   bool residual = false, silu = false;
   bool allow_tf32 = false;  ///< f32: round inputs to 10 fraction bits
 
@@ -59,6 +59,12 @@ Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn
 
 /// The candidates that plan_conv() will time; null where it will not.
 Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
+
+/// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The
+/// residual costs 15 % of the arithmetic, as was measured (bench/NOTES.md), the pass three times the result's memory: so it does
+/// where the result is large for its arithmetic. Small ones gain or lose a few microseconds. cuDNN compiles each candidate, 0.4 s
+/// long.
+bool residual_should_be_fused(const ConvShape& shape);
 
 /// Whether cuDNN has an engine for it on a device of that capability, which need not be here; the reason if not.
 std::string why_no_conv(const CudnnCalls& calls, const ConvShape& shape, int capability);

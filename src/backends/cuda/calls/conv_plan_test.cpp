@@ -20,6 +20,18 @@ TEST_CASE("sizes of a strided convolution padded on one side are those of the fo
   CHECK(s.flops() == 2.0 * 60 * 8 * 4 * 9);
 }
 
+TEST_CASE("residuals are added by convolutions of 16 bits whose results are large for their arithmetic") {
+  auto fused = [](int64_t size, int64_t channels, DType type = DType::bf16) {
+    return residual_should_be_fused(
+        {.n = 1, .c = channels, .out_c = channels, .axes = {{.in = size}, {.in = size}}, .type = type});
+  };
+  CHECK(fused(1024, 128));
+  CHECK(fused(512, 256));
+  CHECK_FALSE(fused(256, 512));
+  CHECK_FALSE(fused(511, 128));
+  CHECK_FALSE(fused(512, 128, DType::f32));
+}
+
 TEST_CASE("two convolutions or attentions with the same name are the same") {
   ConvShape base{.n = 2, .c = 4, .out_c = 8, .axes = {{.in = 6}, {.in = 5}}};
   auto differs = [&](auto change) {

@@ -155,16 +155,17 @@ TEST_CASE("strides and one-sided padding are right") {
     }
 }
 
-TEST_CASE("convolutions to twice the size are right") {
+TEST_CASE("convolutions to twice the size are right, of single pixels too") {
   TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
   if (!v) return;
   for (DType type : {DType::bf16, DType::f16, DType::f32})
-    for (bool tune : {false, true}) {
-      ConvShape s = conv(2, 9, 7, 32, 64, type);
-      for (auto& a : s.axes) a.kernel = 4, a.stride = 2;
-      s.doubles = true, s.bias = false;
-      check_conv(*v, s, tune);
-    }
+    for (bool tune : {false, true})
+      for (auto [h, w] : {std::pair<int64_t, int64_t>{9, 7}, {1, 1}}) {
+        ConvShape s = conv(2, h, w, 32, 64, type);
+        for (auto& a : s.axes) a.kernel = 4, a.stride = 2;
+        s.doubles = true, s.bias = false;
+        check_conv(*v, s, tune);
+      }
 }
 
 TEST_CASE("residual and SiLU behind a convolution are right, in every combination and both chosen ways") {

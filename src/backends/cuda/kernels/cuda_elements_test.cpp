@@ -241,6 +241,60 @@ TEST_CASE("windows for a picture at twice its size become sums of their taps") {
   });
 }
 
+TEST_CASE("windows are had back from their sums, but for the rounding of these") {
+  on_each_target([](TestTarget& t) {
+    constexpr int64_t k = 3, c = 50;
+    for (auto [type, tolerance] : {std::pair{DType::f32, 3e-7}, {DType::f16, 0.0015}, {DType::bf16, 0.012}}) {
+      CAPTURE(name(type));
+      const auto bytes = encode(random_values(size_t(k * c * 9), 2), type);
+      const auto taps = decode(bytes, type);
+      FiltersCall sums{.from = t.upload(bytes), .from_type = type, .to_type = type, .k = k, .c = c};
+      sums.to = t.untouched(k * c * 16 * byte_size(type));
+      filters_doubled(t, sums);
+      FiltersCall back{.from = sums.to, .from_type = type, .to_type = type, .k = k, .c = c, .taps = 16};
+      back.to = t.untouched(k * c * 9 * byte_size(type));
+      filters_undoubled(t, back);
+      const auto seen = decode(t.download<uint8_t>(back.to, size_t(k * c * 9 * byte_size(type))), type);
+      double squares = 0, errors = 0;
+      size_t wrong_corners = 0;
+      for (int64_t o = 0; o < k; ++o)
+        for (int64_t i = 0; i < c; ++i)
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            const double expected = taps[size_t((o * c + i) * 9 + tap)], got = seen[size_t((o * 9 + tap) * c + i)];
+            const bool corner = tap % 2 == 0 && tap != 4;  // alone in a sum
+            wrong_corners += corner && got != expected;
+            squares += expected * expected, errors += (got - expected) * (got - expected);
+          }
+      CHECK(wrong_corners == 0);
+      CHECK(std::sqrt(errors / squares) < tolerance);
+    }
+  });
+}
+
+TEST_CASE("a picture is doubled, with and without its last row and column") {
+  on_each_target([](TestTarget& t) {
+    for (DType type : {DType::f32, DType::bf16})
+      for (auto [h, w, c] : {std::array<int64_t, 3>{6, 4, 16}, {5, 4, 16}, {6, 3, 13}, {1, 1, 8}}) {
+        const int64_t small_h = (h + 1) / 2, small_w = (w + 1) / 2;
+        const auto bytes = encode(random_values(size_t(2 * small_h * small_w * c), 3), type);
+        const auto from = decode(bytes, type);
+        DoublePictureCall call{.from = t.upload(bytes), .type = type, .n = 2, .h = h, .w = w, .c = c};
+        call.to = t.untouched((2 * h * w * c + 1) * byte_size(type));
+        double_picture(t, call);
+        const auto seen = decode(t.download<uint8_t>(call.to, size_t((2 * h * w * c + 1) * byte_size(type))), type);
+        size_t wrong = 0;
+        for (int64_t n = 0; n < 2; ++n)
+          for (int64_t y = 0; y < h; ++y)
+            for (int64_t x = 0; x < w; ++x)
+              for (int64_t i = 0; i < c; ++i)
+                wrong += seen[size_t(((n * h + y) * w + x) * c + i)] !=
+                         from[size_t(((n * small_h + y / 2) * small_w + x / 2) * c + i)];
+        CHECK(wrong == 0);
+        CHECK(std::isnan(seen.back()));
+      }
+  });
+}
+
 TEST_CASE("types without a kernel are refused by name") {
   EmulatedTarget t;
   CHECK_THROWS_AS(cast(t, {.to_type = DType::f8e5m2, .count = 1}), Error);

@@ -86,6 +86,14 @@ void quantise_rows(KernelTarget& target, const QuantiseRowsCall& c) {
          c.x_stride ? c.x_stride : c.columns, int(c.columns), c.to, c.to_stride ? c.to_stride : c.columns, c.scales);
 }
 
+void double_picture(KernelTarget& target, const DoublePictureCall& c) {
+  const int64_t chunks = divide_up(c.c, kWide), count = c.n * c.h * c.w * chunks;
+  if (count == 0) return;
+  const LaunchShape shape{.grid = {uint32_t(divide_up(count, kThreads))}, .block = {uint32_t(kThreads)}};
+  target("elements__double_picture", shape, c.from, c.to, target_type("double_picture", c.type), count, int(c.h), int(c.w),
+         int(c.c));
+}
+
 namespace {
 void by_filter_and_channel(KernelTarget& target, const char* kernel, const FiltersCall& c) {
   const int64_t count = c.k * c.c;
@@ -99,6 +107,11 @@ void by_filter_and_channel(KernelTarget& target, const char* kernel, const Filte
 void filters_doubled(KernelTarget& target, const FiltersCall& c) {
   if (c.taps != 9) fail(Code::InvalidArgument, "filters_doubled: {} taps, windows of 3 x 3 have 9", c.taps);
   by_filter_and_channel(target, "filters_doubled", c);
+}
+
+void filters_undoubled(KernelTarget& target, const FiltersCall& c) {
+  if (c.taps != 16) fail(Code::InvalidArgument, "filters_undoubled: {} taps, windows of 4 x 4 have 16", c.taps);
+  by_filter_and_channel(target, "filters_undoubled", c);
 }
 
 void filters_of_places(KernelTarget& target, const FiltersCall& c) {

@@ -114,6 +114,17 @@ SINTER_DEVICE_KERNEL(elements__gate_rows, const void* from, void* to, int type, 
   store(at(to, row * to_stride + column, type), type, value, valid);
 }
 
+/// to[n, y, x, :] = from[n, y / 2, x / 2, :]: a thread for each chunk of a pixel's channels.
+SINTER_DEVICE_KERNEL(elements__double_picture, const void* from, void* to, int type, int64_t count, int h, int w, int c) {
+  const int64_t i = int64_t(block_x()) * threads_x() + thread_x();
+  if (i >= count) return;
+  const int chunks = (c + kWide - 1) / kWide, channel = int(i % chunks) * kWide, valid = least(c - channel, kWide);
+  const int64_t pixel = i / chunks, x = pixel % w, y = pixel / w % h, picture = pixel / w / h;
+  float v[kWide];
+  load(at(from, ((picture * ((h + 1) / 2) + y / 2) * ((w + 1) / 2) + x / 2) * c + channel, type), type, v, valid);
+  store(at(to, pixel * c + channel, type), type, v, valid);
+}
+
 /// A number's place in the sequence decides it, so any part can be made anywhere (Steele, Lea and Flood 2014, the mixing of
 /// SplitMix64 with the constants of Stafford's variant 13).
 SINTER_DEVICE_INLINE uint64_t mixed(uint64_t z) {
@@ -271,6 +282,35 @@ SINTER_DEVICE_KERNEL(elements__filters_doubled, const void* from, int from_type,
     }
     v[0] = sum;
     store(at(to, (channel * 16 + place) * k + filter, to_type), to_type, v, 1);
+  }
+}
+
+/// Filters [c][4][4][k] become [k][3][3][c]. Along each axis the four are taps 2, 1 + 2, 0 + 1 and 0; tap 1 is the mean of both
+/// differences that give it.
+SINTER_DEVICE_KERNEL(elements__filters_undoubled, const void* from, int from_type, void* to, int to_type, int64_t k, int64_t c) {
+  const int64_t i = int64_t(block_x()) * threads_x() + thread_x();
+  if (i >= k * c) return;
+  const int64_t channel = i % c, filter = i / c;
+  float across[4][3], v[kWide];
+  SINTER_UNROLL
+  for (int row = 0; row < 4; ++row) {
+    float sums[4];
+    SINTER_UNROLL
+    for (int column = 0; column < 4; ++column) {
+      load(at(from, (channel * 16 + row * 4 + column) * k + filter, from_type), from_type, v, 1);
+      sums[column] = v[0];
+    }
+    across[row][0] = sums[3], across[row][1] = 0.5f * ((sums[1] - sums[0]) + (sums[2] - sums[3])), across[row][2] = sums[0];
+  }
+  SINTER_UNROLL
+  for (int column = 0; column < 3; ++column) {
+    const float middle = 0.5f * ((across[1][column] - across[0][column]) + (across[2][column] - across[3][column]));
+    const float taps[3] = {across[3][column], middle, across[0][column]};
+    SINTER_UNROLL
+    for (int row = 0; row < 3; ++row) {
+      v[0] = taps[row];
+      store(at(to, ((filter * 3 + row) * 3 + column) * c + channel, to_type), to_type, v, 1);
+    }
   }
 }
 

@@ -56,6 +56,14 @@ struct QuantiseRowsCall {
 };
 void quantise_rows(KernelTarget& target, const QuantiseRowsCall& call);
 
+/// to[n, y, x, :] = from[n, y / 2, x / 2, :]: a picture at twice its size, or with a last row or column less.
+struct DoublePictureCall {
+  DevicePtr from = 0, to = 0;
+  DType type = DType::bf16;
+  int64_t n = 1, h = 0, w = 0, c = 0;  ///< of `to`; `from` has half as many rows and columns, rounded up
+};
+void double_picture(KernelTarget& target, const DoublePictureCall& call);
+
 /// Convolution weights from checkpoints, [k][c][taps] (taps = kernel height * width), as [k][taps][c].
 struct FiltersCall {
   DevicePtr from = 0, to = 0;
@@ -66,6 +74,9 @@ void filters_channels_last(KernelTarget& target, const FiltersCall& call);
 /// Windows of 3 x 3 (taps = 9) over a picture at twice its size, as [c][4][4][k]: what each pixel of the picture gives to 4 x 4
 /// of the result, see WeightSlot::doubled_filters. The sums are of f32.
 void filters_doubled(KernelTarget& target, const FiltersCall& call);
+/// These back as windows of 3 x 3 in the form [k][3][3][c]: each middle weight from all sums that contain it. Corners are exact,
+/// and in 16 bits all together 1.4 roundings off.
+void filters_undoubled(KernelTarget& target, const FiltersCall& call);
 /// These as four windows of 2 x 2 for the picture itself, for even and odd rows and columns of the result: [2][2][k][2][2][c].
 void filters_of_places(KernelTarget& target, const FiltersCall& call);
 
