@@ -3,15 +3,29 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
+#include <utility>
 
 namespace sinter::shapes {
 namespace {
 
-/// So many courses for each thread, the last ones of a round, are shared out in parts: enough for all to end together.
-constexpr size_t kSharedCourses = 2;
+/// About how long a shape takes to score, in rows.
+int64_t cost(const Shape& s) {
+  constexpr int64_t kForSetup = 20, kForStrokes = 6;
+  const int64_t rows = 2 * extent(s) / kUnitsPerPixel;
+  return kForSetup + (is_stroke(s.kind) ? kForStrokes * rows : rows);
+}
 
 }  // namespace
+
+void begin_round(Climber& climber, const Round& round) {
+  if (round.anneal) climber.best_change = climber.change, climber.best = climber.shape;
+}
+
+void end_round(Climber& climber, const Round& round) {
+  if (round.anneal) climber.change = climber.best_change, climber.shape = climber.best;
+}
 
 void ClimbShare::Lock::lock() {
   constexpr int kPatience = 1000;  // pauses; then the holder may have been descheduled
@@ -24,51 +38,75 @@ void ClimbShare::Lock::lock() {
     }
 }
 
-ClimbShare::ClimbShare(const std::vector<Climber*>& climbers, int candidates, int tries, int threads)
-    : courses_(climbers.size()),
-      versions_(climbers.size()),
+ClimbShare::ClimbShare(std::vector<Round> rounds, int candidates, int threads)
+    : rounds_(std::move(rounds)),
       candidates_(candidates),
-      tries_(tries),
       threads_(threads),
-      whole_(climbers.size() - std::min(climbers.size(), size_t(threads) * kSharedCourses)),
-      left_(int64_t(climbers.size() - whole_) * (candidates + tries)),
-      fresh_(whole_) {
-  begun_.reserve(climbers.size() - whole_);
-  for (size_t i = 0; i < climbers.size(); ++i) courses_[i] = {climbers[i], -candidates, -candidates, {}};
+      courses_(size_t(rounds_.front().climbers)),
+      finishers_(rounds_.size()) {
+  ready_.reserve(courses_.size());
+  begun_.reserve(courses_.size());
+  for (size_t i = 0; i < rounds_.size(); ++i) finishers_[i].reserve(size_t(rounds_[i].climbers));
 }
 
-/// The course to hand out a part of: one that nobody has begun, else the one with the most to do; of these first who is alone.
-/// None: their number.
-size_t ClimbShare::next_course() {
-  if (fresh_ < courses_.size()) {
-    begun_.push_back(fresh_);
-    return fresh_++;
+void ClimbShare::begin(uint32_t stream) {
+  ready_.clear(), begun_.clear();
+  for (auto& finishers : finishers_) finishers.clear();
+  left_ = 0;
+  for (uint32_t i = 0; i < courses_.size(); ++i) {
+    courses_[i].climber = {stream + i};
+    enter(i, 0);
   }
-  size_t best = courses_.size();
-  int most = 0;
-  for (size_t i : begun_) {
+}
+
+void ClimbShare::enter(uint32_t course, int round) {
+  Course& c = courses_[course];
+  c.round = round;
+  c.done = c.handed_out = round == 0 ? -candidates_ : 0;
+  c.ahead.clear();
+  if (round > 0) begin_round(c.climber, rounds_[size_t(round)]);
+  left_ += rounds_[size_t(round)].tries - c.done;
+  ready_.push_back({round, round == 0 ? 0 : cost(c.climber.shape), course});
+  std::push_heap(ready_.begin(), ready_.end());
+}
+
+/// The course to hand out a part of. What is certain to count comes first, of an early round before a later one, courses that are
+/// ready before those that wait in the middle; then trying ahead, where there is most to do.
+bool ClimbShare::next_course(uint32_t& course) {
+  struct Rank {
+    bool ahead;
+    int round, left;
+    bool operator<(const Rank& o) const { return ahead != o.ahead ? !ahead : round != o.round ? round < o.round : left > o.left; }
+  };
+  Rank best{true, int(rounds_.size()), 0};
+  bool any = false;
+  for (uint32_t i : begun_) {
     const Course& c = courses_[i];
-    const bool alone = c.handed_out == c.done;
-    if (c.done < 0 && !alone) continue;  // nobody can go ahead of who has not begun
-    const int left = tries_ - c.handed_out + (alone ? candidates_ + tries_ : 0);
-    if (c.handed_out < tries_ && left > most) most = left, best = i;
+    const Rank rank{c.handed_out != c.done, c.round, rounds_[size_t(c.round)].tries - c.handed_out};
+    // Nobody can go ahead of who has no shape yet.
+    if (rank.left == 0 || (c.done < 0 && rank.ahead) || !(rank < best)) continue;
+    best = rank, course = i, any = true;
   }
-  return best;
+  if (ready_.empty() || (any && !best.ahead && best.round < ready_.front().round)) return any;
+  course = ready_.front().course;
+  std::pop_heap(ready_.begin(), ready_.end());
+  ready_.pop_back();
+  begun_.push_back(course);
+  return true;
 }
 
 bool ClimbShare::take(Part& part) {
-  const size_t best = next_course();
-  if (best == courses_.size()) return false;
-  Course& c = courses_[best];
-  part.of = best;
+  if (!next_course(part.of)) return false;
+  Course& c = courses_[part.of];
   // Large parts first, to be handed out seldom; small ones at the end, so that all come to it together. Half as large, they are
   // 1.6 times as many, and threads wait for the lock a tenth of their time instead of a hundredth.
-  constexpr int64_t kShares = int64_t(kSharedCourses), kLeast = 8;
+  constexpr int64_t kShares = 2, kLeast = 8;
   const int64_t size = std::max(left_ / (threads_ * kShares), kLeast);
-  part.begin = c.handed_out, part.end = int(std::clamp<int64_t>(c.handed_out + size, 0, tries_));
+  part.round = c.round;
+  part.begin = c.handed_out, part.end = int(std::clamp<int64_t>(c.handed_out + size, 0, rounds_[size_t(c.round)].tries));
   left_ -= part.end - part.begin;
-  part.version = versions_[best].load(std::memory_order_relaxed);
-  part.climber = *c.climber;
+  part.version = c.version.load(std::memory_order_relaxed);
+  part.climber = c.climber;
   part.climber.step += uint32_t(part.begin - c.done);
   c.handed_out = part.end;
   return true;
@@ -76,9 +114,9 @@ bool ClimbShare::take(Part& part) {
 
 void ClimbShare::settle(Course& course, const Part& part) {
   course.done = part.end;
-  *course.climber = part.climber;
+  course.climber = part.climber;
   if (!part.helped) return;
-  versions_[part.of].fetch_add(1, std::memory_order_relaxed);
+  course.version.fetch_add(1, std::memory_order_relaxed);
   left_ += course.handed_out - course.done;
   course.handed_out = course.done;
   course.ahead.clear();
@@ -86,7 +124,7 @@ void ClimbShare::settle(Course& course, const Part& part) {
 
 void ClimbShare::finish(const Part& part) {
   Course& c = courses_[part.of];
-  if (part.version != versions_[part.of].load(std::memory_order_relaxed)) return;
+  if (part.version != c.version.load(std::memory_order_relaxed)) return;
   if (part.begin != c.done) {
     c.ahead.push_back(part);
     return;
@@ -100,41 +138,54 @@ void ClimbShare::finish(const Part& part) {
     c.ahead.erase(next);
     settle(c, counted);
   }
-  if (c.done == tries_) std::erase(begun_, part.of);
+  if (c.done == rounds_[size_t(c.round)].tries) finish_round(part.of);
   changes_.fetch_add(1, std::memory_order_release);
 }
 
-void ClimbShare::work_alone(const Climb& climb) {
-  for (size_t i; (i = next_whole_.fetch_add(1, std::memory_order_relaxed)) < whole_;) {
-    Climber climber = *courses_[i].climber;
-    climb(climber, {candidates_, 0, tries_, versions_[i], 0});
-    *courses_[i].climber = climber;
-  }
+/// With u climbers of n that have not finished, the best k - u finishers are certain to be among the best k. With each finisher
+/// there is one more of them: the new one, or else the one behind the last.
+void ClimbShare::finish_round(uint32_t course) {
+  Course& c = courses_[course];
+  const size_t round = size_t(c.round);
+  std::erase(begun_, course);
+  end_round(c.climber, rounds_[round]);
+  std::vector<Finisher>& finishers = finishers_[round];
+  const Finisher finisher{c.climber.change, c.climber.stream, course};
+  const auto place = finishers.insert(std::upper_bound(finishers.begin(), finishers.end(), finisher), finisher);
+  if (round + 1 == rounds_.size()) return;
+  const auto certain = rounds_[round + 1].climbers - (rounds_[round].climbers - std::ptrdiff_t(finishers.size()));
+  if (certain <= 0) return;
+  const auto next = place - finishers.begin() < certain ? place : finishers.begin() + (certain - 1);
+  enter(next->course, int(round) + 1);
 }
 
 void ClimbShare::work(const Climb& climb) {
   constexpr int kPatience = 4000;  // pauses, about 50 microseconds
-  work_alone(climb);
+  constexpr auto kNap = std::chrono::microseconds(50);
   Part part;
   std::unique_lock<Lock> lock(mutex_);
-  while (fresh_ < courses_.size() || !begun_.empty()) {
+  while (!all_done()) {
     if (take(part)) {
       lock.unlock();
+      const Course& c = courses_[part.of];
       const uint32_t before = part.climber.taken;
       const int first = std::max(part.begin, 0);
-      climb(part.climber, {std::max(-part.begin, 0), first, part.end - first, versions_[part.of], part.version});
+      climb(part.climber,
+            {std::max(-part.begin, 0), rounds_[size_t(part.round)], first, part.end - first, c.version, part.version});
       part.helped = part.climber.taken != before;
       lock.lock();
       finish(part);
       continue;
     }
-    // All is handed out; some of it may have to be done again.
+    // All is handed out; some of it may have to be done again. Who has it may have been descheduled.
     const uint32_t seen = changes_.load(std::memory_order_acquire);
     lock.unlock();
     for (int i = 0; i < kPatience && changes_.load(std::memory_order_acquire) == seen; ++i) _mm_pause();
-    if (changes_.load(std::memory_order_acquire) == seen) return;
+    if (changes_.load(std::memory_order_acquire) == seen) std::this_thread::sleep_for(kNap);
     lock.lock();
   }
 }
+
+const Climber& ClimbShare::best() const { return courses_[finishers_.back().front().course].climber; }
 
 }  // namespace sinter::shapes
