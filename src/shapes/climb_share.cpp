@@ -70,46 +70,92 @@ void ClimbShare::enter(uint32_t course, int round) {
   std::push_heap(ready_.begin(), ready_.end());
 }
 
-/// The course to hand out a part of. What is certain to count comes first, of an early round before a later one, courses that are
-/// ready before those that wait in the middle; then trying ahead, where there is most to do.
-bool ClimbShare::next_course(uint32_t& course) {
+/// Of the courses that are begun, the one to hand out a part of: one that waits in the middle before one to go ahead of, an early
+/// round before a later one, then where there is most to do.
+std::optional<uint32_t> ClimbShare::begun_course() const {
   struct Rank {
     bool ahead;
     int round, left;
     bool operator<(const Rank& o) const { return ahead != o.ahead ? !ahead : round != o.round ? round < o.round : left > o.left; }
   };
-  Rank best{true, int(rounds_.size()), 0};
-  bool any = false;
+  std::optional<uint32_t> course;
+  Rank best{};
   for (uint32_t i : begun_) {
     const Course& c = courses_[i];
     const Rank rank{c.handed_out != c.done, c.round, rounds_[size_t(c.round)].tries - c.handed_out};
     // Nobody can go ahead of who has no shape yet.
-    if (rank.left == 0 || (c.done < 0 && rank.ahead) || !(rank < best)) continue;
-    best = rank, course = i, any = true;
+    if (rank.left == 0 || (c.done < 0 && rank.ahead) || (course && !(rank < best))) continue;
+    best = rank, course = i;
   }
-  if (ready_.empty() || (any && !best.ahead && best.round < ready_.front().round)) return any;
-  course = ready_.front().course;
-  std::pop_heap(ready_.begin(), ready_.end());
-  ready_.pop_back();
-  begun_.push_back(course);
-  return true;
+  return course;
 }
 
-bool ClimbShare::take(Part& part) {
-  if (!next_course(part.of)) return false;
-  Course& c = courses_[part.of];
-  // Large parts first, to be handed out seldom; small ones at the end, so that all come to it together. Half as large, they are
-  // 1.6 times as many, and threads wait for the lock a tenth of their time instead of a hundredth.
-  constexpr int64_t kShares = 2, kLeast = 8;
-  const int64_t size = std::max(left_ / (threads_ * kShares), kLeast);
-  part.round = c.round;
-  part.begin = c.handed_out, part.end = int(std::clamp<int64_t>(c.handed_out + size, 0, rounds_[size_t(c.round)].tries));
+uint32_t ClimbShare::take_ready() {
+  const uint32_t course = ready_.front().course;
+  std::pop_heap(ready_.begin(), ready_.end());
+  ready_.pop_back();
+  return course;
+}
+
+/// Courses of one round that have so many tries together.
+bool ClimbShare::take_whole(Share& share, int64_t tries) {
+  const int round = ready_.front().round;
+  const int64_t of_each = rounds_[size_t(round)].tries + (round == 0 ? candidates_ : 0);
+  for (; of_each <= tries && !ready_.empty() && ready_.front().round == round; tries -= of_each) {
+    share.whole.push_back(take_ready());
+    left_ -= of_each;
+  }
+  return !share.whole.empty();
+}
+
+void ClimbShare::take_part(Part& part, uint32_t course, int64_t tries) {
+  Course& c = courses_[course];
+  part.of = course, part.round = c.round;
+  part.begin = c.handed_out, part.end = int(std::clamp<int64_t>(c.handed_out + tries, 0, rounds_[size_t(c.round)].tries));
   left_ -= part.end - part.begin;
   part.version = c.version.load(std::memory_order_relaxed);
   part.climber = c.climber;
   part.climber.step += uint32_t(part.begin - c.done);
   c.handed_out = part.end;
+}
+
+bool ClimbShare::take(Share& share) {
+  // Large shares first, to be handed out seldom; small ones at the end, so that all come to it together. Half as large, they are
+  // 1.6 times as many, and threads wait for the lock a tenth of their time instead of a hundredth.
+  constexpr int64_t kShares = 2, kLeast = 8;
+  const int64_t tries = std::max(left_ / (threads_ * kShares), kLeast);
+  share.whole.clear();
+  std::optional<uint32_t> course = begun_course();
+  // What is certain to count comes first.
+  const bool continues = course && courses_[*course].handed_out == courses_[*course].done;
+  if (!ready_.empty() && !(continues && courses_[*course].round < ready_.front().round)) {
+    if (take_whole(share, tries)) return true;
+    course = take_ready();
+    begun_.push_back(*course);
+  }
+  if (!course) return false;
+  take_part(share.part, *course, tries);
   return true;
+}
+
+void ClimbShare::climb_all(Share& share, const Climb& climb) {
+  for (uint32_t i : share.whole) {
+    Course& c = courses_[i];
+    climb(c.climber, {std::max(-c.done, 0), rounds_[size_t(c.round)], 0, rounds_[size_t(c.round)].tries, c.version, c.version});
+  }
+  if (!share.whole.empty()) return;
+  Part& part = share.part;
+  const Course& c = courses_[part.of];
+  const uint32_t before = part.climber.taken;
+  const int first = std::max(part.begin, 0);
+  climb(part.climber, {std::max(-part.begin, 0), rounds_[size_t(part.round)], first, part.end - first, c.version, part.version});
+  part.helped = part.climber.taken != before;
+}
+
+void ClimbShare::finish(const Share& share) {
+  for (uint32_t i : share.whole) finish_round(i);
+  if (share.whole.empty()) finish_part(share.part);
+  changes_.fetch_add(1, std::memory_order_release);
 }
 
 void ClimbShare::settle(Course& course, const Part& part) {
@@ -122,7 +168,7 @@ void ClimbShare::settle(Course& course, const Part& part) {
   course.ahead.clear();
 }
 
-void ClimbShare::finish(const Part& part) {
+void ClimbShare::finish_part(const Part& part) {
   Course& c = courses_[part.of];
   if (part.version != c.version.load(std::memory_order_relaxed)) return;
   if (part.begin != c.done) {
@@ -138,8 +184,9 @@ void ClimbShare::finish(const Part& part) {
     c.ahead.erase(next);
     settle(c, counted);
   }
-  if (c.done == rounds_[size_t(c.round)].tries) finish_round(part.of);
-  changes_.fetch_add(1, std::memory_order_release);
+  if (c.done < rounds_[size_t(c.round)].tries) return;
+  std::erase(begun_, part.of);
+  finish_round(part.of);
 }
 
 /// With u climbers of n that have not finished, the best k - u finishers are certain to be among the best k. With each finisher
@@ -147,7 +194,6 @@ void ClimbShare::finish(const Part& part) {
 void ClimbShare::finish_round(uint32_t course) {
   Course& c = courses_[course];
   const size_t round = size_t(c.round);
-  std::erase(begun_, course);
   end_round(c.climber, rounds_[round]);
   std::vector<Finisher>& finishers = finishers_[round];
   const Finisher finisher{c.climber.change, c.climber.stream, course};
@@ -162,19 +208,14 @@ void ClimbShare::finish_round(uint32_t course) {
 void ClimbShare::work(const Climb& climb) {
   constexpr int kPatience = 4000;  // pauses, about 50 microseconds
   constexpr auto kNap = std::chrono::microseconds(50);
-  Part part;
+  Share share;
   std::unique_lock<Lock> lock(mutex_);
   while (!all_done()) {
-    if (take(part)) {
+    if (take(share)) {
       lock.unlock();
-      const Course& c = courses_[part.of];
-      const uint32_t before = part.climber.taken;
-      const int first = std::max(part.begin, 0);
-      climb(part.climber,
-            {std::max(-part.begin, 0), rounds_[size_t(part.round)], first, part.end - first, c.version, part.version});
-      part.helped = part.climber.taken != before;
+      climb_all(share, climb);
       lock.lock();
-      finish(part);
+      finish(share);
       continue;
     }
     // All is handed out; some of it may have to be done again. Who has it may have been descheduled.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "shapes/search_job.h"
@@ -57,6 +58,11 @@ class ClimbShare {
     Climber climber;
     bool helped = false;
   };
+  /// What a thread is given at once: courses from the beginning of their round to its end, which are nobody else's, or a part.
+  struct Share {
+    std::vector<uint32_t> whole;
+    Part part;
+  };
   /// A climber's way through the rounds.
   struct alignas(64) Course {
     Climber climber;  ///< after `done` tries
@@ -83,9 +89,14 @@ class ClimbShare {
 
   bool all_done() const { return finishers_.back().size() == size_t(rounds_.back().climbers); }
   void enter(uint32_t course, int round);
-  bool next_course(uint32_t& course);
-  bool take(Part& part);
-  void finish(const Part& part);
+  std::optional<uint32_t> begun_course() const;
+  bool take(Share& share);
+  uint32_t take_ready();
+  bool take_whole(Share& share, int64_t tries);
+  void take_part(Part& part, uint32_t course, int64_t tries);
+  void climb_all(Share& share, const Climb& climb);
+  void finish(const Share& share);
+  void finish_part(const Part& part);
   void settle(Course& course, const Part& part);
   void finish_round(uint32_t course);
 
