@@ -42,8 +42,8 @@ ClimbShare::ClimbShare(std::vector<Round> rounds, int candidates, int threads)
     : rounds_(std::move(rounds)),
       candidates_(candidates),
       threads_(threads),
-      courses_(size_t(rounds_.front().climbers)),
-      finishers_(rounds_.size()) {
+      finishers_(rounds_.size()),
+      courses_(size_t(rounds_.front().climbers)) {
   ready_.reserve(courses_.size());
   begun_.reserve(courses_.size());
   for (size_t i = 0; i < rounds_.size(); ++i) finishers_[i].reserve(size_t(rounds_[i].climbers));
@@ -55,68 +55,65 @@ void ClimbShare::begin(uint32_t stream) {
   left_ = 0;
   for (uint32_t i = 0; i < courses_.size(); ++i) {
     courses_[i].climber = {stream + i};
+    courses_[i].ahead.clear();
     enter(i, 0);
   }
 }
 
 void ClimbShare::enter(uint32_t course, int round) {
-  Course& c = courses_[course];
-  c.round = round;
-  c.done = c.handed_out = round == 0 ? -candidates_ : 0;
-  c.ahead.clear();
-  if (round > 0) begin_round(c.climber, rounds_[size_t(round)]);
-  left_ += rounds_[size_t(round)].tries - c.done;
-  ready_.push_back({round, round == 0 ? 0 : cost(c.climber.shape), course});
+  Climber& climber = courses_[course].climber;
+  if (round > 0) begin_round(climber, rounds_[size_t(round)]);
+  left_ += tries(round) - first_try(round);
+  ready_.push_back({round, round == 0 ? 0 : cost(climber.shape), course});
   std::push_heap(ready_.begin(), ready_.end());
 }
 
 /// Of the courses that are begun, the one to hand out a part of: one that waits in the middle before one to go ahead of, an early
-/// round before a later one, then where there is most to do.
-std::optional<uint32_t> ClimbShare::begun_course() const {
+/// round before a later one, then where there is most to do. None: null.
+ClimbShare::Begun* ClimbShare::begun_course() {
   struct Rank {
     bool ahead;
     int round, left;
     bool operator<(const Rank& o) const { return ahead != o.ahead ? !ahead : round != o.round ? round < o.round : left > o.left; }
   };
-  std::optional<uint32_t> course;
+  Begun* course = nullptr;
   Rank best{};
-  for (uint32_t i : begun_) {
-    const Course& c = courses_[i];
-    const Rank rank{c.handed_out != c.done, c.round, rounds_[size_t(c.round)].tries - c.handed_out};
+  for (Begun& b : begun_) {
+    const Rank rank{b.handed_out != b.done, b.round, tries(b.round) - b.handed_out};
     // Nobody can go ahead of who has no shape yet.
-    if (rank.left == 0 || (c.done < 0 && rank.ahead) || (course && !(rank < best))) continue;
-    best = rank, course = i;
+    if (rank.left == 0 || (b.done < 0 && rank.ahead) || (course && !(rank < best))) continue;
+    best = rank, course = &b;
   }
   return course;
 }
 
-uint32_t ClimbShare::take_ready() {
-  const uint32_t course = ready_.front().course;
+ClimbShare::Ready ClimbShare::take_ready() {
+  const Ready first = ready_.front();
   std::pop_heap(ready_.begin(), ready_.end());
   ready_.pop_back();
-  return course;
+  return first;
 }
 
 /// Courses of one round that have so many tries together.
 bool ClimbShare::take_whole(Share& share, int64_t tries) {
-  const int round = ready_.front().round;
-  const int64_t of_each = rounds_[size_t(round)].tries + (round == 0 ? candidates_ : 0);
-  for (; of_each <= tries && !ready_.empty() && ready_.front().round == round; tries -= of_each) {
-    share.whole.push_back(take_ready());
+  share.round = ready_.front().round;
+  const int64_t of_each = this->tries(share.round) - first_try(share.round);
+  for (; of_each <= tries && !ready_.empty() && ready_.front().round == share.round; tries -= of_each) {
+    share.whole.push_back(take_ready().course);
     left_ -= of_each;
   }
   return !share.whole.empty();
 }
 
-void ClimbShare::take_part(Part& part, uint32_t course, int64_t tries) {
-  Course& c = courses_[course];
-  part.of = course, part.round = c.round;
-  part.begin = c.handed_out, part.end = int(std::clamp<int64_t>(c.handed_out + tries, 0, rounds_[size_t(c.round)].tries));
+void ClimbShare::take_part(Part& part, Begun& begun, int64_t tries) {
+  const Course& c = courses_[begun.course];
+  part.of = begun.course, part.round = begun.round;
+  part.begin = begun.handed_out, part.end = int(std::clamp<int64_t>(part.begin + tries, 0, this->tries(part.round)));
+  begun.handed_out = part.end;
   left_ -= part.end - part.begin;
   part.version = c.version.load(std::memory_order_relaxed);
   part.climber = c.climber;
-  part.climber.step += uint32_t(part.begin - c.done);
-  c.handed_out = part.end;
+  part.climber.step += uint32_t(part.begin - begun.written);
 }
 
 bool ClimbShare::take(Share& share) {
@@ -125,13 +122,14 @@ bool ClimbShare::take(Share& share) {
   constexpr int64_t kShares = 2, kLeast = 8;
   const int64_t tries = std::max(left_ / (threads_ * kShares), kLeast);
   share.whole.clear();
-  std::optional<uint32_t> course = begun_course();
+  Begun* course = begun_course();
   // What is certain to count comes first.
-  const bool continues = course && courses_[*course].handed_out == courses_[*course].done;
-  if (!ready_.empty() && !(continues && courses_[*course].round < ready_.front().round)) {
+  const bool continues = course && course->handed_out == course->done;
+  if (!ready_.empty() && !(continues && course->round < ready_.front().round)) {
     if (take_whole(share, tries)) return true;
-    course = take_ready();
-    begun_.push_back(*course);
+    const Ready ready = take_ready();
+    const int first = first_try(ready.round);
+    course = &begun_.emplace_back(Begun{ready.course, ready.round, first, first, first});
   }
   if (!course) return false;
   take_part(share.part, *course, tries);
@@ -141,68 +139,72 @@ bool ClimbShare::take(Share& share) {
 void ClimbShare::climb_all(Share& share, const Climb& climb) {
   for (uint32_t i : share.whole) {
     Course& c = courses_[i];
-    climb(c.climber, {std::max(-c.done, 0), rounds_[size_t(c.round)], 0, rounds_[size_t(c.round)].tries, c.version, c.version});
+    climb(c.climber, {-first_try(share.round), rounds_[size_t(share.round)], 0, tries(share.round), c.version, c.version});
   }
   if (!share.whole.empty()) return;
   Part& part = share.part;
-  const Course& c = courses_[part.of];
   const uint32_t before = part.climber.taken;
   const int first = std::max(part.begin, 0);
-  climb(part.climber, {std::max(-part.begin, 0), rounds_[size_t(part.round)], first, part.end - first, c.version, part.version});
-  part.helped = part.climber.taken != before;
+  const auto& version = courses_[part.of].version;
+  climb(part.climber, {std::max(-part.begin, 0), rounds_[size_t(part.round)], first, part.end - first, version, part.version});
+  part.helped = part.begin < 0 || part.climber.taken != before;
 }
 
 void ClimbShare::finish(const Share& share) {
-  for (uint32_t i : share.whole) finish_round(i);
+  for (uint32_t i : share.whole) finish_round(i, share.round);
   if (share.whole.empty()) finish_part(share.part);
   changes_.fetch_add(1, std::memory_order_release);
 }
 
-void ClimbShare::settle(Course& course, const Part& part) {
-  course.done = part.end;
-  course.climber = part.climber;
+void ClimbShare::settle(Begun& begun, const Part& part) {
+  begun.done = part.end;
   if (!part.helped) return;
-  course.version.fetch_add(1, std::memory_order_relaxed);
-  left_ += course.handed_out - course.done;
-  course.handed_out = course.done;
-  course.ahead.clear();
+  Course& c = courses_[begun.course];
+  c.climber = part.climber;
+  begun.written = part.end;
+  c.version.fetch_add(1, std::memory_order_relaxed);
+  left_ += begun.handed_out - begun.done;
+  begun.handed_out = begun.done;
+  c.ahead.clear();
 }
 
 void ClimbShare::finish_part(const Part& part) {
   Course& c = courses_[part.of];
   if (part.version != c.version.load(std::memory_order_relaxed)) return;
-  if (part.begin != c.done) {
+  const auto begun = std::find_if(begun_.begin(), begun_.end(), [&](const Begun& b) { return b.course == part.of; });
+  if (part.begin != begun->done) {
     c.ahead.push_back(part);
     return;
   }
-  settle(c, part);
+  settle(*begun, part);
   for (bool more = true; more;) {
-    auto next = std::find_if(c.ahead.begin(), c.ahead.end(), [&](const Part& p) { return p.begin == c.done; });
+    auto next = std::find_if(c.ahead.begin(), c.ahead.end(), [&](const Part& p) { return p.begin == begun->done; });
     more = next != c.ahead.end();
     if (!more) break;
     const Part counted = *next;
     c.ahead.erase(next);
-    settle(c, counted);
+    settle(*begun, counted);
   }
-  if (c.done < rounds_[size_t(c.round)].tries) return;
-  std::erase(begun_, part.of);
-  finish_round(part.of);
+  if (begun->done < tries(begun->round)) return;
+  c.climber.step += uint32_t(begun->done - begun->written);
+  begun_.erase(begun);
+  finish_round(part.of, part.round);
 }
 
 /// With u climbers of n that have not finished, the best k - u finishers are certain to be among the best k. With each finisher
 /// there is one more of them: the new one, or else the one behind the last.
-void ClimbShare::finish_round(uint32_t course) {
-  Course& c = courses_[course];
-  const size_t round = size_t(c.round);
-  end_round(c.climber, rounds_[round]);
-  std::vector<Finisher>& finishers = finishers_[round];
-  const Finisher finisher{c.climber.change, c.climber.stream, course};
+void ClimbShare::finish_round(uint32_t course, int round) {
+  Climber& climber = courses_[course].climber;
+  const Round& finished = rounds_[size_t(round)];
+  end_round(climber, finished);
+  std::vector<Finisher>& finishers = finishers_[size_t(round)];
+  const Finisher finisher{climber.change, climber.stream, course};
   const auto place = finishers.insert(std::upper_bound(finishers.begin(), finishers.end(), finisher), finisher);
-  if (round + 1 == rounds_.size()) return;
-  const auto certain = rounds_[round + 1].climbers - (rounds_[round].climbers - std::ptrdiff_t(finishers.size()));
+  if (&finished == &rounds_.back()) return;
+  const auto certain = rounds_[size_t(round) + 1].climbers - (finished.climbers - std::ptrdiff_t(finishers.size()));
   if (certain <= 0) return;
   const auto next = place - finishers.begin() < certain ? place : finishers.begin() + (certain - 1);
-  enter(next->course, int(round) + 1);
+  enter(next->course, round + 1);
 }
 
 void ClimbShare::work(const Climb& climb) {

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
-#include <optional>
 #include <vector>
 
 #include "shapes/search_job.h"
@@ -56,19 +55,17 @@ class ClimbShare {
     int round = 0, begin = 0, end = 0;
     uint32_t version = 0;
     Climber climber;
-    bool helped = false;
+    bool helped = false;  ///< the climber has another shape than before
   };
   /// What a thread is given at once: courses from the beginning of their round to its end, which are nobody else's, or a part.
   struct Share {
     std::vector<uint32_t> whole;
+    int round = 0;  ///< of those
     Part part;
   };
-  /// A climber's way through the rounds.
   struct alignas(64) Course {
-    Climber climber;  ///< after `done` tries
-    int round = 0;
-    int done = 0, handed_out = 0;  ///< tries of the round
-    std::vector<Part> ahead;       ///< finished, but not yet known to count
+    Climber climber;
+    std::vector<Part> ahead;  ///< finished, but not yet known to count
     /// How often something helped. Threads look at it all the time, so it has a cache line of its own.
     alignas(64) std::atomic<uint32_t> version{0};
   };
@@ -80,6 +77,14 @@ class ClimbShare {
     /// Whether the other one should begin first: its round is an earlier one, or it takes longer.
     bool operator<(const Ready& other) const { return round != other.round ? round > other.round : cost < other.cost; }
   };
+  /// How far a course is whose round has begun. Whoever takes or finishes a part looks at all of these, but at the climbers of
+  /// few: memory that another core wrote last is what the lock costs.
+  struct Begun {
+    uint32_t course = 0;
+    int round = 0;
+    int done = 0, handed_out = 0;  ///< tries of the round
+    int written = 0;               ///< after so many tries the course's climber was as it is there; none helped since
+  };
   /// A climber that is through with a round.
   struct Finisher {
     int64_t change = 0;
@@ -89,16 +94,18 @@ class ClimbShare {
 
   bool all_done() const { return finishers_.back().size() == size_t(rounds_.back().climbers); }
   void enter(uint32_t course, int round);
-  std::optional<uint32_t> begun_course() const;
+  Begun* begun_course();
   bool take(Share& share);
-  uint32_t take_ready();
+  Ready take_ready();
   bool take_whole(Share& share, int64_t tries);
-  void take_part(Part& part, uint32_t course, int64_t tries);
+  void take_part(Part& part, Begun& begun, int64_t tries);
   void climb_all(Share& share, const Climb& climb);
   void finish(const Share& share);
   void finish_part(const Part& part);
-  void settle(Course& course, const Part& part);
-  void finish_round(uint32_t course);
+  void settle(Begun& begun, const Part& part);
+  void finish_round(uint32_t course, int round);
+  int first_try(int round) const { return round == 0 ? -candidates_ : 0; }
+  int tries(int round) const { return rounds_[size_t(round)].tries; }
 
   /// Held for a tenth of a microsecond, so nobody sleeps for it.
   class Lock {
@@ -113,11 +120,11 @@ class ClimbShare {
   const std::vector<Round> rounds_;
   const int candidates_, threads_;
   alignas(64) Lock mutex_;
-  std::vector<Course> courses_;
-  std::vector<Ready> ready_;                      // a heap
-  std::vector<uint32_t> begun_;                   // courses that have begun their round and not finished it
-  std::vector<std::vector<Finisher>> finishers_;  // of each round, the best first
   int64_t left_ = 0;                              // tries of ready and begun courses that nobody has been given
+  std::vector<Ready> ready_;                      // a heap
+  std::vector<Begun> begun_;                      // courses that have begun their round and not finished it
+  std::vector<std::vector<Finisher>> finishers_;  // of each round, the best first
+  std::vector<Course> courses_;
   alignas(64) std::atomic<uint32_t> changes_{0};  // counts what may give idle threads something to do
 };
 
