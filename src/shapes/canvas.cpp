@@ -105,7 +105,7 @@ void Canvas::collect(const Shape& shape) {
 }
 
 int64_t Canvas::draw_spans(const Shape& shape, ThreadPool& pool) {
-  constexpr int64_t kRowsAtLeast = 16;  // two microseconds
+  constexpr int64_t kRowsAtLeast = 8;  // a microsecond
   const SpanPainter painter(shape);
   const auto rows = int64_t(rows_.size()) - 1;
   std::atomic<int64_t> change{0};
