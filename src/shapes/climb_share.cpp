@@ -53,6 +53,7 @@ void ClimbShare::begin(uint32_t stream) {
   ready_.clear(), begun_.clear();
   for (auto& finishers : finishers_) finishers.clear();
   left_ = 0;
+  abandoned_ = false;
   for (uint32_t i = 0; i < courses_.size(); ++i) {
     courses_[i].climber = {stream + i};
     courses_[i].ahead.clear();
@@ -207,12 +208,19 @@ void ClimbShare::finish_round(uint32_t course, int round) {
   enter(next->course, round + 1);
 }
 
-void ClimbShare::work(const Climb& climb) {
+void ClimbShare::work(const Climb& climb) try { work_on(climb); } catch (...) {
+  // What this thread had in hand is lost: the others must not wait for it.
+  std::lock_guard<Lock> lock(mutex_);
+  abandoned_ = true;
+  throw;
+}
+
+void ClimbShare::work_on(const Climb& climb) {
   constexpr int kPatience = 4000;  // pauses, about 50 microseconds
   constexpr auto kNap = std::chrono::microseconds(50);
   Share share;
   std::unique_lock<Lock> lock(mutex_);
-  while (!all_done()) {
+  while (!all_done() && !abandoned_) {
     if (take(share)) {
       lock.unlock();
       climb_all(share, climb);

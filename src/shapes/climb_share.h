@@ -42,7 +42,7 @@ class ClimbShare {
   ClimbShare(std::vector<Round> rounds, int candidates, int threads);
   /// A new search, whose climbers have the random numbers from this stream on.
   void begin(uint32_t stream);
-  /// Works until all is done. To be called by any number of threads, each with its own `climb`.
+  /// Works until all is done, or until a `climb` throws. To be called by any number of threads, each with its own `climb`.
   void work(const Climb& climb);
   /// The best climber of the last round, when all is done.
   const Climber& best() const;
@@ -92,6 +92,7 @@ class ClimbShare {
     bool operator<(const Finisher& other) const { return change != other.change ? change < other.change : stream < other.stream; }
   };
 
+  void work_on(const Climb& climb);
   bool all_done() const { return finishers_.back().size() == size_t(rounds_.back().climbers); }
   void enter(uint32_t course, int round);
   Begun* begun_course();
@@ -125,6 +126,7 @@ class ClimbShare {
   std::vector<Begun> begun_;                      // courses that have begun their round and not finished it
   std::vector<std::vector<Finisher>> finishers_;  // of each round, the best first
   std::vector<Course> courses_;
+  bool abandoned_ = false;                        // something was thrown
   alignas(64) std::atomic<uint32_t> changes_{0};  // counts what may give idle threads something to do
 };
 

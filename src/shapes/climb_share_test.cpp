@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <new>
 
 #include "base/thread_pool.h"
 #include "shapes/random.h"
@@ -77,6 +79,24 @@ TEST_CASE("a search that is shared out ends where it ends on one thread, however
         CHECK(share.best().shape == expected.shape);
       }
     }
+}
+
+TEST_CASE("threads do not wait for one that threw") {
+  ThreadPool pool(4);
+  ClimbShare share({{8, 20}, {4, 40}}, 1, pool.threads());
+  std::atomic<int> climbs{0};
+  auto work = [&](int throws_at) {
+    share.begin(0);
+    pool.parallel_for(pool.threads(), 1, [&](int64_t, int64_t, int) {
+      share.work([&](Climber& c, const ClimbShare::Work& work) {
+        if (++climbs == throws_at) throw std::bad_alloc();
+        for (int i = 0; i < work.candidates + work.tries && work.version == work.wanted; ++i) climb_one(c, 50);
+      });
+    });
+  };
+  CHECK_THROWS_AS(work(5), std::bad_alloc);
+  work(0);  // the next search is whole again
+  CHECK(share.best().step == 61);
 }
 
 }  // namespace sinter::shapes
