@@ -47,6 +47,35 @@ class SpanPainter {
   uint16_t rest_, add_[kAtOnce];
 };
 
+/// The running sums before one pixel.
+using Lanes = uint32_t __attribute__((vector_size(kSumLanes * sizeof(uint32_t)), may_alias));
+
+/// Sums over a part of a row, going right from the sums before its first pixel, or left from those behind its last. Returns its
+/// squared error.
+template <int kDirection>
+inline uint32_t sum_cell(const uint8_t* target, const uint8_t* canvas, Lanes* sums, int begin, int end, Lanes& sum) {
+  uint32_t error = 0;
+  for (int i = 0; i < end - begin; ++i) {
+    const int x = kDirection > 0 ? begin + i : end - 1 - i;
+    const int c0 = canvas[3 * x], c1 = canvas[3 * x + 1], c2 = canvas[3 * x + 2];
+    const int d0 = target[3 * x] - c0, d1 = target[3 * x + 1] - c1, d2 = target[3 * x + 2] - c2;
+    const Lanes pixel = {uint32_t(d0),
+                         uint32_t(d1),
+                         uint32_t(d2),
+                         uint32_t(c0),
+                         uint32_t(c1),
+                         uint32_t(c2),
+                         uint32_t(c0 * d0 + c1 * d1 + c2 * d2),
+                         uint32_t(c0 * c0 + c1 * c1 + c2 * c2)};
+    if (kDirection > 0)
+      sum += pixel, sums[x + 1] = sum;
+    else
+      sum -= pixel, sums[x] = sum;
+    error += uint32_t(squared(d0) + squared(d1) + squared(d2));
+  }
+  return error;
+}
+
 }  // namespace
 
 Canvas::Canvas(Pixels target, Color fill) : target_(std::move(target)), canvas_(target_) {
@@ -59,7 +88,10 @@ Canvas::Canvas(Pixels target, Color fill) : target_(std::move(target)), canvas_(
   columns_ = (width() + cell_ - 1) / cell_;
   cell_rows_.resize(size_t(columns_) * size_t(height()));
   before_.resize(canvas_.rgb.size());
-  for (int row = 0; row < height(); ++row) rebuild_row(row, 0, width());
+  for (int row = 0; row < height(); ++row) {
+    std::fill_n(table_.get() + size_t(row) * size_t(width() + 1) * kSumLanes, kSumLanes, 0);
+    rebuild_row(row, 0, width());
+  }
   rebuild_map(0, height());
 }
 
@@ -73,7 +105,7 @@ void Canvas::collect(const Shape& shape) {
 }
 
 int64_t Canvas::draw_spans(const Shape& shape, ThreadPool& pool) {
-  constexpr int64_t kRowsAtLeast = 16;  // two microseconds
+  constexpr int64_t kRowsAtLeast = 8;  // a microsecond
   const SpanPainter painter(shape);
   const auto rows = int64_t(rows_.size()) - 1;
   std::atomic<int64_t> change{0};
@@ -120,50 +152,30 @@ bool Canvas::draw_if_better(const Shape& shape, ThreadPool& pool) {
   return true;
 }
 
+/// Only differences of a row's sums are ever read, so the sums on one side of the change keep their values and those on the other
+/// side change by one amount; it is the shorter side.
 void Canvas::rebuild_row(int row, int begin, int end) {
   begin = begin / cell_ * cell_;
   end = std::min((end + cell_ - 1) / cell_ * cell_, width());
-  using Lanes = uint32_t __attribute__((vector_size(kSumLanes * sizeof(uint32_t))));
-  auto* place = table_.get() + (size_t(row) * size_t(width() + 1) + size_t(begin)) * kSumLanes;
-  Lanes sums{};
-  if (begin == 0)
-    std::memcpy(place, &sums, sizeof sums);
-  else
-    std::memcpy(&sums, place, sizeof sums);
-  Lanes more;  // than there was before each pixel behind the end
-  std::memcpy(&more, place + size_t(end - begin) * kSumLanes, sizeof more);
+  Lanes* sums = reinterpret_cast<Lanes*>(table_.get()) + size_t(row) * size_t(width() + 1);
   const size_t at = size_t(row) * size_t(width()) * kChannels;
   const uint8_t* target = target_.rgb.data() + at;
   const uint8_t* canvas = canvas_.rgb.data() + at;
-  for (int x = begin; x < end;) {
-    uint32_t cell_error = 0;
+  uint64_t* cells = cell_rows_.data() + size_t(row) * size_t(columns_);
+  const bool rightwards = width() - end <= begin;
+  const int last = rightwards ? end : begin;
+  Lanes sum = sums[rightwards ? begin : end];
+  const Lanes before = sums[last];
+  for (int done = begin; done < end;) {
+    // The cells between begin and end, from the side that keeps its sums.
+    const int x = rightwards ? done : (begin + end - done - 1) / cell_ * cell_;
     const int cell_end = std::min(x + cell_, width());
-    uint64_t& cell = cell_rows_[size_t(row) * size_t(columns_) + size_t(x / cell_)];
-    for (; x < cell_end; ++x) {
-      place += kSumLanes;
-      const int c0 = canvas[3 * x], c1 = canvas[3 * x + 1], c2 = canvas[3 * x + 2];
-      const int d0 = target[3 * x] - c0, d1 = target[3 * x + 1] - c1, d2 = target[3 * x + 2] - c2;
-      sums += Lanes{uint32_t(d0),
-                    uint32_t(d1),
-                    uint32_t(d2),
-                    uint32_t(c0),
-                    uint32_t(c1),
-                    uint32_t(c2),
-                    uint32_t(c0 * d0 + c1 * d1 + c2 * d2),
-                    uint32_t(c0 * c0 + c1 * c1 + c2 * c2)};
-      std::memcpy(place, &sums, sizeof sums);
-      cell_error += uint32_t(squared(d0) + squared(d1) + squared(d2));
-    }
-    cell = cell_error;
+    cells[x / cell_] =
+        rightwards ? sum_cell<1>(target, canvas, sums, x, cell_end, sum) : sum_cell<-1>(target, canvas, sums, x, cell_end, sum);
+    done += cell_end - x;
   }
-  more = sums - more;
-  for (int x = end; x < width(); ++x) {
-    place += kSumLanes;
-    Lanes later;
-    std::memcpy(&later, place, sizeof later);
-    later += more;
-    std::memcpy(place, &later, sizeof later);
-  }
+  const Lanes more = sum - before;
+  for (int x = rightwards ? end + 1 : 0, stop = rightwards ? width() + 1 : begin; x < stop; ++x) sums[x] += more;
 }
 
 void Canvas::rebuild_map(int top, int bottom) {

@@ -3,21 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "shapes/climb_share.h"
 #include "shapes/coverage.h"
 
 namespace sinter::shapes {
-
-namespace {
-
-/// About how long a shape takes to score, in rows.
-int64_t cost(const Shape& s) {
-  constexpr int64_t kForSetup = 20, kForStrokes = 6;
-  int64_t rows = 2 * extent(s) / kUnitsPerPixel;
-  return kForSetup + (is_stroke(s.kind) ? kForStrokes * rows : rows);
-}
-
-}  // namespace
 
 Effort effort_of(const Options& options) {
   Effort effort{options.climbers, options.candidates, options.mutations, options.anneal};
@@ -60,6 +48,7 @@ Search::Search(const Canvas& canvas, const Options& options, ThreadPool& pool, S
       effort_(effort_of(options)),
       rounds_(rounds_of(effort_)),
       pool_(pool),
+      share_(rounds_, candidates_of_climber(effort_), pool.threads()),
       sum_spans_(span_sums(simd)) {
   scene_.kinds = options.kinds;
   spans_.resize(size_t(pool.threads()), std::vector<SpanPlaces>(size_t(canvas.height()) * kCurveSegments));
@@ -104,51 +93,42 @@ void Search::climb(Climber& climber, const Round& round, int first, int tries, i
   }
 }
 
-void Search::climb_all(std::vector<Climber>& climbers, int candidates, const Round& round) {
-  if (round.anneal && candidates == 0)
-    for (Climber& climber : climbers) climber.best_change = climber.change, climber.best = climber.shape;
-  if (pool_.threads() > 1) {
-    share_climbs(climbers, candidates, round);
-  } else {
-    for (Climber& climber : climbers) {
-      begin(climber, candidates, 0);
-      climb(climber, round, 0, round.tries, 0);
-    }
+Climber Search::climb_alone(uint32_t stream) {
+  std::vector<Climber> climbers(size_t(effort_.climbers));
+  for (Climber& climber : climbers) {
+    climber.stream = stream++;
+    begin(climber, candidates_of_climber(effort_), 0);
   }
-  if (round.anneal)
-    for (Climber& climber : climbers) climber.change = climber.best_change, climber.shape = climber.best;
+  for (const Round& round : rounds_) {
+    climbers.resize(size_t(round.climbers));
+    for (Climber& climber : climbers) {
+      begin_round(climber, round);
+      climb(climber, round, 0, round.tries, 0);
+      end_round(climber, round);
+    }
+    std::sort(climbers.begin(), climbers.end(), before);
+  }
+  return climbers.front();
 }
 
-void Search::share_climbs(std::vector<Climber>& climbers, int candidates, const Round& round) {
-  std::vector<Climber*> order;
-  for (Climber& climber : climbers) order.push_back(&climber);
-  // The dearest first, so that no thread begins a long climb when the others are done.
-  if (candidates == 0)
-    std::stable_sort(order.begin(), order.end(),
-                     [](const Climber* a, const Climber* b) { return cost(a->shape) > cost(b->shape); });
-  ClimbShare share(order, candidates, round.tries, pool_.threads());
+Climber Search::climb_together(uint32_t stream) {
+  share_.begin(stream);
   pool_.parallel_for(pool_.threads(), 1, [&](int64_t, int64_t, int worker) {
-    share.work([&](Climber& climber, const ClimbShare::Work& work) {
+    share_.work([&](Climber& climber, const ClimbShare::Work& work) {
       begin(climber, work.candidates, worker);
-      climb(climber, round, work.first, work.tries, worker, &work.version, work.wanted);
+      climb(climber, work.round, work.first, work.tries, worker, &work.version, work.wanted);
     });
   });
+  return share_.best();
 }
 
 std::optional<Shape> Search::find(uint32_t number, uint32_t attempt, int32_t typical) {
   number_ = number;
   canvas_.describe(scene_);
   scene_.typical = typical;
-  std::vector<Climber> climbers(size_t(effort_.climbers));
-  for (size_t i = 0; i < climbers.size(); ++i) climbers[i].stream = attempt << 16 | uint32_t(i);
-  int candidates = candidates_of_climber(effort_);
-  for (const Round& round : rounds_) {
-    climbers.resize(size_t(round.climbers));
-    climb_all(climbers, std::exchange(candidates, 0), round);
-    std::sort(climbers.begin(), climbers.end(), before);
-  }
+  const uint32_t stream = attempt << 16;
+  Shape best = (pool_.threads() > 1 ? climb_together(stream) : climb_alone(stream)).shape;
   scored_ += scored_by_search(effort_);
-  Shape best = climbers.front().shape;
   Paint paint = this->paint(best, 0);
   if (paint.change >= 0) return std::nullopt;
   best.alpha = paint.alpha;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "shapes/canvas.h"
+#include "shapes/climb_share.h"
 #include "shapes/search_job.h"
 #include "shapes/searcher.h"
 #include "shapes/span_sums.h"
@@ -19,11 +20,6 @@ struct Effort {
 /// The options', with the defaults where they say 0.
 Effort effort_of(const Options& options);
 
-/// So many climbers try so many changes each.
-struct Round {
-  int climbers = 0, tries = 0;
-  bool anneal = false;  ///< see allowed_loss()
-};
 /// The rounds of one shape: each keeps the best climbers of the one before.
 std::vector<Round> rounds_of(const Effort& effort);
 int candidates_of_climber(const Effort& effort);
@@ -47,15 +43,15 @@ class Search {
   /// The tries of a round from the one numbered `first` on. Gives up as soon as *version is another than wanted.
   void climb(Climber& climber, const Round& round, int first, int tries, int worker,
              const std::atomic<uint32_t>* version = nullptr, uint32_t wanted = 0);
-  /// Climbers that have not begun take so many candidates first; 0: all have.
-  void climb_all(std::vector<Climber>& climbers, int candidates, const Round& round);
-  void share_climbs(std::vector<Climber>& climbers, int candidates, const Round& round);
+  Climber climb_alone(uint32_t stream);
+  Climber climb_together(uint32_t stream);
 
   const Canvas& canvas_;
   Options options_;
   Effort effort_;
   std::vector<Round> rounds_;
   ThreadPool& pool_;
+  ClimbShare share_;
   SumSpans sum_spans_;
   Scene scene_;
   uint32_t number_ = 0;
