@@ -179,10 +179,8 @@ Made made(Cache& cache) {
   Made m;
   cache.flush();
   for (const CompileExplained& record : cache.explain()) {
-    // A vendor's call is planned for one shape; a program serves all.
-    std::string kind = record.label.substr(0, record.label.find(' '));
-    static const std::set<std::string> kVendorKinds{"linear", "matmul", "conv", "attention", "fp8"};
-    ++(kVendorKinds.contains(kind) ? m.plans : m.programs);
+    // How a call is made is chosen for one shape; a program serves all.
+    ++(fact(record.facts, "choice").empty() ? m.programs : m.plans);
   }
   return m;
 }
