@@ -97,7 +97,8 @@ Tensor bytes_of(const std::string& text) {
 }
 
 TEST_CASE("8-bit floats with scales are opened, other ways to keep weights in few bits are named") {
-  CHECK(refused_component({{"scaled_fp8", Tensor(DType::f8e4m3, {0})}, {"a.scale_weight", Tensor(DType::f32, {})}}) == "accepted");
+  CHECK(refused_component({{"scaled_fp8", Tensor(DType::f8e4m3, {0})}, {"a.scale_weight", Tensor(DType::f32, {})}}) ==
+        "accepted");
   CHECK(refused_component({{"a.comfy_quant", bytes_of(R"({"format": "float8_e4m3fn"})")}}) == "accepted");
   CHECK(contains(refused_component({{"a.comfy_quant", bytes_of(R"({"format": "nvfp4"})")}}),
                  "weights in the format 'nvfp4' ('a.comfy_quant'): not supported yet"));

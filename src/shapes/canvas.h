@@ -22,8 +22,8 @@ class Canvas {
   const Pixels& pixels() const { return canvas_; }
   const Pixels& target() const { return target_; }
   uint64_t error() const { return error_; }
-  /// Groups of kSumLanes words, width() + 1 for each row, aligned to 64 bytes. A row's sums begin anywhere: only their differences
-  /// mean something.
+  /// Groups of kSumLanes words, width() + 1 for each row, aligned to 64 bytes. A row's sums begin anywhere: only their
+  /// differences mean something.
   const int32_t* table() const { return table_.get(); }
 
   /// Draws a shape, and brings error and sums up to date.
