@@ -1,0 +1,61 @@
+#pragma once
+#include <optional>
+#include <utility>
+
+#include "backends/cuda/engine.h"
+#include "backends/cuda/launches.h"
+
+/// What the kinds of steps share: launches*.cpp alone include this.
+namespace sinter::cuda {
+
+/// A unit as one call runs it.
+struct LaunchBuilder::Instance {
+  const Unit& unit;
+  const std::string& prefix;
+  DevicePtr base;
+  const std::vector<DevicePtr>&parameters, &results;
+  const UnitLayout& layout;
+  const Bindings& bindings;
+  size_t step = 0;
+
+  int64_t operator()(const Dim& dim) const { return dim.value(bindings); }
+  DevicePtr scratch() const { return base + DevicePtr(layout.scratch[step]); }
+};
+
+/// What a step needs for itself while it runs, in bytes.
+int64_t scratch_bytes(const LinearStep& step, const Bindings& bindings, const Engine& engine);
+int64_t scratch_bytes(const ConvStep& step, const Bindings& bindings, const Engine& engine);
+int64_t scratch_bytes(const AttentionStep& step, const Bindings& bindings, const Engine& engine);
+int64_t scratch_bytes(const GroupStatsStep& step, const Bindings& bindings, const Engine& engine);
+template <class Step>
+int64_t scratch_bytes(const Step&, const Bindings&, const Engine&) {
+  return 0;
+}
+
+template <class Shape, class Buffers, class Plan>
+std::string LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
+                                           Planner<Shape, Buffers, Plan> planner, Preparer<Shape> preparer, bool tune) {
+  auto [at, fresh] = vendor_calls_.try_emplace(fmt::format("{}{} {}", tune ? "" : "untimed ", kind, shape.text()));
+  VendorCall& known = at->second;
+  if (collecting_) {
+    if (!fresh) return {};
+    if (!tune)
+      known.ahead = [this, shape, planner](VendorCall& call) { call.planned = planner(engine_.vendor(), shape, nullptr); };
+    else if (preparer)
+      known.ahead = [this, shape, preparer](VendorCall& call) { call.candidates = preparer(engine_.vendor(), shape); };
+    return {};
+  }
+  if (!known.planned.has_value()) {
+    std::optional<TuneOn<Buffers>> on;
+    if (tune) on.emplace(engine_.stream(), buffers, tuning_workspace(), std::exchange(known.candidates, nullptr));
+    known.planned = planner(engine_.vendor(), shape, on ? &*on : nullptr);
+  }
+  auto plan = std::any_cast<Planned<Plan>>(known.planned);
+  if (!plan) return plan.why_none;
+  call(kind, shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+    return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
+  });
+  return {};
+}
+
+}  // namespace sinter::cuda
