@@ -102,7 +102,8 @@ class Denoiser {
     double begin = now();
     auto read = [&](const std::string& name) {
       Tensor tensor = weights_.load(name);
-      return loras.changes(Component::Denoiser, name) ? loras.apply(Component::Denoiser, name, tensor, engine_.pool()) : tensor;
+      if (!loras.changes(Component::Denoiser, name)) return tensor;
+      return loras.apply(Component::Denoiser, name, tensor, engine_.pool(), tensor.dtype());  // as ImageModel does
     };
     bound_->load(read, [&](const std::string& name) { weights_.drop(name); });
     return now() - begin;

@@ -4,15 +4,10 @@
 #include <cstring>
 #include <vector>
 
+#include "base/native_clones.h"
+
 namespace sinter {
 namespace {
-
-// Versions for newer processors, chosen when the library is loaded. Sanitizers run before that is possible.
-#if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define SINTER_NATIVE_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define SINTER_NATIVE_CLONES
-#endif
 
 constexpr int kLanes = 8, kColumns = 2 * kLanes, kRows = 4;  // of one tile
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));

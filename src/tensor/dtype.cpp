@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/native_clones.h"
 
 namespace sinter {
 namespace {
@@ -168,29 +169,115 @@ std::optional<DType> parse_dtype(std::string_view text) {
   return {};
 }
 
-float f16_to_f32(uint16_t bits) {
-  uint32_t sign = uint32_t(bits & 0x8000) << 16, rest = bits & 0x7fff;
-  if (rest >= 0x7c00) return __builtin_bit_cast(float, sign | 0x7f800000u | (rest & 0x3ff) << 13);
+namespace {
+
+constexpr int kLanes = 8;
+using Halves = uint16_t __attribute__((vector_size(2 * kLanes)));
+using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+
+// Of one number (uint32_t and float) or of several (Words and Floats).
+#define SINTER_INLINE __attribute__((always_inline)) inline
+
+template <class Float, class Word>
+SINTER_INLINE void widen_f16(const Word& bits, Float& value) {
+  const Word sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
   // Multiplying by 2^112 moves the exponent's bias from 15 to 127 and makes subnormals normal.
-  float magnitude = __builtin_bit_cast(float, rest << 13) * 0x1p112f;
-  return __builtin_bit_cast(float, sign | __builtin_bit_cast(uint32_t, magnitude));
+  const Word magnitude = __builtin_bit_cast(Word, __builtin_bit_cast(Float, rest << 13) * 0x1p112f);
+  const Word beyond = 0x7f800000u | (rest & 0x3ffu) << 13;  // infinity and what is no number
+  value = __builtin_bit_cast(Float, sign | (rest >= 0x7c00u ? beyond : magnitude));
 }
 
-uint16_t f32_to_f16(float value) {
-  uint32_t bits = __builtin_bit_cast(uint32_t, value), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
-  if (rest > 0x7f800000) return uint16_t(sign | 0x7e00 | (rest >> 13 & 0x3ff));
-  if (rest >= 0x477ff000) return uint16_t(sign | 0x7c00);
-  if (rest < 0x38800000) {  // subnormal: adding 0.5 puts the rounding at the place of the last bit
-    float shifted = __builtin_bit_cast(float, rest) + 0.5f;
-    return uint16_t(sign | (__builtin_bit_cast(uint32_t, shifted) - 0x3f000000u));
+template <class Word, class Float>
+SINTER_INLINE void narrow_f16(const Float& value, Word& half) {
+  const Word bits = __builtin_bit_cast(Word, value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+  const Word normal = (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
+  // Adding 0.5 puts the rounding at the place of a subnormal's last bit.
+  const Word subnormal = __builtin_bit_cast(Word, __builtin_bit_cast(Float, rest) + 0.5f) - 0x3f000000u;
+  const Word no_number = 0x7e00u | (rest >> 13 & 0x3ffu), infinity = (rest & 0u) | 0x7c00u;
+  const Word finite = rest < 0x38800000u ? subnormal : normal, number = rest >= 0x477ff000u ? infinity : finite;
+  half = sign | (rest > 0x7f800000u ? no_number : number);
+}
+
+template <class Word, class Float>
+SINTER_INLINE void narrow_bf16(const Float& value, Word& half) {
+  const Word bits = __builtin_bit_cast(Word, value);
+  const Word rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16, no_number = bits >> 16 | 0x40u;
+  half = (bits & 0x7fffffffu) > 0x7f800000u ? no_number : rounded;
+}
+
+/// `one(from, to)` for elements that lie anywhere, as those of a file do.
+SINTER_INLINE void widen_each(const void* from, void* to, int64_t count, const auto& one) {
+  const auto* halves = static_cast<const char*>(from);
+  auto* floats = static_cast<char*>(to);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    Halves in;
+    std::memcpy(&in, halves + 2 * i, sizeof in);
+    Floats out;
+    one(__builtin_convertvector(in, Words), out);
+    std::memcpy(floats + 4 * i, &out, sizeof out);
   }
-  return uint16_t(sign | ((rest - 0x38000000u + 0xfff + (rest >> 13 & 1)) >> 13));
+  for (; i < count; ++i) {
+    float out;
+    one(uint32_t(load<uint16_t>(from, i)), out);
+    store(to, i, out);
+  }
+}
+SINTER_INLINE void narrow_each(const void* from, void* to, int64_t count, const auto& one) {
+  const auto* floats = static_cast<const char*>(from);
+  auto* halves = static_cast<char*>(to);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    Floats in;
+    std::memcpy(&in, floats + 4 * i, sizeof in);
+    Words out;
+    one(in, out);
+    const Halves narrow = __builtin_convertvector(out, Halves);
+    std::memcpy(halves + 2 * i, &narrow, sizeof narrow);
+  }
+  for (; i < count; ++i) {
+    uint32_t out;
+    one(load<float>(from, i), out);
+    store(to, i, uint16_t(out));
+  }
 }
 
+SINTER_NATIVE_CLONES void f32_from_f16(const void* from, void* to, int64_t count) {
+  widen_each(
+      from, to, count, [](const auto& in, auto& out) __attribute__((always_inline)) { widen_f16(in, out); });
+}
+SINTER_NATIVE_CLONES void f32_from_bf16(const void* from, void* to, int64_t count) {
+  widen_each(
+      from, to, count, [](const auto& in, auto& out) __attribute__((always_inline)) {
+        out = __builtin_bit_cast(std::decay_t<decltype(out)>, in << 16);
+      });
+}
+SINTER_NATIVE_CLONES void f16_from_f32(const void* from, void* to, int64_t count) {
+  narrow_each(
+      from, to, count, [](const auto& in, auto& out) __attribute__((always_inline)) { narrow_f16(in, out); });
+}
+SINTER_NATIVE_CLONES void bf16_from_f32(const void* from, void* to, int64_t count) {
+  narrow_each(
+      from, to, count, [](const auto& in, auto& out) __attribute__((always_inline)) { narrow_bf16(in, out); });
+}
+
+}  // namespace
+
+float f16_to_f32(uint16_t bits) {
+  float value;
+  widen_f16(uint32_t(bits), value);
+  return value;
+}
+uint16_t f32_to_f16(float value) {
+  uint32_t half;
+  narrow_f16(value, half);
+  return uint16_t(half);
+}
 uint16_t f32_to_bf16(float value) {
-  uint32_t bits = __builtin_bit_cast(uint32_t, value);
-  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 0x40);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  uint32_t half;
+  narrow_bf16(value, half);
+  return uint16_t(half);
 }
 
 void convert(const void* from, DType from_type, void* to, DType to_type, int64_t count) {
@@ -202,10 +289,10 @@ void convert(const void* from, DType from_type, void* to, DType to_type, int64_t
     for (int64_t i = 0; i < count; ++i) one(i);
   };
   bool to_f32 = to_type == DType::f32, from_f32 = from_type == DType::f32;
-  if (to_f32 && from_type == DType::f16) return each([&](int64_t i) { store(to, i, f16_to_f32(load<uint16_t>(from, i))); });
-  if (to_f32 && from_type == DType::bf16) return each([&](int64_t i) { store(to, i, bf16_to_f32(load<uint16_t>(from, i))); });
-  if (from_f32 && to_type == DType::f16) return each([&](int64_t i) { store(to, i, f32_to_f16(load<float>(from, i))); });
-  if (from_f32 && to_type == DType::bf16) return each([&](int64_t i) { store(to, i, f32_to_bf16(load<float>(from, i))); });
+  if (to_f32 && from_type == DType::f16) return f32_from_f16(from, to, count);
+  if (to_f32 && from_type == DType::bf16) return f32_from_bf16(from, to, count);
+  if (from_f32 && to_type == DType::f16) return f16_from_f32(from, to, count);
+  if (from_f32 && to_type == DType::bf16) return bf16_from_f32(from, to, count);
   if (!is_float(from_type) && !is_float(to_type) && to_type != DType::boolean) {
     // Through 64-bit integers: a double would lose the low bits of large values.
     return each([&](int64_t i) {
