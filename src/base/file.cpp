@@ -131,8 +131,9 @@ const MappedFile* MappedFile::containing(const std::byte* address) {
   return address < file->data_ + file->size_ ? file : nullptr;
 }
 
-void MappedFile::read(size_t offset, void* to, size_t bytes) const {
-  SINTER_ASSERT(offset <= size_ && bytes <= size_ - offset);
+void MappedFile::read(const std::byte* from, void* to, size_t bytes) const {
+  auto offset = size_t(from - data_);
+  SINTER_ASSERT(from >= data_ && offset <= size_ && bytes <= size_ - offset);
   auto* at = static_cast<std::byte*>(to);
   while (bytes > 0) {
     ssize_t count = ::pread(descriptor_, at, bytes, off_t(offset));

@@ -42,9 +42,9 @@ class MappedFile {
   void drop(size_t offset, size_t bytes) const;
   /// Starts reading [offset, offset + bytes) in the background.
   void will_need(size_t offset, size_t bytes) const;
-  /// Copies bytes without mapping their pages: what is read once is copied sooner so, and leaves nothing to unmap. Code::Io where
-  /// the file has been shortened.
-  void read(size_t offset, void* to, size_t bytes) const;
+  /// Copies bytes from an address within bytes() without mapping their pages: what is read once is copied sooner so, and leaves
+  /// nothing to unmap. Code::Io where the file has been shortened.
+  void read(const std::byte* from, void* to, size_t bytes) const;
   /// The file that a tensor in memory is a view of, if it is one; valid as long as that view.
   static const MappedFile* containing(const std::byte* address);
 

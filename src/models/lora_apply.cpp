@@ -222,7 +222,7 @@ Tensor LoraStack::apply_by_rows(const std::vector<Applied>& patches, const Tenso
     const std::byte* from = original.data() + begin * row_bytes;
     if (file) {
       read.resize(size_t(kRowsAtOnce * row_bytes));
-      file->read(size_t(from - file->bytes().data()), read.data(), size_t((end - begin) * row_bytes));
+      file->read(from, read.data(), size_t((end - begin) * row_bytes));
       from = read.data();
     }
     convert(from, original.dtype(), values.data(), DType::f32, count);

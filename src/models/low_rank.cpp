@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/native_clones.h"
+#include "base/rounding.h"
 
 namespace sinter {
 namespace {
@@ -32,7 +33,7 @@ SINTER_NATIVE_CLONES void multiply_tile(const float* a0, const float* a1, const 
 /// b in panels of 16 columns, each contiguous (rows of b that lie a power of two apart would evict one another from the cache);
 /// the last panel is filled with zeros.
 std::vector<float> panels_of(const float* b, int64_t inner, int64_t columns) {
-  int64_t panels = (columns + kColumns - 1) / kColumns;
+  const int64_t panels = divide_up(columns, kColumns);
   std::vector<float> out(size_t(panels * inner * kColumns));
   for (int64_t k = 0; k < inner; ++k)
     for (int64_t c = 0; c < columns; ++c) out[size_t((c / kColumns * inner + k) * kColumns + c % kColumns)] = b[k * columns + c];

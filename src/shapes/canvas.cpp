@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "base/rounding.h"
 #include "shapes/coverage.h"
 
 namespace sinter::shapes {
@@ -82,10 +83,10 @@ Canvas::Canvas(Pixels target, Color fill) : target_(std::move(target)), canvas_(
   for (size_t i = 0; i < canvas_.rgb.size(); ++i) canvas_.rgb[i] = fill[i % kChannels];
   error_ = squared_error(target_, canvas_);
   size_t words = size_t(width() + 1) * size_t(height()) * kSumLanes;
-  table_.reset(static_cast<int32_t*>(std::aligned_alloc(64, (words * sizeof(int32_t) + 63) / 64 * 64)));
+  table_.reset(static_cast<int32_t*>(std::aligned_alloc(64, size_t(round_up(int64_t(words * sizeof(int32_t)), 64)))));
   if (!table_) fail(Code::OutOfMemory, "no memory for the sums of a picture of {} x {}", width(), height());
-  cell_ = std::max(1, (std::max(width(), height()) + kCellsAlongSide - 1) / kCellsAlongSide);
-  columns_ = (width() + cell_ - 1) / cell_;
+  cell_ = std::max(1, int(divide_up(std::max(width(), height()), kCellsAlongSide)));
+  columns_ = int32_t(divide_up(width(), cell_));
   cell_rows_.resize(size_t(columns_) * size_t(height()));
   before_.resize(canvas_.rgb.size());
   for (int row = 0; row < height(); ++row) {
@@ -156,7 +157,7 @@ bool Canvas::draw_if_better(const Shape& shape, ThreadPool& pool) {
 /// side change by one amount; it is the shorter side.
 void Canvas::rebuild_row(int row, int begin, int end) {
   begin = begin / cell_ * cell_;
-  end = std::min((end + cell_ - 1) / cell_ * cell_, width());
+  end = std::min(int(round_up(end, cell_)), width());
   Lanes* sums = reinterpret_cast<Lanes*>(table_.get()) + size_t(row) * size_t(width() + 1);
   const size_t at = size_t(row) * size_t(width()) * kChannels;
   const uint8_t* target = target_.rgb.data() + at;
@@ -179,7 +180,7 @@ void Canvas::rebuild_row(int row, int begin, int end) {
 }
 
 void Canvas::rebuild_map(int top, int bottom) {
-  const int lines = (height() + cell_ - 1) / cell_;
+  const int lines = int(divide_up(height(), cell_));
   cells_.resize(size_t(columns_) * size_t(lines));
   map_.resize(cells_.size());
   for (int line = top / cell_; line * cell_ < bottom; ++line) {

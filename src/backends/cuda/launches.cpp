@@ -110,6 +110,7 @@ DevicePtr LaunchBuilder::address(const Instance& in, const Place& place, DType t
 }
 
 void LaunchBuilder::add_step(const Instance& in, const RowStep& step) {
+  if (collecting_) return;
   const KernelUse& use = step.use;
   const RowKernel& kernel = in.unit.program.kernels[size_t(use.kernel)];
   const GpuSchedule& schedule = in.unit.program.variants[size_t(use.variant)].schedule;

@@ -68,6 +68,8 @@ class LaunchBuilder {
   void add_places(const ConvCall& whole, std::string detail);
   /// A product in the library's form or one of ours.
   void add_linear(const LinearShape& shape, const LinearBuffers& buffers);
+  /// By the kernel for machines without the library.
+  void add_own_linear(const LinearShape& shape, const LinearBuffers& buffers);
   void add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers);
   void add_fp8_attention(const Instance& in, const AttentionStep& step, const AttentionShape& shape);
 
@@ -96,7 +98,7 @@ class LaunchBuilder {
     std::any planned;
   };
   void plan_ahead();
-  bool collecting_ = false;
+  bool collecting_ = false;  // the first walk: launches of it are dropped
   std::map<std::string, VendorCall> vendor_calls_;
 };
 

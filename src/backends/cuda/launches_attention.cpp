@@ -51,12 +51,9 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   if (vendor_can &&
       add_vendor_call("attention", shape, buffers, plan_attention, prepare_attention, engine_.options().tune).empty())
     return;
-  AttentionCall own;
-  own.b = shape.b, own.heads = shape.heads, own.queries = shape.queries, own.keys = shape.keys, own.d = shape.d;
-  own.scale = buffers.scale, own.causal = shape.causal, own.type = shape.type;
-  own.q = buffers.q, own.k = buffers.k, own.v = buffers.v, own.out = buffers.out;
-  own.q_strides = shape.q, own.k_strides = shape.k, own.v_strides = shape.v, own.out_strides = shape.out;
-  if (shape.bias) own.bias = buffers.bias, own.bias_strides = shape.bias->strides, own.bias_key_stride = bias_key_stride;
+  if (collecting_) return;
+  AttentionCall own = own_call(shape, buffers);
+  own.bias_key_stride = bias_key_stride;
   for (const char* module : {"attention", "gemm"}) engine_.kernels().load(module);
   if (keeps) {
     own.workspace = in.scratch();

@@ -2,6 +2,7 @@
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/launch_steps.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -15,7 +16,7 @@ struct MovedScales {
 MovedScales moved_scales(const LinearStep& step, const Bindings& bindings) {
   int64_t batch = step.batch.value(bindings), m = step.m.value(bindings);
   if (step.a_type != DType::f8e4m3 || batch <= 1 || m % 4 == 0) return {};
-  return {batch, (m + 3) / 4 * 4};
+  return {batch, round_up(m, 4)};
 }
 
 /// A product but for its types' compute and its addresses; alignment is what offsets leave of the buffers'.
@@ -93,16 +94,21 @@ void LaunchBuilder::add_linear(const LinearShape& shape, const LinearBuffers& bu
       vendor_can ? add_vendor_call("linear", shape, buffers, plan_linear, nullptr, engine_.options().tune) : "no bias";
   if (why.empty()) return;
   if (shape.gated) fail(Code::Internal, "the gated product {} was planned as one launch: {}", shape.text(), why);
+  add_own_linear(shape, buffers);
+}
+
+void LaunchBuilder::add_own_linear(const LinearShape& shape, const LinearBuffers& buffers) {
   MatmulCall own;
   own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
   own.a = buffers.a, own.w = buffers.weights, own.a_stride = shape.a_stride, own.a_batch_stride = shape.a_batch;
+  own.w_batch_stride = shape.weights_batch;
   own.out_batch_stride = shape.out_batch, own.residual_batch_stride = shape.residual_batch;
   own.epilogue = {.out = buffers.out,
                   .out_type = shape.out,
                   .out_stride = shape.out_stride,
                   .bias = buffers.bias,
                   .bias_type = shape.out,
-                  .gelu = gelu,
+                  .gelu = shape.epilogue == LinearEpilogue::BiasGelu,
                   .residual = buffers.residual,
                   .residual_type = shape.out,
                   .residual_stride = shape.residual_stride};
@@ -176,13 +182,7 @@ void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {
   if (step.a_type != step.b_type)
     fail(Code::Unsupported, "a product of {} by {} has no form on the GPU", name(step.a_type), name(step.b_type));
   if (add_vendor_call("linear", shape, buffers, plan_linear, nullptr, false).empty()) return;
-  MatmulCall own;
-  own.batch = shape.batch, own.m = shape.m, own.n = shape.n, own.k = shape.k, own.type = shape.a;
-  own.a = buffers.a, own.w = buffers.weights;
-  own.a_batch_stride = shape.a_batch, own.w_batch_stride = shape.weights_batch, own.out_batch_stride = shape.out_batch;
-  own.epilogue = {.out = buffers.out, .out_type = shape.out};
-  engine_.kernels().load("gemm");
-  launch("linear (own)", shape.text(), [=, e = &engine_] { matmul(e->kernel_target(), own); });
+  add_own_linear(shape, buffers);
 }
 
 }  // namespace sinter::cuda

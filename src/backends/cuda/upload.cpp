@@ -17,7 +17,7 @@ constexpr int64_t kConvertedHere = int64_t(64) << 10;
 
 void copy_piece(const MappedFile* file, std::byte* to, const std::byte* from, int64_t bytes) {
   if (file)
-    file->read(size_t(from - file->bytes().data()), to, size_t(bytes));
+    file->read(from, to, size_t(bytes));
   else
     std::memcpy(to, from, size_t(bytes));
 }

@@ -232,14 +232,6 @@ std::pair<std::vector<CudnnArgument>, std::vector<float>> arguments_of(const Fp8
 /// Part of what choices between the library's attention and ours are stored under: raise it when our kernel changes.
 constexpr std::string_view kOwnAttention = "1";
 
-AttentionCall own_call(const AttentionShape& s, const AttentionBuffers& buffers = {}) {
-  AttentionCall c{.b = s.b, .heads = s.heads, .queries = s.queries, .keys = s.keys, .d = s.d, .scale = buffers.scale};
-  c.causal = s.causal, c.type = s.type;
-  c.q = buffers.q, c.k = buffers.k, c.v = buffers.v, c.out = buffers.out;
-  c.q_strides = s.q, c.k_strides = s.k, c.v_strides = s.v, c.out_strides = s.out;
-  return c;
-}
-
 class BoundOwnAttention : public BoundCall {
  public:
   BoundOwnAttention(Kernels& kernels, const AttentionCall& call) : kernels_(kernels), call_(call) {}
@@ -301,12 +293,8 @@ class AttentionPlanner {
     if (theirs->workspace_bytes() > tune_->workspace.bytes) return ours;
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::unique_ptr<BoundCall>> calls;
-    std::vector<std::function<void()>> candidates;
-    for (const auto& plan : {ours, theirs}) {
-      calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
-      candidates.push_back([call = calls.back().get(), this] { call->launch(tune_->stream); });
-    }
-    const std::vector<double> times = time_candidates(vendor_.context(), tune_->stream, candidates);
+    for (const auto& plan : {ours, theirs}) calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
+    const std::vector<double> times = time_calls(vendor_.context(), tune_->stream, calls);
     const bool is_own = best_candidate(times) == 0;
     const Choice choice{.microseconds = times[0], .candidates = theirs->choice().candidates + 1};
     store(is_own, choice, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
@@ -372,6 +360,15 @@ std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, 
     return std::make_unique<BoundOwnAttention>(*kernels_, call);
   }
   return plan_->bind(std::move(arguments), std::move(numbers), workspace);
+}
+
+AttentionCall own_call(const AttentionShape& s, const AttentionBuffers& buffers) {
+  AttentionCall c{.b = s.b, .heads = s.heads, .queries = s.queries, .keys = s.keys, .d = s.d, .scale = buffers.scale};
+  c.causal = s.causal, c.type = s.type;
+  c.q = buffers.q, c.k = buffers.k, c.v = buffers.v, c.out = buffers.out;
+  c.q_strides = s.q, c.k_strides = s.k, c.v_strides = s.v, c.out_strides = s.out;
+  if (s.bias) c.bias = buffers.bias, c.bias_type = s.bias->type, c.bias_strides = s.bias->strides;
+  return c;
 }
 
 std::unique_ptr<BoundCall> Fp8AttentionPlan::bind(const Fp8AttentionBuffers& buffers, const Workspace& workspace) const {

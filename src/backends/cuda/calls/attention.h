@@ -2,6 +2,7 @@
 #include "backends/cuda/calls/cudnn.h"
 #include "backends/cuda/calls/vendor.h"
 #include "backends/cuda/head_strides.h"
+#include "backends/cuda/kernels/attention.h"
 #include "tensor/dtype.h"
 
 namespace sinter::cuda {
@@ -33,6 +34,9 @@ struct AttentionBuffers {
   DevicePtr bias = 0;
   float scale = 1;  ///< no part of the plan
 };
+
+/// The same for kernels of ours, which take any stride of a bias's keys.
+AttentionCall own_call(const AttentionShape& shape, const AttentionBuffers& buffers = {});
 
 /// cuDNN's, or for few keys a kernel of ours (kernels/resident_attention.h).
 class AttentionPlan {

@@ -257,17 +257,15 @@ class CudnnPlanner {
     vendor_.prepare(stream);
     std::vector<std::shared_ptr<CudnnPlan>> plans;
     std::vector<std::string> texts;
-    std::vector<std::unique_ptr<BoundCall>> bound;
-    std::vector<std::function<void()>> candidates;
+    std::vector<std::unique_ptr<BoundCall>> calls;
     if (built.size() == 1 && built.front().workspace_bytes > workspace.bytes) return made(std::move(built.front()));
     std::erase_if(built, [&](const auto& executable) { return executable.workspace_bytes > workspace.bytes; });
     for (auto& executable : built) {
       plans.push_back(made(std::move(executable)));
       texts.push_back(std::move(json_));
-      bound.push_back(plans.back()->bind(request_.arguments, request_.numbers, workspace));
-      candidates.push_back([call = bound.back().get(), &stream] { call->launch(stream); });
+      calls.push_back(plans.back()->bind(request_.arguments, request_.numbers, workspace));
     }
-    std::vector<double> times = time_candidates(vendor_.context(), stream, candidates);
+    std::vector<double> times = time_calls(vendor_.context(), stream, calls);
     int best = best_candidate(times);
     if (best < 0) return nullptr;
     for (size_t i = 0; i < times.size(); ++i)

@@ -485,12 +485,8 @@ class LinearPlanner {
   Planned<LinearPlan> tuned(const std::vector<std::shared_ptr<LinearPlan>>& plans, const TuneOn<LinearBuffers>& tune,
                             std::chrono::steady_clock::time_point start) {
     std::vector<std::unique_ptr<BoundCall>> calls;
-    std::vector<std::function<void()>> candidates;
-    for (const auto& plan : plans) {
-      calls.push_back(plan->bind(tune.buffers, tune.workspace));
-      candidates.push_back([call = calls.back().get(), &tune] { call->launch(tune.stream); });
-    }
-    std::vector<double> times = time_candidates(vendor_.context(), tune.stream, candidates);
+    for (const auto& plan : plans) calls.push_back(plan->bind(tune.buffers, tune.workspace));
+    std::vector<double> times = time_calls(vendor_.context(), tune.stream, calls);
     int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
     plans[size_t(best)]->choice_ = {.microseconds = times[size_t(best)], .candidates = int(times.size())};

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backends/cuda/calls/vendor.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -92,6 +93,13 @@ std::vector<double> time_candidates(const Context& context, const Stream& stream
     if (left < 2) break;
   }
   return best;
+}
+
+std::vector<double> time_calls(const Context& context, const Stream& stream,
+                               const std::vector<std::unique_ptr<BoundCall>>& calls) {
+  std::vector<std::function<void()>> candidates;
+  for (const auto& call : calls) candidates.push_back([&call, &stream] { call->launch(stream); });
+  return time_candidates(context, stream, candidates);
 }
 
 int best_candidate(const std::vector<double>& microseconds) {

@@ -1,16 +1,23 @@
 #pragma once
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "backends/cuda/driver.h"
 
 namespace sinter::cuda {
 
+class BoundCall;
+
 /// Microseconds of one run of each candidate, the best of several rounds; infinite for one that throws. The candidates take
 /// turns, so that a clock that falls meanwhile falls for all; what is clearly behind is timed no further. Each is recorded
 /// several times in a graph, so that short ones are not measured by the host's pace.
 std::vector<double> time_candidates(const Context& context, const Stream& stream,
                                     const std::vector<std::function<void()>>& candidates);
+
+/// The same of calls.
+std::vector<double> time_calls(const Context& context, const Stream& stream,
+                               const std::vector<std::unique_ptr<BoundCall>>& calls);
 
 /// The index of the best; the library's own order decides between times within 1 %. -1 where none ran.
 int best_candidate(const std::vector<double>& microseconds);
