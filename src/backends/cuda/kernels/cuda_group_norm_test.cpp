@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "backends/cuda/kernels/exact_moments.h"
 #include "backends/cuda/kernels/group_norm.device.cpp"
 #include "backends/cuda/kernels/test_targets.h"
 #include "base/error.h"
@@ -34,11 +35,7 @@ std::vector<float> reference(const Case& c, const std::vector<float>& x, const s
             body(double(x[size_t((n * c.pixels + p) * stride + i)]) + more, p, i);
           }
       };
-      double mean = 0, squares = 0;
-      each([&](double v, int64_t, int64_t) { mean += v; });
-      mean /= double(c.pixels * width);
-      each([&](double v, int64_t, int64_t) { squares += (v - mean) * (v - mean); });
-      const double inverse = 1 / std::sqrt(squares / double(c.pixels * width) + epsilon);
+      const auto [mean, inverse] = exact_moments(each, c.pixels * width, epsilon);
       each([&](double v, int64_t p, int64_t i) {
         double y = (v - mean) * inverse;
         if (c.affine) y = y * double(gamma[size_t(i)]) + double(beta[size_t(i)]);

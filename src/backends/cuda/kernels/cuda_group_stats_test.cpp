@@ -1,6 +1,7 @@
 #define SINTER_DEVICE_EMULATION
 #include <cmath>
 
+#include "backends/cuda/kernels/exact_moments.h"
 #include "backends/cuda/kernels/group_stats.device.cpp"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/kernels/test_targets.h"
@@ -26,17 +27,13 @@ std::vector<float> reference(const Case& c, const std::vector<float>& x, int64_t
   const int64_t width = c.channels / c.groups;
   for (int64_t n = 0; n < c.n; ++n)
     for (int64_t g = 0; g < c.groups; ++g) {
-      double mean = 0, squares = 0;
       auto each = [&](auto&& body) {
         for (int64_t p = 0; p < c.pixels; ++p)
           for (int64_t i = g * width; i < (g + 1) * width; ++i)
             body(double(x[size_t((n * c.pixels + p) * stride + i)]) +
                  (c.addend ? double(addend[size_t(n * c.channels + i)]) : 0));
       };
-      each([&](double v) { mean += v; });
-      mean /= double(c.pixels * width);
-      each([&](double v) { squares += (v - mean) * (v - mean); });
-      const double inverse = 1 / std::sqrt(squares / double(c.pixels * width) + epsilon);
+      const auto [mean, inverse] = exact_moments(each, c.pixels * width, epsilon);
       for (int64_t i = g * width; i < (g + 1) * width; ++i) {
         const double factor = c.affine ? inverse * double(gamma[size_t(i)]) : inverse;
         const double more = c.addend ? double(addend[size_t(n * c.channels + i)]) : 0;
