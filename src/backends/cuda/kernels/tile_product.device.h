@@ -27,7 +27,34 @@ SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
   return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high);
 }
 
-template <int kColumns, bool kGated, bool kBf16>
+/// Where the rows of `a` come from and those of the results go: here from and to matrices. A tile begins at `row`, a multiple of
+/// its rows, counted through all tiles.
+struct MatrixRows {
+  const TileProductArguments& args;
+
+  /// What one step multiplies, by its number.
+  struct Step {
+    int column;
+  };
+  SINTER_DEVICE_INLINE Step step(int number) const { return {number * kTileDepth}; }
+  SINTER_DEVICE_INLINE void advance(Step& step) const { step.column += kTileDepth; }
+  struct Tile {
+    int row;
+  };
+  SINTER_DEVICE_INLINE Tile tile(int row) const { return {row}; }
+
+  SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& step, const Tile& tile, uint32_t barrier) const {
+    copy_tile(to, map, step.column, tile.row, barrier);
+  }
+  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& step, const Tile&, int weight,
+                                         uint32_t barrier) const {
+    copy_tile_to_pair(to, map, step.column, weight, barrier);
+  }
+  /// The row of the results, and of what is added, for one of a tile's; -1: none.
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return tile.row + row < args.m ? tile.row + row : -1; }
+};
+
+template <int kColumns, bool kGated, bool kBf16, class RowMap = MatrixRows>
 struct TileProduct {
   static constexpr TileForm kForm{kColumns, kGated};
   static constexpr int kStages = kForm.stages(), kStageBytes = kForm.stage_bytes(), kLeftBytes = kTileRows * kTileDepth * 2;
@@ -40,13 +67,19 @@ struct TileProduct {
   using Rows = StagedRows<kOut>;
 
   const TileProductArguments& args;
+  const RowMap map;
   const TileOrder order;
   const int group, warp, lane;                  // group: of the two that multiply
   uint32_t stages, staging, full, empty, rank;  // all but the last: addresses in shared memory; staging: this warp's
   int steps, first_pair, next_pair;
 
-  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a)
-      : args(a), order(a.m, a.n, kOut, a.group), group(thread_x() / 128 - 1), warp(thread_x() / 32 % 4), lane(thread_x() % 32) {
+  SINTER_DEVICE_INLINE TileProduct(const TileProductArguments& a, const RowMap& rows)
+      : args(a),
+        map(rows),
+        order(a.m, a.n, kOut, a.group),
+        group(thread_x() / 128 - 1),
+        warp(thread_x() / 32 % 4),
+        lane(thread_x() % 32) {
     stages = (shared_address(shared_memory()) + 1023) & ~1023u;
     const uint32_t behind = stages + kStages * kStageBytes;
     staging = behind + uint32_t(group * 4 + warp) * (kForm.staging_bytes() / 4);
@@ -79,15 +112,16 @@ struct TileProduct {
     uint32_t parity = 1;  // nobody waits for a stage that was never used
     for (int pair = first_pair; pair < order.pairs(); pair += next_pair) {
       const auto [pair_row, column] = order.place(pair);
-      const int row = (pair_row * 2 + int(rank)) * kTileRows;
+      const auto tile = map.tile((pair_row * 2 + int(rank)) * kTileRows);
       const int weight = kGated ? column * kOut + int(rank) * args.gate : column * kOut + int(rank) * kHalf;
-      for (int step = 0; step < steps; ++step) {
+      auto what = map.step(0);
+      for (int step = 0; step < steps; ++step, map.advance(what)) {
         wait_phase(empty + 8 * stage, parity);
         const uint32_t at = stages + stage * kStageBytes, barrier = full + 8 * stage;
         if (thread_x() == 0) {
           arrive_expecting(barrier, kStageBytes);
-          copy_tile(at, left_map, step * kTileDepth, row, barrier);
-          copy_tile_to_pair(at + kLeftBytes + rank * kHalf * kTileDepth * 2, weights_map, step * kTileDepth, weight, barrier);
+          map.copy_rows(at, left_map, what, tile, barrier);
+          map.copy_weights(at + kLeftBytes + rank * kHalf * kTileDepth * 2, weights_map, what, tile, weight, barrier);
         }
         warp_barrier();
         if (++stage == kStages) stage = 0, parity ^= 1;
@@ -150,13 +184,16 @@ struct TileProduct {
     }
   }
 
-  /// Calls body(row, column, address in staging) for chunks of this warp's rows, neighbours in a row together.
+  /// Calls body(row of the results or -1, column, address in staging) for chunks of this warp's rows, neighbours in a row
+  /// together.
   template <class Body>
   SINTER_DEVICE_INLINE void for_each_chunk(int first_row, int first_column, const Body& body) const {
+    const auto tile = map.tile(first_row);
     SINTER_UNROLL_SOME
     for (int i = 0; i < Rows::kChunks; ++i) {
       const int index = i * 32 + lane, r = index / Rows::kChunks, chunk = index % Rows::kChunks;
-      body(first_row + r / 16 * 64 + warp * 16 + r % 16, first_column + chunk * 8, staging + Rows::offset(r, chunk));
+      const int row = map.out_row(tile, r / 16 * 64 + warp * 16 + r % 16);
+      body(row, first_column + chunk * 8, staging + Rows::offset(r, chunk));
     }
   }
 
@@ -164,7 +201,7 @@ struct TileProduct {
   SINTER_DEVICE_INLINE void fetch_residual(int first_row, int first_column) const {
     warp_barrier();  // all have stored what was there
     for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
-      const bool inside = row < args.m && column < args.n;
+      const bool inside = row >= 0 && column < args.n;
       const int64_t element = inside ? int64_t(row) * args.residual_stride + column : 0;
       copy_chunk(at, args.residual + uint64_t(element) * 2, inside);
     });
@@ -232,7 +269,7 @@ struct TileProduct {
     warp_barrier();
     for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
       const Words4 words = shared_at<Words4>(at);
-      if (row < args.m && column < args.n)
+      if (row >= 0 && column < args.n)
         *reinterpret_cast<Global<Words4>*>(args.out + uint64_t(int64_t(row) * args.out_stride + column) * 2) = words;
     });
   }
@@ -257,7 +294,7 @@ struct TileProduct {
     (void)maps;                                                                                                                \
     uint64_t at;                                                                                                               \
     SINTER_PARAMETER_ADDRESS(at, maps, module##__##form, 0);                                                                   \
-    sinter::device::TileProduct<columns, gated, bf16>(arguments).run(at);                                                      \
+    sinter::device::TileProduct<columns, gated, bf16>(arguments, {arguments}).run(at);                                         \
   }
 /// The kernels of one form and type, a module of their own: the driver takes half a second to compile one.
 #define SINTER_TILE_PRODUCTS(columns, type, bf16)                                   \
