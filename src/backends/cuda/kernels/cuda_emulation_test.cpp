@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -406,6 +407,29 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
   end_phase(p);
 }
 
+void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::array<int, 4>& first, uint32_t barrier) {
+  if (to % 1024) fail(Code::Internal, "a box is copied to {}, no multiple of 1024", to);
+  std::array<int, 4> counts;
+  for (size_t i = 0; i < 4; ++i) counts[i] = (map.box[i] + map.steps[i] - 1) / map.steps[i];
+  const int elements = counts[0] * counts[1] * counts[2] * counts[3];
+  for (int e = 0; e < elements; ++e) {
+    int64_t at = 0, rest = e;
+    bool inside = true;
+    for (size_t i = 0; i < 4; rest /= counts[i], ++i) {
+      const int64_t position = first[i] + rest % counts[i] * map.steps[i];
+      inside = inside && position >= 0 && position < map.sizes[i];
+      at += position * map.strides[i];
+    }
+    uint16_t value = 0;
+    if (inside) std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + at, 2);
+    const int row = e / counts[0], column = e % counts[0];
+    std::memcpy(block().shared_of(rank) + to + row * 128 + ((column / 8) ^ (row & 7)) * 16 + column % 8 * 2, &value, 2);
+  }
+  Phases& p = phases(barrier, rank);
+  p.bytes -= int32_t(elements * 2);
+  end_phase(p);
+}
+
 void run_product(const PendingProduct& p) {
   auto number = [&](uint64_t operand, int row, int column) {
     const auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
@@ -443,6 +467,13 @@ void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier)
 }
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   for (int rank : {0, 1}) copy_tile_into(rank, to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
+}
+void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier) {
+  copy_box_into(block().rank(), to, *reinterpret_cast<const EmulatedBoxMap*>(map), {channel, x, y, picture}, barrier);
+}
+void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier) {
+  for (int rank : {0, 1})
+    copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {channel, tap, filter, 0}, barrier);
 }
 void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first) {
   block().thread().products.push_back({c, count, a, b, bf16, first});

@@ -23,6 +23,14 @@ struct EmulatedMap {
   int64_t rows, columns, row_stride, box_rows;
 };
 
+/// The same with up to four axes, the innermost, which is dense, first.
+struct EmulatedBoxMap {
+  uint64_t base;
+  int64_t sizes[4], strides[4];  // strides in elements
+  int32_t box[4], steps[4];      // of a box, every so manyth element along an axis
+};
+static_assert(sizeof(EmulatedBoxMap) <= 128);
+
 template <class T>
 using Shared = T;
 template <class T>
@@ -54,6 +62,8 @@ void arrive_expecting(uint32_t at, uint32_t bytes);
 void arrive_in_pair(uint32_t at, uint32_t rank);
 void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
+void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier);
+void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier);
 inline void prefetch_map(uint64_t) {}
 
 inline void begin_products() {}

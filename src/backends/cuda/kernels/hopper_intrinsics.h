@@ -121,6 +121,21 @@ SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int colum
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
       : "memory");
 }
+/// copy_tile() of a map with four axes: 64 channels of a box of pixels. Coordinates may be negative.
+SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(map), "r"(channel), "r"(x), "r"(y), "r"(picture), "r"(barrier)
+      : "memory");
+}
+/// copy_tile_to_pair() of a map with three axes: 64 channels of one pixel of many filters' windows.
+SINTER_DEVICE_INLINE void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], "
+      "[%5], %6;" ::"r"(to),
+      "l"(map), "r"(channel), "r"(tap), "r"(filter), "r"(barrier), "h"(uint16_t(3))
+      : "memory");
+}
 SINTER_DEVICE_INLINE void prefetch_map(uint64_t map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 /// Before the first product after its sums or shared memory were touched otherwise.
