@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cuda/cached_module.h"
+#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
@@ -109,6 +110,8 @@ void Engine::begin_modules(const Program& program) const {
   for (const Step& step : program.steps) {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
+    if (const auto* conv = std::get_if<ConvStep>(&step))
+      for (const std::string& module : tile_window_modules(conv->in_type, context_.device())) vendor_.kernels()->begin(module);
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;
