@@ -463,8 +463,7 @@ void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s
   std::vector<TileWindow> windows;
   for (DevicePtr residual : {DevicePtr(0), more.address()}) {
     own.residual = residual;
-    for (int form = 0; form < int(tile_forms().size()); ++form)
-      if (!tile_forms()[size_t(form)].gated) windows.push_back(tile_window(own, form, target.multiprocessors()));
+    for (int form : tile_window_forms(s.doubles)) windows.push_back(tile_window(own, form, target.multiprocessors()));
   }
   std::vector<std::function<void()>> candidates = {[&] { call->launch(b.stream); }};
   for (const TileWindow& w : windows) candidates.push_back([&] { w.launch(target); });

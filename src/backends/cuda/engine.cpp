@@ -111,7 +111,8 @@ void Engine::begin_modules(const Program& program) const {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
     if (const auto* conv = std::get_if<ConvStep>(&step))
-      for (const std::string& module : tile_window_modules(conv->in_type, context_.device())) vendor_.kernels()->begin(module);
+      for (const std::string& module : tile_window_modules(conv->in_type, conv->doubled, context_.device()))
+        vendor_.kernels()->begin(module);
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;

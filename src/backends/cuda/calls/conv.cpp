@@ -38,15 +38,18 @@ void check_shape(const ConvShape& s) {
 }
 
 bool is_window(const ConvShape& s) {
-  if (s.axes.size() != 2 || s.doubles || s.silu || s.axes[0].stride != s.axes[1].stride) return false;
+  if (s.axes.size() != 2 || s.silu || s.axes[0].stride != s.axes[1].stride) return false;
   return std::all_of(s.axes.begin(), s.axes.end(), [](const ConvAxis& a) { return a.dilation == 1; });
 }
 
 TileWindowCall window_call(const ConvShape& s, const ConvBuffers& b) {
   const ConvAxis &h = s.axes[0], &w = s.axes[1];
   TileWindowCall call{.n = s.n, .h = h.in, .w = w.in, .c = s.c, .out_c = s.out_c};
-  call.kernel_h = h.kernel, call.kernel_w = w.kernel, call.stride = h.stride, call.type = s.type;
-  call.top = h.pad_before, call.bottom = h.pad_after, call.left = w.pad_before, call.right = w.pad_after;
+  call.type = s.type, call.doubles = s.doubles;
+  if (!s.doubles) {
+    call.kernel_h = h.kernel, call.kernel_w = w.kernel, call.stride = h.stride;
+    call.top = h.pad_before, call.bottom = h.pad_after, call.left = w.pad_before, call.right = w.pad_after;
+  }
   call.in = b.in, call.filters = b.weights, call.out = b.out;
   if (s.bias) call.bias = b.bias;
   if (s.residual) call.residual = b.residual;
@@ -120,12 +123,11 @@ std::string why_no_tile_window(const ConvShape& s, const DeviceInfo& device) {
   return is_window(s) ? why_no_tile_window(window_call(s, {}), device) : fmt::format("there is no tile window for {}", s.text());
 }
 
-std::vector<std::string> tile_window_modules(DType type, const DeviceInfo& device) {
+std::vector<std::string> tile_window_modules(DType type, bool doubles, const DeviceInfo& device) {
   const ConvShape shape{.c = 8, .out_c = 8, .axes = {{.in = 1}, {.in = 1}}, .type = type};
   if (!why_no_tile_window(shape, device).empty()) return {};
   std::vector<std::string> modules;
-  for (int form = 0; form < int(tile_forms().size()); ++form)
-    if (!tile_forms()[size_t(form)].gated) modules.push_back(tile_window_module(form, type));
+  for (int form : tile_window_forms(doubles)) modules.push_back(tile_window_module(form, type, doubles));
   return modules;
 }
 
@@ -215,8 +217,7 @@ class ConvPlanner {
       if (auto planned = library(&tune); planned && planned->workspace_bytes() <= tune.workspace.bytes)
         plans.push_back(planned.plan);
     const bool has_library = !plans.empty();
-    for (int form = 0; form < int(tile_forms().size()); ++form)
-      if (!tile_forms()[size_t(form)].gated) plans.push_back(own(form, {}));
+    for (int form : tile_window_forms(shape_.doubles)) plans.push_back(own(form, {}));
     std::vector<std::unique_ptr<BoundCall>> calls;
     for (const auto& plan : plans) calls.push_back(plan->bind(tune.buffers, tune.workspace));
     std::vector<double> times = time_calls(vendor_.context(), tune.stream, calls);
@@ -255,8 +256,9 @@ class ConvPlanner {
       stored.choice.microseconds = reader.get<double>();
       stored.choice.candidates = reader.get<int32_t>();
       stored.choice.from_cache = true;
-      if (stored.form >= int(tile_forms().size()) || (stored.form >= 0 && tile_forms()[size_t(stored.form)].gated)) return {};
-      return stored;
+      const std::vector<int> forms = tile_window_forms(shape_.doubles);
+      const bool known = stored.form < 0 || std::find(forms.begin(), forms.end(), stored.form) != forms.end();
+      return known ? std::optional(stored) : std::nullopt;
     } catch (const Error&) {
       return {};  // damaged: chosen anew
     }

@@ -76,7 +76,7 @@ Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
 /// Why no tile window of ours makes this; empty where one does.
 std::string why_no_tile_window(const ConvShape& shape, const DeviceInfo& device);
 /// The modules of kernels that may be wanted for such convolutions; empty where none is.
-std::vector<std::string> tile_window_modules(DType type, const DeviceInfo& device);
+std::vector<std::string> tile_window_modules(DType type, bool doubles, const DeviceInfo& device);
 /// Whether one should be faster than the library's convolution, and a pass that adds a residual after it.
 bool tile_window_should_win(const ConvShape& shape, const DeviceInfo& device);
 

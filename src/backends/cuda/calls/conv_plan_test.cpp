@@ -65,11 +65,12 @@ TEST_CASE("untimed, tile windows are taken where their tiles fill the device, an
 }
 
 TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that have them") {
-  CHECK(tile_window_modules(DType::bf16, h200()) == std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16"});
-  CHECK(tile_window_modules(DType::f32, h200()).empty());
+  CHECK(tile_window_modules(DType::bf16, false, h200()) ==
+        std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16"});
+  CHECK(tile_window_modules(DType::f32, false, h200()).empty());
   DeviceInfo ampere = h200();
   ampere.capability_major = 8;
-  CHECK(tile_window_modules(DType::bf16, ampere).empty());
+  CHECK(tile_window_modules(DType::bf16, true, ampere).empty());
 }
 
 TEST_CASE("two convolutions or attentions with the same name are the same") {

@@ -52,7 +52,7 @@ struct PendingProduct {
   float* c;
   int count;
   uint64_t a, b;
-  bool bf16, first;
+  bool bf16, first, turned;  ///< turned: b lies in rows of its columns
 };
 
 /// A barrier in shared memory.
@@ -431,8 +431,13 @@ void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::
 }
 
 void run_product(const PendingProduct& p) {
-  auto number = [&](uint64_t operand, int row, int column) {
-    const auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
+  auto number = [&](uint64_t operand, int row, int column, bool turned = false) {
+    auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
+    if (turned) {
+      const auto next_columns = uint32_t(operand >> 16 & 0x3fff) * 16, eight_rows = uint32_t(operand >> 32 & 0x3fff) * 16;
+      at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 64) * next_columns + uint32_t(row % 64 * 2) +
+           uint32_t(column / 8) * eight_rows + uint32_t(column % 8 * 128);
+    }
     uint16_t bits;
     std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
     return p.bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
@@ -441,7 +446,7 @@ void run_product(const PendingProduct& p) {
   for (int i = 0; i < p.count; ++i) {
     const int row = warp * 16 + g + i / 2 % 2 * 8, column = i / 4 * 8 + t + i % 2;
     float sum = p.first ? 0 : p.c[i];
-    for (int k = 0; k < 16; ++k) sum += number(p.a, row, k) * number(p.b, column, k);
+    for (int k = 0; k < 16; ++k) sum += number(p.a, row, k) * number(p.b, column, k, p.turned);
     p.c[i] = sum;
   }
 }
@@ -475,8 +480,8 @@ void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int f
   for (int rank : {0, 1})
     copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {channel, tap, filter, 0}, barrier);
 }
-void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first) {
-  block().thread().products.push_back({c, count, a, b, bf16, first});
+void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first, bool turned) {
+  block().thread().products.push_back({c, count, a, b, bf16, first, turned});
 }
 void commit_products() {
   Thread& t = block().thread();

@@ -5,6 +5,8 @@
 #include <set>
 
 #include "backends/cuda/kernels/test_targets.h"
+#include "backends/cuda/kernels/tile_doubled_128_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_doubled_128_f16.device.cpp"
 #include "backends/cuda/kernels/tile_window.h"
 #include "backends/cuda/kernels/tile_window_128_bf16.device.cpp"
 #include "backends/cuda/kernels/tile_window_128_f16.device.cpp"
@@ -15,8 +17,6 @@
 
 namespace sinter::cuda {
 namespace {
-
-constexpr int kForms[] = {0, 1};  // the plain ones, of 160 and of 128 columns
 
 DeviceInfo hopper() {
   DeviceInfo device;
@@ -29,6 +29,11 @@ DeviceInfo hopper() {
 TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
   TileWindowCall call{.n = n, .h = h, .w = w, .c = c, .out_c = out_c};
   call.in = call.filters = call.out = 4096;
+  return call;
+}
+
+TileWindowCall doubled(TileWindowCall call) {
+  call.doubles = true;
   return call;
 }
 
@@ -68,6 +73,26 @@ TEST_CASE("tiles of a window are all pixels of the result once, and no others") 
     CHECK(int(seen.size()) == written);
     CHECK(*seen.rbegin() == written - 1);
   }
+}
+
+TEST_CASE("tiles of a window to twice the size are all pixels of the result once, and no others") {
+  for (int64_t n : {1, 3})
+    for (int64_t h : {1, 9, 40}) {
+      const TileWindow made = tile_window_without_maps(doubled(window(n, h, 23, 64, 160)), 1, 132);
+      const device::DoubledRows rows{{made.window}};
+      std::set<int> seen;
+      int written = 0;
+      for (int row = 0; row < made.product.arguments.m; ++row) {
+        const int first = row / device::kTileRows * device::kTileRows;
+        if (const int pixel = rows.out_row(rows.tile(first), row - first); pixel >= 0) seen.insert(pixel), ++written;
+        const auto tile = rows.tile(first), neighbour = rows.tile(first / 256 * 256);
+        CHECK(tile.odd_x == neighbour.odd_x);  // pairs share their filters
+        CHECK(tile.odd_y == neighbour.odd_y);
+      }
+      CHECK(written == n * 2 * h * 2 * 23);
+      CHECK(int(seen.size()) == written);
+      CHECK(*seen.rbegin() == written - 1);
+    }
 }
 
 TEST_CASE("the steps of a window are the same counted one by one and begun anywhere") {
@@ -122,7 +147,7 @@ struct Convolution {
   int64_t count = 0;
 
   Convolution(TestTarget& t, const TileWindowCall& c, bool has_bias, bool adds) : target(t), call(c) {
-    const int64_t k = call.kernel_h * call.kernel_w * call.c;
+    const int64_t k = (call.doubles ? 16 : call.kernel_h * call.kernel_w) * call.c;
     count = call.n * call.out_h() * call.out_w() * call.out_c;
     in = rounded(random_values(size_t(call.n * call.h * call.w * call.c), 1), call.type);
     filters = rounded(random_values(size_t(call.out_c * k), 2, float(1 / std::sqrt(double(k)))), call.type);
@@ -135,7 +160,8 @@ struct Convolution {
     call.out = target.untouched((count + 64) * 2);
   }
 
-  double expected(int64_t n, int64_t y, int64_t x, int64_t o) const {
+  /// What the window gives to a pixel.
+  double window_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
     double sum = 0;
     for (int64_t ky = 0; ky < call.kernel_h; ++ky)
       for (int64_t kx = 0; kx < call.kernel_w; ++kx) {
@@ -145,6 +171,22 @@ struct Convolution {
         const float* filter = &filters[size_t(((o * call.kernel_h + ky) * call.kernel_w + kx) * call.c)];
         for (int64_t c = 0; c < call.c; ++c) sum += double(pixel[c]) * filter[c];
       }
+    return sum;
+  }
+  double doubled_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = 0;
+    for (int64_t from_y = 0; from_y < call.h; ++from_y)
+      for (int64_t from_x = 0; from_x < call.w; ++from_x) {
+        const int64_t ky = y - (2 * from_y - 1), kx = x - (2 * from_x - 1);
+        if (ky < 0 || ky > 3 || kx < 0 || kx > 3) continue;
+        for (int64_t c = 0; c < call.c; ++c)
+          sum += double(in[size_t(((n * call.h + from_y) * call.w + from_x) * call.c + c)]) *
+                 filters[size_t((c * 16 + ky * 4 + kx) * call.out_c + o)];
+      }
+    return sum;
+  }
+  double expected(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = call.doubles ? doubled_sum(n, y, x, o) : window_sum(n, y, x, o);
     if (call.bias) sum += bias[size_t(o)];
     if (call.residual) sum += residual[size_t(((n * call.out_h() + y) * call.out_w() + x) * call.out_c + o)];
     return sum;
@@ -182,7 +224,7 @@ void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array) {
 }
 
 void check_window(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
-  CAPTURE(tile_window_module(form, call.type));
+  CAPTURE(tile_window_module(form, call.type, call.doubles));
   CAPTURE(fmt::format("{} x {} x {} x {} -> {}, window {} x {} by {}, padding {} {} {} {}", call.n, call.h, call.w, call.c,
                       call.out_c, call.kernel_h, call.kernel_w, call.stride, call.top, call.bottom, call.left, call.right));
   CAPTURE(bias);
@@ -218,7 +260,7 @@ TileWindowCall sized(TileWindowCall call, int64_t kernel_h, int64_t kernel_w, in
 }
 
 TEST_CASE("emulated windows agree with sums in double") {
-  for (int form : kForms) {
+  for (int form : tile_window_forms(false)) {
     EmulatedTarget target;
     const DType type = form ? DType::bf16 : DType::f16;
     auto picture = [&](int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
@@ -247,10 +289,24 @@ TestDevice* hopper_device() {
   return device;
 }
 
+TEST_CASE("emulated windows to twice the size agree with sums in double") {
+  for (DType type : {DType::bf16, DType::f16}) {
+    EmulatedTarget target;
+    TileWindowCall call = doubled(window(2, 5, 3, 72, 136));
+    call.type = type;
+    const int form = tile_window_forms(true).front();
+    check_window(target, call, form, true, true);
+    call.n = 1, call.h = 17, call.w = 9, call.c = 24, call.out_c = 72;
+    check_window(target, call, form, false, false);
+    call.h = call.w = 1;
+    check_window(target, call, form, true, false);
+  }
+}
+
 TEST_CASE("windows of every form, type, padding and stride agree with sums in double") {
   TestDevice* device = hopper_device();
   if (!device) return;
-  for (int form : kForms)
+  for (int form : tile_window_forms(false))
     for (DType type : {DType::bf16, DType::f16})
       for (int64_t c : {8, 64, 72}) {
         DeviceTarget target(*device);
@@ -266,12 +322,21 @@ TEST_CASE("windows of every form, type, padding and stride agree with sums in do
         call.n = 1, call.h = 1, call.w = 1;
         check_window(target, call, form, true, true);
       }
+  for (DType type : {DType::bf16, DType::f16})
+    for (int64_t c : {8, 64, 72})
+      for (int64_t h : {1, 9, 21}) {
+        DeviceTarget target(*device);
+        TileWindowCall call = doubled(window(2, h, 13, c, 328));
+        call.type = type;
+        check_window(target, call, tile_window_forms(true).front(), true, true);
+        check_window(target, call, tile_window_forms(true).front(), false, false);
+      }
 }
 
 TEST_CASE("windows of the size of Stable Diffusion's, more tiles than blocks, are right") {
   TestDevice* device = hopper_device();
   if (!device) return;
-  for (int form : kForms)
+  for (int form : tile_window_forms(false))
     for (const TileWindowCall& call :
          {window(2, 64, 64, 320, 320), window(2, 32, 32, 1920, 640), window(2, 16, 16, 1280, 1280), window(2, 8, 8, 2560, 1280),
           window(1, 256, 256, 128, 128), window(2, 104, 76, 640, 640)}) {

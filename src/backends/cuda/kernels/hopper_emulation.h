@@ -75,10 +75,10 @@ void wait_products() {
 }
 template <int N>
 void settle(float (&)[N]) {}
-void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first);
-template <bool kBf16, bool kFirst, int N>
+void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first, bool turned);
+template <bool kBf16, bool kFirst, bool kTurned = false, int N>
 void start_product(float (&c)[N], uint64_t a, uint64_t b) {
-  start_product_of(c, N, a, b, kBf16, kFirst);
+  start_product_of(c, N, a, b, kBf16, kFirst, kTurned);
 }
 
 }  // namespace sinter::device

@@ -30,6 +30,8 @@ SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
 /// Where the rows of `a` come from and those of the results go: here from and to matrices. A tile begins at `row`, a multiple of
 /// its rows, counted through all tiles.
 struct MatrixRows {
+  /// Weights come in rows of one column of `a` each.
+  static constexpr bool kTurned = false;
   const TileProductArguments& args;
 
   /// What one step multiplies, by its number.
@@ -138,17 +140,18 @@ struct TileProduct {
   SINTER_DEVICE_INLINE void start_step(Sums& sums, int stage, uint32_t parity) const {
     wait_phase(full + 8 * stage, parity);
     const uint32_t at = stages + stage * kStageBytes;
-    const uint64_t left = product_operand(at), right = product_operand(at + kLeftBytes);
+    const uint64_t left = product_operand(at);
+    const uint64_t right = RowMap::kTurned ? turned_operand(at + kLeftBytes) : product_operand(at + kLeftBytes);
     begin_products();
     SINTER_UNROLL
     for (int i = 0; i < kTileDepth / 16; ++i) {
       SINTER_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
-        const uint64_t rows = left + uint64_t(i * 2 + b * 512), columns = right + uint64_t(i * 2);
+        const uint64_t rows = left + uint64_t(i * 2 + b * 512), columns = right + uint64_t(i * (RowMap::kTurned ? 128 : 2));
         if (kFirst && i == 0)
-          start_product<kBf16, true>(sums[b], rows, columns);
+          start_product<kBf16, true, RowMap::kTurned>(sums[b], rows, columns);
         else
-          start_product<kBf16, false>(sums[b], rows, columns);
+          start_product<kBf16, false, RowMap::kTurned>(sums[b], rows, columns);
       }
     }
     commit_products();

@@ -12,6 +12,7 @@ struct WindowArguments {
   int width = 0, height = 0, pictures = 0;                        ///< of the result
   int box_x = 0, box_y = 0;                                       ///< logarithms to base 2
   int boxes_x = 0, boxes_y = 0;                                   ///< in a row, and rows of them in a picture
+  int place_boxes = 0;                                            ///< where results are of twice the size: of one place, even
 };
 
 }  // namespace sinter::device
