@@ -16,7 +16,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-9";
+constexpr std::string_view kCompilerVersion = "cuda-10";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -82,7 +82,10 @@ void Engine::note_memory() { taken_ = std::max(taken_, free_at_start_ - context_
 
 std::string Engine::target_text() const { return fmt::format("cuda {} on {}", target_.text(), context_.device().capability()); }
 std::string_view Engine::compiler_version() const { return kCompilerVersion; }
-LowerOptions Engine::lowering() const { return {.vendor = true, .gated = context_.device().capability() == 90}; }
+LowerOptions Engine::lowering() const {
+  const bool has_tiles = context_.device().capability() == 90;
+  return {.vendor = true, .gated = has_tiles, .doubled_bias = has_tiles};
+}
 int64_t Engine::alignment() const { return kBufferAlignment; }
 
 void Engine::generate(Program& program) const {

@@ -14,8 +14,10 @@ namespace {
 
 /// Part of what choices between the library and tile windows are stored under: raise it when their kernels change.
 constexpr std::string_view kTileWindows = "1";
-/// From which tile_share() on a tile window is taken untimed.
-constexpr double kShare = 0.9;
+/// From which tile_share() on a tile window is taken untimed. Measured on an H200 against cuDNN's best of eight: tiles of 160
+/// columns 1.11 to 1.52 times as fast at shares of 0.97, tiles of 128 0.95 to 0.98 times, but 1.04 to 1.24 with a residual
+/// and 1.17 to 1.87 to twice the size with a bias. At 0.61 it is 1.03 to 1.24, at 0.3 less than 0.9.
+constexpr double kWideShare = 0.85, kNarrowShare = 0.9;
 /// What came so near to the best is timed at other sizes too.
 constexpr double kPromising = 1.1;
 
@@ -58,15 +60,21 @@ TileWindowCall window_call(const ConvShape& s, const ConvBuffers& b) {
 
 /// What the library is asked for: a residual only where its kernel should be faster with it.
 ConvShape library_shape(ConvShape s, bool timed) {
-  if (s.residual && s.residual_may_follow) s.residual = timed && residual_should_be_fused(s);
-  s.residual_may_follow = false;
+  if (s.rest_may_follow) {
+    s.residual = s.residual && timed && residual_should_be_fused(s);
+    s.bias = s.bias && !s.doubles;
+  }
+  s.rest_may_follow = false;
   return s;
 }
 
-/// Of a pass that adds a residual afterwards: its launch, and three times the result at what such passes reach (bench/NOTES.md).
-double pass_microseconds(const ConvShape& s) {
+/// Of a pass that adds what `plan` leaves out of `whole`: its launch, and how often it touches the result, at what such passes
+/// reach (bench/NOTES.md).
+double pass_microseconds(const ConvShape& whole, const ConvShape& plan) {
+  if (plan.residual == whole.residual && plan.bias == whole.bias) return 0;
   constexpr double kLaunch = 1.5, kBytesPerMicrosecond = 4.2e6;
-  return kLaunch + 3.0 * double(s.out_pixels() * s.out_c * byte_size(s.type)) / kBytesPerMicrosecond;
+  const int touches = plan.residual == whole.residual ? 2 : 3;
+  return kLaunch + touches * double(whole.out_pixels() * whole.out_c * byte_size(whole.type)) / kBytesPerMicrosecond;
 }
 
 class BoundTileWindow : public BoundCall {
@@ -105,9 +113,10 @@ std::string ConvShape::text() const {
   }
   if (doubles) t += " doubles";
   if (bias) t += " bias";
-  if (residual) t += residual_may_follow ? " residual or not" : " residual";
+  if (residual) t += " residual";
   if (silu) t += " silu";
   if (allow_tf32) t += " tf32";
+  if (rest_may_follow) t += " or less";
   return t;
 }
 
@@ -134,7 +143,10 @@ std::vector<std::string> tile_window_modules(DType type, bool doubles, const Dev
 bool tile_window_should_win(const ConvShape& s, const DeviceInfo& device) {
   if (!why_no_tile_window(s, device).empty()) return false;
   const TileWindowCall call = window_call(s, {});
-  return tile_share(call, best_tile_form(call, device.multiprocessors), device.multiprocessors) >= kShare;
+  const int form = best_tile_form(call, device.multiprocessors);
+  const double share = tile_share(call, form, device.multiprocessors);
+  if (tile_forms()[size_t(form)].columns > 128) return share >= kWideShare;
+  return (s.residual || s.doubles) && share >= kNarrowShare;
 }
 
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
@@ -185,7 +197,7 @@ class ConvPlanner {
   Planned<ConvPlan> library(const TuneOn<ConvBuffers>* tune) {
     const ConvShape shape = library_shape(shape_, tune != nullptr);
     auto planned = library(shape, tune, tune ? tune->candidates : nullptr);
-    if (planned || !shape.residual || !shape_.residual_may_follow) return planned;
+    if (planned || !shape.residual || !shape_.rest_may_follow) return planned;
     ConvShape without = shape;
     without.residual = false;
     return library(without, tune, nullptr);
@@ -221,7 +233,7 @@ class ConvPlanner {
     std::vector<std::unique_ptr<BoundCall>> calls;
     for (const auto& plan : plans) calls.push_back(plan->bind(tune.buffers, tune.workspace));
     std::vector<double> times = time_calls(vendor_.context(), tune.stream, calls);
-    if (has_library && shape_.residual && !plans.front()->shape().residual) times.front() += pass_microseconds(shape_);
+    if (has_library) times.front() += pass_microseconds(shape_, plans.front()->shape());
     const int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
     const bool is_library = has_library && best == 0;

@@ -27,8 +27,9 @@ struct ConvShape {
   /// These two make cuDNN compile a kernel of its own, which may be slower than a plain one and a separate pass. So does a bias
   /// where it doubles: with it one takes twice as long as without.
   bool residual = false, silu = false;
-  bool residual_may_follow = false;  ///< the caller adds the residual where the plan says that it does not
-  bool allow_tf32 = false;           ///< f32: round inputs to 10 fraction bits
+  /// The caller adds the residual, or the bias where it doubles, where the plan's shape has none.
+  bool rest_may_follow = false;
+  bool allow_tf32 = false;  ///< f32: round inputs to 10 fraction bits
 
   int64_t out_size(const ConvAxis& axis) const { return doubles ? 2 * axis.in : axis.out(); }
   double flops() const;
@@ -49,7 +50,7 @@ class ConvPlan {
   ConvPlan(Vendor& vendor, ConvShape shape, int tile_form, const Choice& choice)
       : shape_(std::move(shape)), vendor_(&vendor), tile_form_(tile_form), choice_(choice) {}
 
-  /// Without a residual where one may follow and does.
+  /// Without a residual or bias where one may follow and does.
   const ConvShape& shape() const { return shape_; }
   bool is_own() const { return !library_; }
   int tile_form() const { return tile_form_; }  ///< -1: the library's

@@ -58,10 +58,14 @@ TEST_CASE("untimed, tile windows are taken where their tiles fill the device, an
   CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.axes[0].stride = 2; }));
   CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.axes[1].dilation = 2; }));
   CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.axes.insert(s.axes.begin(), ConvAxis{.in = 1}); }));
-  CHECK(!wins(64, 320, 320, [](ConvShape& s) {
+  auto doubled = [](ConvShape& s) {
     s.doubles = true;
     for (ConvAxis& axis : s.axes) axis.kernel = 4, axis.stride = 2;
-  }));
+  };
+  CHECK(wins(64, 640, 640, doubled));
+  CHECK(!wins(8, 1280, 1280, doubled));
+  CHECK(!wins(128, 512, 512, as_it_is));  // tiles of 128 columns
+  CHECK(wins(128, 512, 512, [](ConvShape& s) { s.residual = true; }));
 }
 
 TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that have them") {
@@ -93,7 +97,7 @@ TEST_CASE("two convolutions or attentions with the same name are the same") {
   differs([](ConvShape& s) { s.bias = true; });
   differs([](ConvShape& s) { s.residual = true; });
   differs([](ConvShape& s) { s.silu = true; });
-  differs([](ConvShape& s) { s.residual = s.residual_may_follow = true; });
+  differs([](ConvShape& s) { s.rest_may_follow = true; });
   differs([](ConvShape& s) { s.allow_tf32 = true; });
   AttentionShape a{.queries = 8, .keys = 8, .d = 64}, other = a;
   other.k.t = 3;

@@ -168,6 +168,25 @@ TEST_CASE("convolutions to twice the size are right, of single pixels too") {
       }
 }
 
+TEST_CASE("a convolution to twice the size that may leave out its bias leaves it to the caller or adds it") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  for (DType type : {DType::bf16, DType::f32})
+    for (int64_t size : {5, 48}) {
+      ConvShape s = conv(2, size, size, 32, 640, type);
+      for (auto& a : s.axes) a.kernel = 4, a.stride = 2;
+      s.doubles = s.rest_may_follow = true;
+      Case c(*v, s);
+      TuneOn<ConvBuffers> on{v->stream(), c.buffers(), v->workspace};
+      auto plan = plan_conv(v->vendor, s, &on);
+      REQUIRE_MESSAGE(plan, plan.why_none);
+      CHECK((plan->is_own() || !plan->shape().bias));
+      v->run(*plan->bind(c.buffers(), v->workspace));
+      c.s = plan->shape();
+      CHECK(c.worst_error() < tolerance(s));
+    }
+}
+
 TEST_CASE("residual and SiLU behind a convolution are right, in every combination and both chosen ways") {
   TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
   if (!v) return;
@@ -197,7 +216,7 @@ TEST_CASE("where tile windows should win they are chosen untimed, with their res
   if (!v) return;
   for (DType type : {DType::bf16, DType::f16}) {
     ConvShape s = conv(2, 64, 64, 320, 320, type);
-    s.residual = s.residual_may_follow = true;
+    s.residual = s.rest_may_follow = true;
     REQUIRE(tile_window_should_win(s, device->context.device()));
     Vendor without_cache(device->context, nullptr, {}, &v->kernels);
     auto plan = plan_conv(without_cache, s);
@@ -216,7 +235,7 @@ TEST_CASE("a timed choice between the library and tile windows is stored, found 
   if (!v) return;
   for (auto [size, c, out_c] : {std::array<int64_t, 3>{64, 320, 320}, {8, 64, 64}}) {
     ConvShape s = conv(2, size, size, c, out_c, DType::bf16);
-    s.residual = s.residual_may_follow = true;
+    s.residual = s.rest_may_follow = true;
     Case one(*v, s);
     TuneOn<ConvBuffers> on{v->stream(), one.buffers(), v->workspace, prepare_conv(v->vendor, s)};
     auto timed = plan_conv(v->vendor, s, &on);
