@@ -54,14 +54,8 @@ class FewInputs {
         SINTER_UNROLL
         for (int j = 0; j < 4; ++j) {
           const int filter = column_ + g / 2 * 8 + j * 2 + g % 2;
-          const uint16_t* from = elements_at(a_.filters) + filter * count + k;
-          uint32_t word = 0;
-          if (filter < a_.out_c) {
-            if (kPairs && k < count) word = *reinterpret_cast<const uint32_t*>(from);
-            if (!kPairs && k < count) word = from[0];
-            if (!kPairs && k + 1 < count) word |= uint32_t(from[1]) << 16;
-          }
-          filters_[s][j][half] = word;
+          // Of filters that there are not, anything will do.
+          filters_[s][j][half] = pair_of_filter(least(filter, a_.out_c - 1) * count, k, count);
         }
       }
     }
@@ -69,6 +63,17 @@ class FewInputs {
     for (int i = 0; i < 8; ++i) {
       const int channel = own_channel() + i;
       bias_[i] = a_.bias && channel < a_.out_c ? number_of<kBf16>(elements_at(a_.bias)[channel]) : 0.f;
+    }
+  }
+  /// Loads without branches, so that all are under way together.
+  SINTER_DEVICE_INLINE uint32_t pair_of_filter(int first, int k, int count) const {
+    const uint16_t* all = elements_at(a_.filters);
+    if constexpr (kPairs) {
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(all + (k < count ? first + k : 0));
+      return k < count ? pair : 0;
+    } else {
+      const uint32_t low = all[k < count ? first + k : 0], high = all[k + 1 < count ? first + k + 1 : 0];
+      return (k < count ? low : 0) | (k + 1 < count ? high << 16 : 0);
     }
   }
   /// Of a window's number, from the window's first pixel.
@@ -88,8 +93,9 @@ class FewInputs {
       SINTER_UNROLL
       for (int i = 0; i < kAtOnce; ++i) {
         const int at = begin + i * threads_x(), y = top + at / line, x = first + at % line;
-        held[i] = 0;
-        if (at < count && y >= 0 && y < a_.h && x >= 0 && x < width) held[i] = picture[int64_t(y) * width + x];
+        const bool inside = at < count && y >= 0 && y < a_.h && x >= 0 && x < width;
+        const uint16_t bits = picture[inside ? int64_t(y) * width + x : 0];
+        held[i] = inside ? bits : 0;
       }
       SINTER_UNROLL
       for (int i = 0; i < kAtOnce; ++i)
@@ -98,7 +104,7 @@ class FewInputs {
   }
 
   /// Two numbers of the window that begins at `window`; zeros where it has no more.
-  SINTER_DEVICE_INLINE static uint32_t pair_at(const uint16_t* window, const int (&places)[kParts]) {
+  static SINTER_DEVICE_INLINE uint32_t pair_at(const uint16_t* window, const int (&places)[kParts]) {
     if constexpr (kPairs) {
       return places[0] < 0 ? 0 : *reinterpret_cast<const uint32_t*>(window + places[0]);
     } else {
@@ -185,32 +191,32 @@ class FewOutputs {
   /// What is loaded next: of the 16 pixels of a tile, those of this lane's two rows.
   struct Source {
     int tile, channel;
-    const uint16_t* at[2];  // the lane's channels of both pixels; null outside
+    bool inside[2];
+    const uint16_t* at[2];  // the lane's channels of both pixels
   };
   SINTER_DEVICE_INLINE Source source_of(int tile) const {
-    Source s{tile, 0, {nullptr, nullptr}};
+    Source s;
+    s.tile = tile, s.channel = 0;
     SINTER_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int pixel = tile * 16 + half * 8 + lane_ / 4;
       const int y = first_y_ - a_.pad_top + pixel / a_.patch_w(), x = first_x_ - a_.pad_left + pixel % a_.patch_w();
-      if (pixel < a_.patch_pixels() && y >= 0 && y < a_.h && x >= 0 && x < a_.w)
-        s.at[half] = elements_at(a_.in) + ((int64_t(block_z()) * a_.h + y) * a_.w + x) * a_.c + lane_ % 4 * 8;
+      s.inside[half] = pixel < a_.patch_pixels() && y >= 0 && y < a_.h && x >= 0 && x < a_.w;
+      const int64_t place = s.inside[half] ? (int64_t(block_z()) * a_.h + y) * a_.w + x : 0;
+      s.at[half] = elements_at(a_.in) + place * a_.c + lane_ % 4 * 8;
     }
     return s;
   }
-  SINTER_DEVICE_INLINE void load(const Source& s, int channel, Words4 (&rows)[2]) const {
+  SINTER_DEVICE_INLINE void load(const Source& s, int channel, uint32_t (&rows)[2][4]) const {
+    const bool has = s.channel + channel + lane_ % 4 * 8 < a_.c;
     SINTER_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      rows[half] = Words4{};
-      if (s.at[half] && s.channel + channel + lane_ % 4 * 8 < a_.c)
-        rows[half] = *reinterpret_cast<const Words4*>(s.at[half] + s.channel + channel);
-    }
+    for (int half = 0; half < 2; ++half) load_or_zero(rows[half], s.at[half] + s.channel + channel, has && s.inside[half]);
   }
 
   SINTER_DEVICE_INLINE void multiply_patch() const {
     const int tiles = divide_up(a_.patch_pixels(), 16), warps = threads_x() / 32;
     Source next = source_of(warp_);
-    Words4 held[kAhead][2];
+    uint32_t held[kAhead][2][4];
     SINTER_UNROLL
     for (int i = 0; i < kAhead; ++i) load(next, i * kDepth, held[i]);
     copy_async_wait<0>();
@@ -222,15 +228,15 @@ class FewOutputs {
         if (next.channel >= a_.c) next = source_of(next.tile + warps);
         SINTER_UNROLL
         for (int i = 0; i < kAhead; ++i) {
-          const Words4 upper = held[i][0], lower = held[i][1];
+          if (channel + i * kDepth < a_.c) add_products(held[i], filters_ + (channel / kDepth + i) * kTiles * 32, sums);
           load(next, i * kDepth, held[i]);
-          if (channel + i * kDepth < a_.c) add_products(upper, lower, filters_ + (channel / kDepth + i) * kTiles * 32, sums);
         }
       }
       store(tile, sums);
     }
   }
-  SINTER_DEVICE_INLINE void add_products(Words4 upper, Words4 lower, const Words4* filters, float (&sums)[kTiles][4]) const {
+  SINTER_DEVICE_INLINE void add_products(const uint32_t (&rows)[2][4], const Words4* filters, float (&sums)[kTiles][4]) const {
+    const auto &upper = rows[0], &lower = rows[1];
     const uint32_t first[4] = {upper[0], lower[0], upper[1], lower[1]}, second[4] = {upper[2], lower[2], upper[3], lower[3]};
     SINTER_UNROLL
     for (int j = 0; j < kTiles; ++j) {
