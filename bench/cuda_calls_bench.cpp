@@ -442,7 +442,7 @@ void convs(Bench& b) {
 // turns.
 
 void thin_row(Bench& b, Kernels& kernels, const char* name, int64_t n, int64_t size, int64_t c, int64_t out_c,
-              std::initializer_list<ThinTile> tiles) {
+              const std::vector<ThinTile>& tiles) {
   const std::string label = fmt::format("thin {} {} {}->{} at {}", name, n, c, out_c, size);
   if (!b.wanted(label)) return;
   KernelStream target(kernels, b.stream);
@@ -465,7 +465,7 @@ void thin_row(Bench& b, Kernels& kernels, const char* name, int64_t n, int64_t s
   fmt::print("{:<36}{:>9.1f}{:>9.1f}{:>8.2f}{:>9.0f}  ", label, times[0], times[1], times[0] / times[1],
              double(pixels * (c + out_c) * 2) / times[1] * 1e-3);
   for (size_t i = 2; i < times.size(); ++i) {
-    const ThinTile& tile = tiles.begin()[i - 2];
+    const ThinTile& tile = tiles[i - 2];
     fmt::print(" {}x{}: {:.1f}", tile.h, tile.w, times[i]);
   }
   fmt::print("\n");
@@ -475,9 +475,9 @@ void thin_row(Bench& b, Kernels& kernels, const char* name, int64_t n, int64_t s
 void thin_convs(Bench& b) {
   Kernels kernels(b.context);
   fmt::print("\n{:<36}{:>9}{:>9}{:>8}{:>9}\n", "3x3 of few channels: us", "cuDNN", "own", "gain", "GB/s");
-  const std::initializer_list<ThinTile> inputs = {{32, 8}, {16, 8}, {8, 8}, {4, 8}};
-  const std::initializer_list<ThinTile> outputs = {{16, 32}, {16, 16}, {8, 16}, {8, 8}, {4, 8}};
-  auto row = [&](auto... what) { guarded("thin", [&] { thin_row(b, kernels, what...); }); };
+  const std::vector<ThinTile> inputs = {{32, 8}, {16, 8}, {8, 8}, {4, 8}};
+  const std::vector<ThinTile> outputs = {{16, 32}, {16, 16}, {8, 16}, {8, 8}, {4, 8}};
+  auto row = [&](const auto&... what) { guarded("thin", [&] { thin_row(b, kernels, what...); }); };
   row("sd15", 2, 64, 4, 320, inputs);
   row("sdxl", 2, 128, 4, 320, inputs);
   row("inpainting", 2, 64, 9, 320, inputs);
@@ -486,7 +486,7 @@ void thin_convs(Bench& b) {
   row("sd15", 2, 64, 320, 4, outputs);
   row("sdxl", 2, 128, 320, 4, outputs);
   row("decoder", 1, 512, 128, 3, outputs);
-  row("decoder", 1, 1024, 128, 3, {{32, 32}, {24, 32}, {16, 48}, {16, 32}, {16, 16}, {8, 32}, {8, 16}});
+  row("decoder", 1, 1024, 128, 3, std::vector<ThinTile>{{32, 32}, {24, 32}, {16, 48}, {16, 32}, {16, 16}, {8, 32}, {8, 16}});
 }
 
 int run(int argc, char** argv) {
