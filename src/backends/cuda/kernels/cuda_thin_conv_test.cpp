@@ -93,7 +93,6 @@ TEST_CASE("convolutions of few outputs agree with f64 for channels, windows, pad
       check(t, {2, 12, 9, 168, 4, 3, 3, 1, 1, 1, 1, true, {4, 8}}, type);
       check(t, {1, 17, 33, 8, 1, 5, 5, 2, 1, 0, 3, true, {16, 32}}, type);
       check(t, {1, 6, 9, 16, 9, 2, 2, 1, 0, 0, 1}, type);
-      check(t, {2, 17, 20, 64, 5, 3, 3, 1, 1, 1, 1, true, {4, 8}}, type);  // several tiles in each block
       check(t, {1, 4, 30, 24, 2, 1, 9, 0, 4, 0, 4}, type);
     }
   });
@@ -147,7 +146,7 @@ TEST_CASE("convolutions that have no kernel for few channels are refused for the
   CHECK(contains(why([](ConvCall& c) { c.type = c.epilogue.out_type = DType::f32; }), "f32"));
   CHECK(contains(why([](ConvCall& c) { c.c = 8; }), "8 to 320 channels"));
   CHECK(contains(why([](ConvCall& c) { c.c = 12; }), "12 to 320 channels"));
-  CHECK(contains(why([](ConvCall& c) { c.c = 320, c.out_c = 6; }), "320 to 6 channels"));
+  CHECK(contains(why([](ConvCall& c) { c.c = 320, c.out_c = 5; }), "320 to 5 channels"));
   CHECK(contains(why([](ConvCall& c) { c.out_c = 323; }), "4 to 323 channels"));
   CHECK(contains(why([](ConvCall& c) { c.stride = 2; }), "pixels"));
   CHECK(contains(why([](ConvCall& c) { c.epilogue.residual = 4096; }), "more than a bias"));

@@ -12,9 +12,8 @@
 namespace sinter::cuda {
 namespace {
 
-constexpr int64_t kMostGridYz = 65535, kMostSize = 1 << 15;
-constexpr int64_t kWarp = 32, kMostWarps = 7, kVector = 8;  // elements that are read or written together
-constexpr int64_t kSharedBytesOfMost = 200 * 1024;          // of a multiprocessor
+constexpr int64_t kMostGridYz = 65535, kMostSize = 1 << 20;
+constexpr int64_t kWarp = 32, kMostWarps = 8, kVector = 8;  // elements that are read or written together
 constexpr int64_t kSharedBytesOfAll = 99 * 1024;            // of a block, on every device since 8.0 but for its reserve
 
 int64_t window(const ConvCall& c) { return int64_t(c.kernel_h) * c.kernel_w; }
@@ -24,7 +23,7 @@ bool few_inputs(const ConvCall& c) { return c.c % kVector != 0; }
 /// What the kernel is made for: so many numbers in a window, or columns of filters' pixels. 0: there is none.
 int width_of(const ConvCall& c) {
   if ((c.c % kVector == 0) == (c.out_c % kVector == 0)) return 0;
-  static constexpr std::array<int, 2> kInputs = {48, 96}, kOutputs = {32, 48};
+  static constexpr std::array<int, 2> kInputs = {48, 96}, kOutputs = {32, 40};
   for (int width : few_inputs(c) ? kInputs : kOutputs)
     if (window(c) * (few_inputs(c) ? c.c : c.out_c) <= width) return width;
   return 0;
@@ -49,6 +48,8 @@ std::string why_no_form(const ConvCall& c, const DeviceInfo& device) {
   return {};
 }
 
+int64_t blocks_of(const ConvCall& c, ThinTile t) { return c.n * divide_up(c.out_h(), t.h) * divide_up(c.out_w(), t.w); }
+
 device::ThinConvArguments arguments_of(const ConvCall& c, ThinTile tile) {
   device::ThinConvArguments a{.in = c.in, .filters = c.filters, .bias = c.epilogue.bias, .out = c.epilogue.out};
   a.h = int(c.h), a.w = int(c.w), a.c = int(c.c), a.out_c = int(c.out_c), a.out_h = int(c.out_h()), a.out_w = int(c.out_w());
@@ -57,37 +58,22 @@ device::ThinConvArguments arguments_of(const ConvCall& c, ThinTile tile) {
   return a;
 }
 
-/// Of a block of few inputs, which makes as many filters; equally many in each.
-int64_t few_inputs_threads(const ConvCall& c) {
-  const int64_t blocks = divide_up(c.out_c, device::kFewInputsMostColumns);
-  return round_up(divide_up(c.out_c, blocks), device::kFewInputsColumns);
-}
-
 int64_t shared_bytes(const ConvCall& c, ThinTile tile) {
   const device::ThinConvArguments a = arguments_of(c, tile);
-  return few_inputs(c) ? device::few_inputs_shared_bytes(a, int(few_inputs_threads(c)), width_of(c) / 16)
-                       : device::FewOutputsShared(a, width_of(c) / 16).bytes;
+  if (few_inputs(c)) return round_up(int64_t(a.patch_pixels()) * a.c * 2, 16);
+  return device::FewOutputsShared(a, width_of(c) / 8).bytes;
 }
 
 constexpr int kWide = device::kFewInputsWide;
-constexpr std::array<ThinTile, 5> kInputTiles = {{{64, kWide}, {32, kWide}, {16, kWide}, {8, kWide}, {2, kWide}}};
+constexpr std::array<ThinTile, 4> kInputTiles = {{{32, kWide}, {16, kWide}, {8, kWide}, {4, kWide}}};
 constexpr std::array<ThinTile, 6> kOutputTiles = {{{16, 32}, {16, 16}, {8, 16}, {8, 8}, {4, 8}, {1, 8}}};
 
-/// The blocks of few inputs, the tiles that those of few outputs share out.
-int64_t parts_of(const ConvCall& c, ThinTile t) {
-  const int64_t tiles = c.n * divide_up(c.out_h(), t.h) * divide_up(c.out_w(), t.w);
-  return few_inputs(c) ? tiles * divide_up(c.out_c, few_inputs_threads(c)) : tiles;
-}
-
-/// The largest tile of which every multiprocessor gets two: larger ones read filters and borders less often. But none of less
-/// than 64 pixels unless others do not fit.
+/// Larger tiles read filters and borders less often; but every multiprocessor should have one.
 ThinTile tile_of(const ConvCall& c, int multiprocessors) {
-  constexpr double kNearlyTwo = 1.8;
+  constexpr double kNearly = 0.9;
   const std::span<const ThinTile> tiles = few_inputs(c) ? std::span<const ThinTile>(kInputTiles) : kOutputTiles;
-  for (ThinTile tile : tiles) {
-    const bool enough = tile.h * tile.w <= 64 || double(parts_of(c, tile)) >= kNearlyTwo * multiprocessors;
-    if (enough && shared_bytes(c, tile) <= kSharedBytesOfAll) return tile;
-  }
+  for (ThinTile tile : tiles)
+    if (double(blocks_of(c, tile)) >= kNearly * multiprocessors && shared_bytes(c, tile) <= kSharedBytesOfAll) return tile;
   return tiles.back();
 }
 
@@ -102,8 +88,6 @@ std::string why_no_thin_conv(const ConvCall& c, const DeviceInfo& device) {
   if (c.n < 1 || c.out_h() < 1 || c.out_w() < 1) return "a convolution of nothing";
   if (c.n > kMostGridYz || std::max({c.h, c.w, c.c, c.out_c, c.out_h(), c.out_w()}) > kMostSize)
     return "too large for a convolution with few channels";
-  if (c.n * c.h * c.w * divide_up(c.c, kVector) > std::numeric_limits<int>::max())
-    return "too many pixels for a convolution with few channels";
   if ((c.in | c.filters | c.epilogue.out | c.epilogue.bias) % 16) return "addresses are no multiples of 16 bytes";
   const ThinTile least = tile_of(c, std::numeric_limits<int>::max());
   if (const int64_t bytes = shared_bytes(c, least); bytes > std::min(kSharedBytesOfAll, device.shared_bytes))
@@ -113,19 +97,18 @@ std::string why_no_thin_conv(const ConvCall& c, const DeviceInfo& device) {
 
 void thin_conv(KernelTarget& target, const ConvCall& c, ThinTile tile) {
   if (!tile.h) tile = tile_of(c, target.multiprocessors());
-  device::ThinConvArguments a = arguments_of(c, tile);
-  LaunchShape shape{.shared_bytes = uint32_t(shared_bytes(c, tile))};
+  const device::ThinConvArguments a = arguments_of(c, tile);
+  auto tiles = [](int64_t size, int tile) { return uint32_t(divide_up(size, tile)); };
+  LaunchShape shape{.grid = {tiles(a.out_w, tile.w), tiles(a.out_h, tile.h), uint32_t(c.n)}};
+  shape.shared_bytes = uint32_t(shared_bytes(c, tile));
   if (few_inputs(c)) {
-    const int64_t threads = few_inputs_threads(c), columns = divide_up(c.out_c, threads);
-    shape.block = {uint32_t(threads)};
-    shape.grid = {uint32_t(divide_up(a.out_w, tile.w) * columns), uint32_t(divide_up(a.out_h, tile.h)), uint32_t(c.n)};
+    const int64_t blocks = divide_up(c.out_c, device::kFewInputsMostColumns);
+    const auto threads = uint32_t(round_up(divide_up(c.out_c, blocks), device::kFewInputsColumns));
+    shape.block = {threads};
+    shape.grid.x *= uint32_t(divide_up(c.out_c, threads));
   } else {
-    const int64_t pixels = width_of(c) == 32 ? 32 : 16;  // that a warp takes at a time
-    const int64_t units = divide_up(a.patch_pixels(), pixels), rounds = divide_up(units, kMostWarps);
-    shape.block = {uint32_t(divide_up(units, rounds) * kWarp)};
-    a.tiles = int(parts_of(c, tile));
-    const bool two = 2 * shape.shared_bytes <= kSharedBytesOfMost;
-    shape.grid = {uint32_t(std::min<int64_t>(a.tiles, (two ? 2 : 1) * target.multiprocessors()))};
+    const int64_t products = divide_up(a.patch_pixels(), 16), rounds = divide_up(products, kMostWarps);
+    shape.block = {uint32_t(divide_up(products, rounds) * kWarp)};
   }
   target(kernel_of(c), shape, a);
 }

@@ -29,50 +29,34 @@ class FewInputs {
         column_(block_x() % column_blocks_ * threads_x() + thread_x() / 32 * kFewInputsColumns),
         first_x_(block_x() / column_blocks_ * kFewInputsWide),
         first_y_(block_y() * a_.tile_h),
-        count_(a_.taps() * a_.c),
-        all_filters_(reinterpret_cast<uint16_t*>(shared_memory())),
-        all_places_(reinterpret_cast<int*>(all_filters_ + threads_x() * count_)),
-        patch_(reinterpret_cast<uint16_t*>(all_places_ + kSteps * 16)) {}
+        patch_(reinterpret_cast<uint16_t*>(shared_memory())) {}
 
   SINTER_DEVICE_INLINE void run() {
-    copy_filters();  // which nothing in the stream writes
+    fetch_filters();  // which nothing in the stream writes
     wait_for_operands();
     copy_patch();
-    copy_async_wait<0>();
     barrier();
-    take_filters();
     for (int y = 0; y < a_.tile_h; y += 2) make(y);
   }
 
  private:
   static constexpr int kParts = kPairs ? 1 : 2;  // of a word, each with a place of its own
 
-  SINTER_DEVICE_INLINE void copy_filters() const {
-    const int first = column_ - thread_x() / 32 * kFewInputsColumns;
-    const int words = least(threads_x(), a_.out_c - first) * count_ / 8;
-    for (int i = thread_x(); i < words; i += threads_x())
-      copy_async(all_filters_ + i * 8, elements_at(a_.filters) + first * count_ + i * 8, true);
-    copy_async_commit();
-    for (int k = thread_x(); k < kSteps * 16; k += threads_x()) all_places_[k] = k < count_ ? place_of(k) : -1;
-  }
-  /// Of a window's number, from the window's first pixel.
-  SINTER_DEVICE_INLINE int place_of(int k) const {
-    const int tap = k / a_.c;
-    return (tap / a_.kernel_w * a_.patch_w() + tap % a_.kernel_w) * a_.c + k % a_.c;
-  }
-
-  SINTER_DEVICE_INLINE void take_filters() {
-    const int own = thread_x() / 32 * kFewInputsColumns, g = lane_ / 4;
+  SINTER_DEVICE_INLINE void fetch_filters() {
+    const int count = a_.taps() * a_.c, g = lane_ / 4;
     SINTER_UNROLL
     for (int s = 0; s < kSteps; ++s) {
       SINTER_UNROLL
       for (int half = 0; half < 2; ++half) {
         const int k = s * 16 + half * 8 + lane_ % 4 * 2;
         SINTER_UNROLL
-        for (int part = 0; part < kParts; ++part) places_[s][half][part] = all_places_[k + part];
+        for (int part = 0; part < kParts; ++part) places_[s][half][part] = k + part < count ? place_of(k + part) : -1;
         SINTER_UNROLL
-        for (int j = 0; j < 4; ++j)
-          filters_[s][j][half] = pair_of_filter(all_filters_ + (own + g / 2 * 8 + j * 2 + g % 2) * count_, k);
+        for (int j = 0; j < 4; ++j) {
+          const int filter = column_ + g / 2 * 8 + j * 2 + g % 2;
+          // Of filters that there are not, anything will do.
+          filters_[s][j][half] = pair_of_filter(least(filter, a_.out_c - 1) * count, k, count);
+        }
       }
     }
     SINTER_UNROLL
@@ -81,13 +65,21 @@ class FewInputs {
       bias_[i] = a_.bias && channel < a_.out_c ? number_of<kBf16>(elements_at(a_.bias)[channel]) : 0.f;
     }
   }
-  SINTER_DEVICE_INLINE uint32_t pair_of_filter(const uint16_t* filter, int k) const {
+  /// Loads without branches, so that all are under way together.
+  SINTER_DEVICE_INLINE uint32_t pair_of_filter(int first, int k, int count) const {
+    const uint16_t* all = elements_at(a_.filters);
     if constexpr (kPairs) {
-      return k < count_ ? *reinterpret_cast<const uint32_t*>(filter + k) : 0;
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(all + (k < count ? first + k : 0));
+      return k < count ? pair : 0;
     } else {
-      const uint32_t low = k < count_ ? filter[k] : 0;
-      return low | (k + 1 < count_ ? uint32_t(filter[k + 1]) << 16 : 0);
+      const uint32_t low = all[k < count ? first + k : 0], high = all[k + 1 < count ? first + k + 1 : 0];
+      return (k < count ? low : 0) | (k + 1 < count ? high << 16 : 0);
     }
+  }
+  /// Of a window's number, from the window's first pixel.
+  SINTER_DEVICE_INLINE int place_of(int k) const {
+    const int tap = k / a_.c;
+    return (tap / a_.kernel_w * a_.patch_w() + tap % a_.kernel_w) * a_.c + k % a_.c;
   }
   SINTER_DEVICE_INLINE int own_channel() const { return column_ + lane_ % 4 * 8; }
 
@@ -148,197 +140,140 @@ class FewInputs {
   }
 
   const ThinConvArguments& a_;
-  const int lane_, column_blocks_, column_, first_x_, first_y_, count_;
-  uint16_t* const all_filters_;  // of the block, as they lie in memory
-  int* const all_places_;        // of a window's numbers; none: -1
-  uint16_t* const patch_;        // [y][x][channel]
+  const int lane_, column_blocks_, column_, first_x_, first_y_;
+  uint16_t* const patch_;  // [y][x][channel]
   int places_[kSteps][2][kParts];
   uint32_t filters_[kSteps][4][2];
   float bias_[8];
 };
 
-/// Every pixel of a patch is multiplied once with all pixels of all filters, up to 16 * kTiles columns; then each result gathers
-/// its sums from the pixels around. So a pixel is read once, straight into the registers that are multiplied: which of 32
-/// channels are multiplied together is free, so a lane takes 8 that lie side by side, of one picture's pixel and of two columns.
-/// A warp takes kGroups times 8 pixels at a time; what comes next is under way meanwhile, also while results are gathered.
-template <bool kBf16, int kTiles, int kGroups>
+/// Every pixel of the patch is multiplied once with all pixels of all filters, up to 8 * kTiles columns; then each result gathers
+/// its sums from the pixels around. So a pixel is read once, straight into the registers that multiply it: which of 32 channels
+/// are multiplied together is free, so a lane takes 8 that lie side by side, of the picture and of the filters.
+template <bool kBf16, int kTiles>
 class FewOutputs {
  public:
   SINTER_DEVICE_INLINE explicit FewOutputs(const ThinConvArguments& arguments)
       : a_(arguments),
         lane_(thread_x() % 32),
         warp_(thread_x() / 32),
-        warps_(threads_x() / 32),
-        units_(divide_up(a_.patch_pixels(), 8 * kGroups)),
         columns_(a_.out_c * a_.taps()),
         plane_(FewOutputsShared(a_, kTiles).plane),
-        filters_(reinterpret_cast<uint32_t*>(shared_memory())),
+        first_x_(block_x() * a_.tile_w),
+        first_y_(block_y() * a_.tile_h),
+        filters_(reinterpret_cast<Words4*>(shared_memory())),
         sums_(reinterpret_cast<float*>(shared_memory() + FewOutputsShared(a_, kTiles).filter_bytes)) {}
 
   SINTER_DEVICE_INLINE void run() {
     copy_filters();  // which nothing in the stream writes
     wait_for_operands();
-    Source next{block_x(), warp_, 0, {}};
-    uint32_t held[kAhead][kGroups][4];
-    find(next);
-    SINTER_UNROLL
-    for (int i = 0; i < kAhead; ++i) load(next, i * kDepth, held[i]);
+    multiply_patch();
     barrier();
-    for (int tile = block_x(); tile < a_.tiles; tile += blocks_x()) {
-      multiply_patch(next, held);
-      barrier();
-      if (a_.kernel_h == 3 && a_.kernel_w == 3)
-        gather<3>(tile);
-      else
-        gather<0>(tile);
-      barrier();
-    }
+    gather();
   }
 
  private:
-  static constexpr int kDepth = 32;           // channels that four lanes hold of a pixel
-  static constexpr int kAhead = 8 / kGroups;  // so many times that are under way
+  static constexpr int kDepth = 32;  // channels that a lane's four 16-byte words of both rows make
+  static constexpr int kAhead = 4;   // so many times that are under way
 
-  /// Each thread takes some pieces of 8 channels apart, as the lanes will want them.
   SINTER_DEVICE_INLINE void copy_filters() const {
-    constexpr int kAtOnce = 4, kColumns = 16 * kTiles;
-    const int pieces = divide_up(a_.c, kDepth) * kColumns * 4;
-    SINTER_NO_UNROLL
-    for (int begin = thread_x(); begin < pieces; begin += kAtOnce * threads_x()) {
-      uint32_t words[kAtOnce][4];
-      SINTER_UNROLL
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int at = begin + i * threads_x(), column = at / 4 % kColumns, channel = at / 4 / kColumns * kDepth + at % 4 * 8;
-        const bool inside = at < pieces && column < columns_ && channel < a_.c;
-        const int place = (column % a_.out_c * a_.taps() + column / a_.out_c) * a_.c + channel;
-        load_or_zero(words[i], elements_at(a_.filters) + (inside ? place : 0), inside);
-      }
-      SINTER_UNROLL
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int at = begin + i * threads_x(), column = at / 4 % kColumns;
-        if (at >= pieces) continue;
-        uint32_t* to =
-            filters_ + (at / 4 / kColumns * 2 * kTiles + column / 16) * 128 + (column % 8 * 4 + at % 4) * 4 + column / 8 % 2;
-        SINTER_UNROLL
-        for (int w = 0; w < 4; ++w) to[w / 2 * kTiles * 128 + w % 2 * 2] = words[i][w];
-      }
+    const int words = divide_up(a_.c, kDepth) * kTiles * 32;
+    for (int i = thread_x(); i < words; i += threads_x()) {
+      const int column = i / 32 % kTiles * 8 + i % 32 / 4, channel = i / 32 / kTiles * kDepth + i % 4 * 8;
+      const bool inside = column < columns_ && channel < a_.c;
+      const int tap = column / a_.out_c, filter = column % a_.out_c;
+      const uint16_t* from = elements_at(a_.filters);
+      copy_async(filters_ + i, inside ? from + (filter * a_.taps() + tap) * a_.c + channel : from, inside);
     }
+    copy_async_commit();
   }
 
-  struct Tile {
-    int n, y, x;  // of the result's first pixel
-  };
-  SINTER_DEVICE_INLINE Tile tile_at(int tile) const {
-    const int across = divide_up(a_.out_w, a_.tile_w), down = divide_up(a_.out_h, a_.tile_h);
-    return {tile / across / down, tile / across % down * a_.tile_h, tile % across * a_.tile_w};
-  }
-
-  /// What is loaded next: of a unit of pixels, those of this lane.
+  /// What is loaded next: of the 16 pixels of a tile, those of this lane's two rows.
   struct Source {
-    int tile, unit, channel;
-    int at[kGroups];  // the lane's channels, in pieces of 8 from the first of all pictures; -1: outside
+    int tile, channel;
+    bool inside[2];
+    const uint16_t* at[2];  // the lane's channels of both pixels
   };
-  SINTER_DEVICE_INLINE void find(Source& s) const {
-    const Tile tile = tile_at(s.tile);
-    const int pixel = s.unit * 8 * kGroups + lane_ / 4;
-    int row = pixel / a_.patch_w(), column = pixel % a_.patch_w();
+  SINTER_DEVICE_INLINE Source source_of(int tile) const {
+    Source s;
+    s.tile = tile, s.channel = 0;
     SINTER_UNROLL
-    for (int i = 0; i < kGroups; ++i) {
-      const int y = tile.y - a_.pad_top + row, x = tile.x - a_.pad_left + column;
-      const bool inside = s.tile < a_.tiles && row < a_.patch_h() && y >= 0 && y < a_.h && x >= 0 && x < a_.w;
-      s.at[i] = inside ? ((tile.n * a_.h + y) * a_.w + x) * (a_.c / 8) + lane_ % 4 : -1;
-      column += 8;  // a patch is at least that wide
-      if (column >= a_.patch_w()) column -= a_.patch_w(), ++row;
+    for (int half = 0; half < 2; ++half) {
+      const int pixel = tile * 16 + half * 8 + lane_ / 4;
+      const int y = first_y_ - a_.pad_top + pixel / a_.patch_w(), x = first_x_ - a_.pad_left + pixel % a_.patch_w();
+      s.inside[half] = pixel < a_.patch_pixels() && y >= 0 && y < a_.h && x >= 0 && x < a_.w;
+      const int64_t place = s.inside[half] ? (int64_t(block_z()) * a_.h + y) * a_.w + x : 0;
+      s.at[half] = elements_at(a_.in) + place * a_.c + lane_ % 4 * 8;
     }
+    return s;
   }
-  SINTER_DEVICE_INLINE void advance(Source& s) const {
-    s.channel += kAhead * kDepth;
-    if (s.channel < a_.c) return;
-    s.channel = 0;
-    s.unit += warps_;
-    if (s.unit >= units_) s.unit = warp_, s.tile += blocks_x();
-    find(s);
-  }
-  SINTER_DEVICE_INLINE void load(const Source& s, int channel, uint32_t (&pixels)[kGroups][4]) const {
+  SINTER_DEVICE_INLINE void load(const Source& s, int channel, uint32_t (&rows)[2][4]) const {
     const bool has = s.channel + channel + lane_ % 4 * 8 < a_.c;
-    const auto* from = reinterpret_cast<const Words4*>(a_.in) + (s.channel + channel) / 8;
     SINTER_UNROLL
-    for (int i = 0; i < kGroups; ++i) load_or_zero(pixels[i], from + s.at[i], has && s.at[i] >= 0);
+    for (int half = 0; half < 2; ++half) load_or_zero(rows[half], s.at[half] + s.channel + channel, has && s.inside[half]);
   }
 
-  SINTER_DEVICE_INLINE void multiply_patch(Source& next, uint32_t (&held)[kAhead][kGroups][4]) const {
-    SINTER_NO_UNROLL
-    for (int unit = warp_; unit < units_; unit += warps_) {
-      float sums[kTiles][kGroups][4] = {};
-      SINTER_NO_UNROLL
+  SINTER_DEVICE_INLINE void multiply_patch() const {
+    const int tiles = divide_up(a_.patch_pixels(), 16), warps = threads_x() / 32;
+    Source next = source_of(warp_);
+    uint32_t held[kAhead][2][4];
+    SINTER_UNROLL
+    for (int i = 0; i < kAhead; ++i) load(next, i * kDepth, held[i]);
+    copy_async_wait<0>();
+    barrier();
+    for (int tile = warp_; tile < tiles; tile += warps) {
+      float sums[kTiles][4] = {};
       for (int channel = 0; channel < a_.c; channel += kAhead * kDepth) {
-        advance(next);
+        next.channel += kAhead * kDepth;
+        if (next.channel >= a_.c) next = source_of(next.tile + warps);
         SINTER_UNROLL
         for (int i = 0; i < kAhead; ++i) {
-          if (channel + i * kDepth < a_.c) add_products(held[i], filters_ + (channel / kDepth + i) * kTiles * 256, sums);
+          if (channel + i * kDepth < a_.c) add_products(held[i], filters_ + (channel / kDepth + i) * kTiles * 32, sums);
           load(next, i * kDepth, held[i]);
         }
       }
-      store(unit, sums);
+      store(tile, sums);
     }
   }
-  SINTER_DEVICE_INLINE void add_products(const uint32_t (&pixels)[kGroups][4], const uint32_t* filters,
-                                         float (&sums)[kTiles][kGroups][4]) const {
+  SINTER_DEVICE_INLINE void add_products(const uint32_t (&rows)[2][4], const Words4* filters, float (&sums)[kTiles][4]) const {
+    const auto &upper = rows[0], &lower = rows[1];
+    const uint32_t first[4] = {upper[0], lower[0], upper[1], lower[1]}, second[4] = {upper[2], lower[2], upper[3], lower[3]};
     SINTER_UNROLL
-    for (int step = 0; step < 2; ++step) {
-      SINTER_UNROLL
-      for (int j = 0; j < kTiles; ++j) {
-        const Words4 words = *reinterpret_cast<const Words4*>(filters + (step * kTiles + j) * 128 + lane_ * 4);
-        const uint32_t two[4] = {words[0], words[1], words[2], words[3]};
-        SINTER_UNROLL
-        for (int i = 0; i < kGroups; ++i) multiply<kBf16>(sums[j][i], two, pixels[i][step * 2], pixels[i][step * 2 + 1]);
-      }
+    for (int j = 0; j < kTiles; ++j) {
+      const Words4 filter = filters[j * 32 + lane_];
+      multiply<kBf16>(sums[j], first, filter[0], filter[1]);
+      multiply<kBf16>(sums[j], second, filter[2], filter[3]);
     }
   }
-  SINTER_DEVICE_INLINE void store(int unit, const float (&sums)[kTiles][kGroups][4]) const {
-    float* to = sums_ + lane_ / 4 * plane_ + unit * 8 * kGroups + lane_ % 4 * 2;
+  SINTER_DEVICE_INLINE void store(int tile, const float (&sums)[kTiles][4]) const {
     SINTER_UNROLL
-    for (int j = 0; j < kTiles * 2; ++j) {
-      if (lane_ / 4 + j * 8 >= columns_) continue;
-      SINTER_UNROLL
-      for (int i = 0; i < kGroups; ++i) {
-        const Words2 two = {as_bits(sums[j / 2][i][j % 2 * 2]), as_bits(sums[j / 2][i][j % 2 * 2 + 1])};
-        *reinterpret_cast<Words2*>(to + j * 8 * plane_ + i * 8) = two;
-      }
+    for (int i = 0; i < kTiles * 4; ++i) {
+      const int column = i / 4 * 8 + lane_ % 4 * 2 + i % 2;
+      if (column < columns_) sums_[column * plane_ + tile * 16 + lane_ / 4 + i % 4 / 2 * 8] = sums[i / 4][i % 4];
     }
   }
 
-  /// kSide: of the windows; 0: any.
-  template <int kSide>
-  SINTER_DEVICE_INLINE void gather(int number) const {
-    const Tile tile = tile_at(number);
-    const int tap = a_.out_c * plane_, line = a_.patch_w();
+  SINTER_DEVICE_INLINE void gather() const {
     auto* out = reinterpret_cast<uint16_t*>(a_.out);
-    SINTER_NO_UNROLL
     for (int pixel = thread_x(); pixel < a_.tile_h * a_.tile_w; pixel += threads_x()) {
       const int y = pixel / a_.tile_w, x = pixel % a_.tile_w;
-      if (tile.y + y >= a_.out_h || tile.x + x >= a_.out_w) continue;
-      const float* from = sums_ + y * line + x;
-      uint16_t* to = out + ((int64_t(tile.n) * a_.out_h + tile.y + y) * a_.out_w + tile.x + x) * a_.out_c;
-      SINTER_NO_UNROLL
-      for (int o = 0; o < a_.out_c; ++o, from += plane_) {
+      if (first_y_ + y >= a_.out_h || first_x_ + x >= a_.out_w) continue;
+      const int64_t to = ((int64_t(block_z()) * a_.out_h + first_y_ + y) * a_.out_w + first_x_ + x) * a_.out_c;
+      for (int o = 0; o < a_.out_c; ++o) {
         float sum = a_.bias ? number_of<kBf16>(elements_at(a_.bias)[o]) : 0.f;
-        if constexpr (kSide > 0) {
-          SINTER_UNROLL
-          for (int i = 0; i < kSide * kSide; ++i) sum += from[i * tap + i / kSide * line + i % kSide];
-        } else {
-          for (int i = 0; i < a_.kernel_h; ++i)
-            for (int j = 0; j < a_.kernel_w; ++j) sum += from[(i * a_.kernel_w + j) * tap + i * line + j];
+        const float* from = sums_ + o * plane_ + y * a_.patch_w() + x;
+        for (int i = 0; i < a_.kernel_h; ++i) {
+          for (int j = 0; j < a_.kernel_w; ++j) sum += from[(i * a_.kernel_w + j) * a_.out_c * plane_ + i * a_.patch_w() + j];
         }
-        to[o] = uint16_t(pair_of<kBf16>(sum, 0.f));
+        out[to + o] = uint16_t(pair_of<kBf16>(sum, 0.f));
       }
     }
   }
 
   const ThinConvArguments& a_;
-  const int lane_, warp_, warps_, units_, columns_, plane_;
-  uint32_t* const filters_;  // [channel / 32][half of its products][16 columns][lane]: the lane's four words of both
-  float* const sums_;        // [column][pixel]
+  const int lane_, warp_, columns_, plane_, first_x_, first_y_;
+  Words4* const filters_;  // [channel / 32][tile][lane]: 8 channels of one column
+  float* const sums_;      // [column][pixel]
 };
 
 }  // namespace sinter::device
@@ -351,6 +286,6 @@ class FewOutputs {
   SINTER_THIN_CONV_FORM(type, few_inputs_48_odd, FewInputs<bf16, 3, false>) \
   SINTER_THIN_CONV_FORM(type, few_inputs_96, FewInputs<bf16, 6, true>)      \
   SINTER_THIN_CONV_FORM(type, few_inputs_96_odd, FewInputs<bf16, 6, false>) \
-  SINTER_THIN_CONV_FORM(type, few_outputs_32, FewOutputs<bf16, 2, 4>)       \
-  SINTER_THIN_CONV_FORM(type, few_outputs_48, FewOutputs<bf16, 3, 2>)       \
+  SINTER_THIN_CONV_FORM(type, few_outputs_32, FewOutputs<bf16, 4>)          \
+  SINTER_THIN_CONV_FORM(type, few_outputs_40, FewOutputs<bf16, 5>)          \
   }
