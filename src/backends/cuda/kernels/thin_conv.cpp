@@ -12,7 +12,7 @@
 namespace sinter::cuda {
 namespace {
 
-constexpr int64_t kMostGridYz = 65535, kMostSize = 1 << 20;
+constexpr int64_t kMostGridYz = 65535, kMostSize = 1 << 15;
 constexpr int64_t kWarp = 32, kMostWarps = 8, kVector = 8;  // elements that are read or written together
 constexpr int64_t kSharedBytesOfAll = 99 * 1024;            // of a block, on every device since 8.0 but for its reserve
 
@@ -48,14 +48,23 @@ std::string why_no_form(const ConvCall& c, const DeviceInfo& device) {
   return {};
 }
 
-int64_t blocks_of(const ConvCall& c, ThinTile t) { return c.n * divide_up(c.out_h(), t.h) * divide_up(c.out_w(), t.w); }
-
 device::ThinConvArguments arguments_of(const ConvCall& c, ThinTile tile) {
   device::ThinConvArguments a{.in = c.in, .filters = c.filters, .bias = c.epilogue.bias, .out = c.epilogue.out};
   a.h = int(c.h), a.w = int(c.w), a.c = int(c.c), a.out_c = int(c.out_c), a.out_h = int(c.out_h()), a.out_w = int(c.out_w());
   a.kernel_h = c.kernel_h, a.kernel_w = c.kernel_w, a.pad_top = c.pad_top, a.pad_left = c.pad_left;
   a.tile_h = tile.h, a.tile_w = tile.w;
   return a;
+}
+
+/// Of a block of few inputs, which makes as many filters; about equally many in each.
+int64_t few_inputs_threads(const ConvCall& c) {
+  const int64_t blocks = divide_up(c.out_c, device::kFewInputsMostColumns);
+  return round_up(divide_up(c.out_c, blocks), device::kFewInputsColumns);
+}
+
+int64_t blocks_of(const ConvCall& c, ThinTile t) {
+  const int64_t tiles = c.n * divide_up(c.out_h(), t.h) * divide_up(c.out_w(), t.w);
+  return few_inputs(c) ? tiles * divide_up(c.out_c, few_inputs_threads(c)) : tiles;
 }
 
 int64_t shared_bytes(const ConvCall& c, ThinTile tile) {
@@ -65,15 +74,18 @@ int64_t shared_bytes(const ConvCall& c, ThinTile tile) {
 }
 
 constexpr int kWide = device::kFewInputsWide;
-constexpr std::array<ThinTile, 4> kInputTiles = {{{32, kWide}, {16, kWide}, {8, kWide}, {4, kWide}}};
+constexpr std::array<ThinTile, 3> kInputTiles = {{{32, kWide}, {16, kWide}, {8, kWide}}};
 constexpr std::array<ThinTile, 6> kOutputTiles = {{{16, 32}, {16, 16}, {8, 16}, {8, 8}, {4, 8}, {1, 8}}};
 
-/// Larger tiles read filters and borders less often; but every multiprocessor should have one.
+/// The largest tile of which every multiprocessor gets two: larger ones read filters and borders less often. But of those whose
+/// shared memory suffices, none of less than 64 pixels.
 ThinTile tile_of(const ConvCall& c, int multiprocessors) {
-  constexpr double kNearly = 0.9;
+  constexpr double kNearlyTwo = 1.8;
   const std::span<const ThinTile> tiles = few_inputs(c) ? std::span<const ThinTile>(kInputTiles) : kOutputTiles;
-  for (ThinTile tile : tiles)
-    if (double(blocks_of(c, tile)) >= kNearly * multiprocessors && shared_bytes(c, tile) <= kSharedBytesOfAll) return tile;
+  for (ThinTile tile : tiles) {
+    const bool enough = tile.h * tile.w <= 64 || double(blocks_of(c, tile)) >= kNearlyTwo * multiprocessors;
+    if (enough && shared_bytes(c, tile) <= kSharedBytesOfAll) return tile;
+  }
   return tiles.back();
 }
 
@@ -102,8 +114,7 @@ void thin_conv(KernelTarget& target, const ConvCall& c, ThinTile tile) {
   LaunchShape shape{.grid = {tiles(a.out_w, tile.w), tiles(a.out_h, tile.h), uint32_t(c.n)}};
   shape.shared_bytes = uint32_t(shared_bytes(c, tile));
   if (few_inputs(c)) {
-    const int64_t blocks = divide_up(c.out_c, device::kFewInputsMostColumns);
-    const auto threads = uint32_t(round_up(divide_up(c.out_c, blocks), device::kFewInputsColumns));
+    const auto threads = uint32_t(few_inputs_threads(c));
     shape.block = {threads};
     shape.grid.x *= uint32_t(divide_up(c.out_c, threads));
   } else {
