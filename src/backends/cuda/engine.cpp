@@ -7,6 +7,7 @@
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
+#include "backends/cuda/thin_conv_steps.h"
 #include "backends/cuda/upload.h"
 #include "backends/cuda/weights.h"
 #include "compiler/kernel/code_generator.h"
@@ -109,6 +110,9 @@ void Engine::begin_modules(const Program& program) const {
   for (const Step& step : program.steps) {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
+    if (const auto* conv = std::get_if<ConvStep>(&step))
+      if (const std::string module = thin_conv_module(*conv, context_.device()); !module.empty())
+        vendor_.kernels()->begin(module);
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;
