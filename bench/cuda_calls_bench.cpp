@@ -19,6 +19,7 @@
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/kernels/thin_conv.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "backends/cuda/kernels/tile_window.h"
 #include "base/error.h"
@@ -555,6 +556,57 @@ void windows(Bench& b) {
   }
 }
 
+// Convolutions of few channels by our kernels, as they choose their tiles and with others, against cuDNN's fastest. All take
+// turns.
+
+void thin_row(Bench& b, Kernels& kernels, const char* name, int64_t n, int64_t size, int64_t c, int64_t out_c,
+              const std::vector<ThinTile>& tiles) {
+  const std::string label = fmt::format("thin {} {} {}->{} at {}", name, n, c, out_c, size);
+  if (!b.wanted(label)) return;
+  KernelStream target(kernels, b.stream);
+  const ConvShape shape = conv(n, size, c, out_c);
+  const int64_t pixels = n * size * size;
+  DeviceMemory in = b.random(pixels * c, shape.type), weights = b.random(out_c * 9 * c, shape.type),
+               bias = b.random(out_c, shape.type), out = b.random(pixels * out_c, shape.type);
+  ConvBuffers buffers{.in = in.address(), .weights = weights.address(), .out = out.address(), .bias = bias.address()};
+  ConvCall own{.n = n, .h = size, .w = size, .c = c, .out_c = out_c};
+  own.in = buffers.in, own.filters = buffers.weights, own.epilogue.out = buffers.out;
+  own.epilogue.bias = buffers.bias, own.epilogue.bias_type = shape.type;
+  TuneOn<ConvBuffers> on{b.stream, buffers, b.workspace};
+  auto theirs = plan_conv(b.vendor, shape, &on);
+  const std::string why = why_no_thin_conv(own, b.context.device());
+  if (!theirs || !why.empty()) return print_absence(label, theirs.why_none + why);
+  auto call = theirs->bind(buffers, b.workspace);
+  std::vector<std::function<void()>> candidates = {[&] { call->launch(b.stream); }, [&] { thin_conv(target, own); }};
+  for (ThinTile tile : tiles) candidates.push_back([&, tile] { thin_conv(target, own, tile); });
+  const std::vector<double> times = time_candidates(b.context, b.stream, candidates);
+  fmt::print("{:<36}{:>9.1f}{:>9.1f}{:>8.2f}{:>9.0f}  ", label, times[0], times[1], times[0] / times[1],
+             double(pixels * (c + out_c) * 2) / times[1] * 1e-3);
+  for (size_t i = 2; i < times.size(); ++i) {
+    const ThinTile& tile = tiles[i - 2];
+    fmt::print(" {}x{}: {:.1f}", tile.h, tile.w, times[i]);
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+void thin_convs(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<36}{:>9}{:>9}{:>8}{:>9}\n", "3x3 of few channels: us", "cuDNN", "own", "gain", "GB/s");
+  const std::vector<ThinTile> inputs = {{32, 8}, {16, 8}, {8, 8}, {4, 8}};
+  const std::vector<ThinTile> outputs = {{16, 32}, {16, 16}, {8, 16}, {8, 8}, {4, 8}};
+  auto row = [&](const auto&... what) { guarded("thin", [&] { thin_row(b, kernels, what...); }); };
+  row("sd15", 2, 64, 4, 320, inputs);
+  row("sdxl", 2, 128, 4, 320, inputs);
+  row("inpainting", 2, 64, 9, 320, inputs);
+  row("decoder", 1, 128, 4, 512, inputs);
+  row("encoder", 1, 1024, 3, 128, inputs);
+  row("sd15", 2, 64, 320, 4, outputs);
+  row("sdxl", 2, 128, 320, 4, outputs);
+  row("decoder", 1, 512, 128, 3, outputs);
+  row("decoder", 1, 1024, 128, 3, std::vector<ThinTile>{{32, 32}, {24, 32}, {16, 48}, {16, 32}, {16, 16}, {8, 32}, {8, 16}});
+}
+
 int run(int argc, char** argv) {
   int device = 0, at = 1;
   bool quick = false;
@@ -585,6 +637,7 @@ int run(int argc, char** argv) {
   prompts(b);
   convs(b);
   windows(b);
+  thin_convs(b);
   return 0;
 }
 

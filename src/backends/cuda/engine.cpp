@@ -8,6 +8,7 @@
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
+#include "backends/cuda/thin_conv_steps.h"
 #include "backends/cuda/upload.h"
 #include "backends/cuda/weights.h"
 #include "compiler/kernel/code_generator.h"
@@ -113,9 +114,11 @@ void Engine::begin_modules(const Program& program) const {
   for (const Step& step : program.steps) {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
-    if (const auto* conv = std::get_if<ConvStep>(&step))
-      for (const std::string& module : tile_window_modules(conv->in_type, conv->doubled, context_.device()))
-        vendor_.kernels()->begin(module);
+    if (const auto* conv = std::get_if<ConvStep>(&step)) {
+      const std::string thin = thin_conv_module(*conv, context_.device());
+      const std::vector<std::string> windows = tile_window_modules(conv->in_type, conv->doubled, context_.device());
+      for (const std::string& module : thin.empty() ? windows : std::vector{thin}) vendor_.kernels()->begin(module);
+    }
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;

@@ -55,6 +55,8 @@ class LaunchBuilder {
   void add_step(const Instance& in, const RowStep& step);
   void add_step(const Instance& in, const LinearStep& step);
   void add_step(const Instance& in, const ConvStep& step);
+  /// By the kernels for few channels; false, and nothing is added, where they do not make it.
+  bool add_thin_conv(const Instance& in, const ConvStep& step);
   void add_step(const Instance& in, const MatmulStep& step);
   void add_step(const Instance& in, const AttentionStep& step);
   void add_step(const Instance& in, const GroupStatsStep& step);

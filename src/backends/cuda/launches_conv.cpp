@@ -30,6 +30,7 @@ int64_t scratch_bytes(const ConvStep& step, const Bindings& bindings, const Engi
 }
 
 void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
+  if (add_thin_conv(in, step)) return;
   const VendorTail& tail = *step.tail;
   ConvShape shape;
   shape.n = in(step.n), shape.c = step.c, shape.out_c = step.out_c, shape.type = step.in_type;

@@ -16,19 +16,6 @@ SINTER_DEVICE_INLINE T* head_of(const HeadsArguments& a) {
   return reinterpret_cast<T*>(a.base) + block_z() * a.b + block_y() * a.h;
 }
 
-template <bool kBf16>
-SINTER_DEVICE_INLINE void multiply(float (&c)[4], const uint32_t (&x)[4], uint32_t b0, uint32_t b1) {
-  if constexpr (kBf16)
-    multiply_bf16(c, x, b0, b1);
-  else
-    multiply_f16(c, x, b0, b1);
-}
-
-template <bool kBf16>
-SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
-  return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high);
-}
-
 /// Products of 16 queries with kTiles times 8 keys, both in shared memory, rows kPitch apart; added to `scores`.
 template <bool kBf16, int kD, int kPitch, int kTiles>
 SINTER_DEVICE_INLINE void add_products(const uint16_t* queries, const uint16_t* keys, float (&scores)[kTiles][4]) {

@@ -133,4 +133,19 @@ SINTER_DEVICE_INLINE float warp_max(float value) {
   return value;
 }
 
+/// multiply_bf16() or multiply_f16().
+template <bool kBf16>
+SINTER_DEVICE_INLINE void multiply(float (&c)[4], const uint32_t (&x)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (kBf16)
+    multiply_bf16(c, x, b0, b1);
+  else
+    multiply_f16(c, x, b0, b1);
+}
+
+/// Two values as a word: the first in the low half.
+template <bool kBf16>
+SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
+  return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high);
+}
+
 }  // namespace sinter::device

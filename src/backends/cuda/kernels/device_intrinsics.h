@@ -148,6 +148,18 @@ SINTER_DEVICE_INLINE void read_of_cluster(float (&out)[4], const void* shared, [
 #endif
 }
 
+/// 16 bytes of global memory, at a multiple of that; where not `inside`, zeros, and nothing is read.
+SINTER_DEVICE_INLINE void load_or_zero(uint32_t (&out)[4], const void* global, bool inside) {
+  uint64_t address;
+  asm("cvta.to.global.u64 %0, %1;" : "=l"(address) : "l"(global));
+  asm volatile(
+      "{ .reg .pred inside; setp.ne.s32 inside, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0; "
+      "@inside ld.global.v4.b32 {%0, %1, %2, %3}, [%4]; }"
+      : "=&r"(out[0]), "=&r"(out[1]), "=&r"(out[2]), "=&r"(out[3])
+      : "l"(address), "r"(int(inside))
+      : "memory");
+}
+
 /// Starts copying 16 bytes to shared memory, both aligned to 16; where not `inside`, zeros are written and nothing is read.
 SINTER_DEVICE_INLINE void copy_async(void* shared, const void* global, bool inside) {
   const int bytes = inside ? 16 : 0;

@@ -90,6 +90,10 @@ uint16_t float_to_f16_bits(float value);
 uint32_t floats_to_bf16_pair(float low, float high);
 uint32_t floats_to_f16_pair(float low, float high);
 
+inline void load_or_zero(uint32_t (&out)[4], const void* global, bool inside) {
+  for (int i = 0; i < 4; ++i) out[i] = inside ? static_cast<const uint32_t*>(global)[i] : 0;
+}
+
 /// Copies at once, but into shared memory only when the group is waited for: a missing wait shows.
 void copy_async(void* shared, const void* global, bool inside);
 void copy_async_commit();

@@ -22,10 +22,6 @@ template <bool kBf16>
 SINTER_DEVICE_INLINE float high_of(uint32_t pair) {
   return kBf16 ? as_float(pair & 0xffff0000u) : f16_bits_to_float(uint16_t(pair >> 16));
 }
-template <bool kBf16>
-SINTER_DEVICE_INLINE uint32_t pair_of(float low, float high) {
-  return kBf16 ? floats_to_bf16_pair(low, high) : floats_to_f16_pair(low, high);
-}
 
 /// Where the rows of `a` come from and those of the results go: here from and to matrices. A tile begins at `row`, a multiple of
 /// its rows, counted through all tiles.
