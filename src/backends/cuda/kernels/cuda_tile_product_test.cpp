@@ -214,9 +214,9 @@ TestDevice* hopper_device() {
 /// The maps that emulated copies read.
 TileProduct emulated_product(const TileProductCall& c, int form, int multiprocessors) {
   TileProduct made = tile_product_without_maps(c, form, multiprocessors);
-  const device::EmulatedMap a{c.a, c.m, c.k, c.a_stride, device::kTileRows};
+  const device::EmulatedMap a{c.a, c.m, c.k, c.a_stride, device::kTileRows, false};
   const device::EmulatedMap weights{c.weights, c.gated ? 2 * c.n : c.n, c.k, c.weights_stride,
-                                    tile_forms()[size_t(form)].columns / 2};
+                                    tile_forms()[size_t(form)].columns / 2, c.early_weights};
   std::memcpy(made.maps.a, &a, sizeof a);
   std::memcpy(made.maps.weights, &weights, sizeof weights);
   return made;
@@ -262,6 +262,8 @@ TEST_CASE("emulated tile products of every form and epilogue agree with sums in 
     call.gated = tile_forms()[size_t(form)].gated;
     call.out_stride = 336, call.residual_stride = 344, call.a_stride = 464;
     check_product(target, call, form, true, !call.gated);
+    call.early_weights = true;
+    check_product(target, call, form, true, false);
     call.m = 7, call.n = 168, call.k = 40, call.scale = 0.5f, call.gelu = !call.gated;
     check_product(target, call, form, true, false);
   }
