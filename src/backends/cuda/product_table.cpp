@@ -10,9 +10,7 @@
 namespace sinter::cuda {
 namespace {
 
-int factor_type(DType type) {
-  return type == DType::f16 ? device::kF16 : type == DType::bf16 ? device::kBf16 : device::kF32;
-}
+int factor_type(DType type) { return type == DType::f16 ? device::kF16 : type == DType::bf16 ? device::kBf16 : device::kF32; }
 
 }  // namespace
 

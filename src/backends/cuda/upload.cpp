@@ -120,9 +120,8 @@ void Uploader::grow(Staging& staging, int64_t bytes) {
   if (staging.memory.bytes() >= bytes) return;
   finish();
   staging.memory = {};
-  engine_.with_enough_memory([&] {
-    staging.memory = DeviceMemory(engine_.context(), round_up(bytes, kStagingStep), "a weight on its way");
-  });
+  engine_.with_enough_memory(
+      [&] { staging.memory = DeviceMemory(engine_.context(), round_up(bytes, kStagingStep), "a weight on its way"); });
 }
 
 void Uploader::expect(int64_t bytes) {

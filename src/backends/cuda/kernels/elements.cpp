@@ -9,8 +9,8 @@
 namespace sinter::cuda {
 namespace {
 
-constexpr int64_t kWide = 8;  // elements of a thread, as in elements.device.cpp
-constexpr int64_t kHeld = 4;  // vectors of a thread that quantise_rows holds
+constexpr int64_t kWide = 8;         // elements of a thread, as in elements.device.cpp
+constexpr int64_t kHeld = 4;         // vectors of a thread that quantise_rows holds
 constexpr int64_t kProductRows = 4;  // of a thread that adds products, as there
 constexpr int64_t kThreads = 256;
 constexpr int64_t kMostThreads = 1024;

@@ -169,8 +169,8 @@ SINTER_DEVICE_KERNEL(elements__add_products, void* weight, int type, int64_t row
     float sums[kProductRows][kWide] = {};
     auto multiply = [&](auto one) SINTER_INLINE_LAMBDA {
       using T = decltype(one);
-      row_products(reinterpret_cast<const T*>(table + product.up), reinterpret_cast<const T*>(table + product.down), product.inner,
-                   first - product.begin, product.end - product.begin - 1, columns, column, valid, sums);
+      row_products(reinterpret_cast<const T*>(table + product.up), reinterpret_cast<const T*>(table + product.down),
+                   product.inner, first - product.begin, product.end - product.begin - 1, columns, column, valid, sums);
     };
     if (product.type == kF16)
       multiply(F16());
