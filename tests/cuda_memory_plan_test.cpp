@@ -15,7 +15,6 @@ struct GpuRuns {
   TinyModel& tiny = TinyModel::get();
   std::string model = (tiny.folder / "half.safetensors").string();
   std::string vocabulary = (vocabulary_folder(tiny.model) / "clip").string();
-
   std::string lora = (tiny.folder / "lora.safetensors").string();
 
   GpuRuns() {
@@ -58,7 +57,7 @@ TEST_CASE("device memory is planned within 1 %, and kept within a budget by stre
     CAPTURE(c.name);
     std::vector<std::string> words = c.words;
     double budget = c.budget.empty() ? 1e12 : std::stod(c.budget) * whole;
-    if (whole > 0) words.insert(words.end(), {"--vram-budget", fmt::format("{:.0f}M", budget / 1e6)});
+    if (!c.budget.empty()) words.insert(words.end(), {"--vram-budget", fmt::format("{:.0f}M", budget / 1e6)});
     json memory = runs.memory(words);
     if (whole == 0) whole = planned(memory);
     INFO(fmt::format("{:.0f} MB planned, {:.0f} measured, {} blocks streamed", planned(memory) / 1e6, measured(memory) / 1e6,
