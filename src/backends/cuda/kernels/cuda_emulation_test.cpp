@@ -337,6 +337,8 @@ void warp_add_words(int32_t* values, int count) {
   std::copy(sums.begin(), sums.end(), values);
 }
 
+float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
+float rounded_product(float a, float b) { return a * b; }
 float larger(float a, float b) { return std::fmax(a, b); }
 float exp2_fast(float x) { return std::exp2(x); }
 float reciprocal_fast(float x) { return 1.f / x; }

@@ -77,6 +77,8 @@ inline int32_t warp_min(int32_t value) {
   return value;
 }
 
+float fused_multiply_add(float a, float b, float c);
+float rounded_product(float a, float b);
 float larger(float a, float b);
 float exp2_fast(float x);
 float reciprocal_fast(float x);
