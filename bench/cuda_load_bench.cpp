@@ -39,23 +39,29 @@ void write_weights(const std::string& path, const std::vector<WeightUse>& uses) 
   });
 }
 
-/// Random changes of rank 16 to every linear layer of attentions and feed-forward layers.
-std::shared_ptr<const LoraFile> random_lora(const std::vector<WeightUse>& uses) {
-  constexpr int64_t kRank = 16;
+/// Random changes in f16 to every linear layer of attentions and feed-forward layers.
+std::shared_ptr<const LoraFile> random_lora(const std::vector<WeightUse>& uses, int64_t rank) {
+  constexpr int64_t kBlock = 1 << 25;
   auto file = std::make_shared<LoraFile>();
-  file->identity = Hasher().add("random LoRA").digest();
+  file->identity = Hasher().add("random LoRA").add(rank).digest();
+  Tensor floats(DType::f32, {kBlock});
   uint32_t state = 5;
+  for (float& x : floats.f32()) state = state * 1664525 + 1013904223, x = float(int32_t(state)) * 0x1p-31f * 0.1f;
+  const Tensor block = floats.to(DType::f16);
+  int64_t at = 0;
   auto random = [&](int64_t rows, int64_t columns) {
-    Tensor t(DType::f32, {rows, columns});
-    for (float& x : t.f32()) state = state * 1664525 + 1013904223, x = float(int32_t(state)) * 0x1p-31f * 0.1f;
-    return t;
+    if (at + rows * columns > kBlock) at = 0;
+    at += rows * columns;
+    return block.rows(at - rows * columns, at).reshaped({rows, columns});
   };
   for (const WeightUse& use : uses) {
     auto shape = constant_shape(use);
     if (shape.size() != 2 || use.name.find("embed") != std::string::npos || use.name.find("_in.") != std::string::npos) continue;
     LoraPatch patch;
     patch.place = {.component = Component::Denoiser, .weight = use.name, .shape = shape, .begin = 0, .rows = shape[0]};
-    patch.change = LowRankChange{.up = random(shape[0], kRank), .down = random(kRank, shape[1]), .mid = {}};
+    Tensor up = random(shape[0], rank), down = random(rank, shape[1]);
+    patch.change = LowRankChange{.up = up, .down = down, .mid = {}};
+    patch.scale = 16 / double(rank);
     file->patches.push_back(std::move(patch));
   }
   return file;
@@ -97,15 +103,20 @@ class Denoiser {
   int64_t bytes() const { return bound_->bytes(); }
   const CompileReport& report() const { return report_; }
 
-  /// Seconds.
-  double load(const LoraStack& loras = {}) {
+  /// Seconds. `on_host`: as for LoRAs that a device cannot add.
+  double load(const LoraStack& loras = {}, bool on_host = false) {
     double begin = now();
     auto read = [&](const std::string& name) {
       Tensor tensor = weights_.load(name);
-      if (!loras.changes(Component::Denoiser, name)) return tensor;
       return loras.apply(Component::Denoiser, name, tensor, engine_.pool(), tensor.dtype());  // as ImageModel does
     };
-    bound_->load(read, [&](const std::string& name) { weights_.drop(name); });
+    auto changed = [&](const std::string& name) -> std::optional<ChangedWeight> {
+      Tensor tensor = weights_.load(name);
+      auto products = loras.products(Component::Denoiser, name, tensor);
+      if (!products || on_host) return {};
+      return ChangedWeight{std::move(tensor), std::move(*products)};
+    };
+    bound_->load({read, {}, changed}, [&](const std::string& name) { weights_.drop(name); });
     return now() - begin;
   }
   void unload() { bound_->unload(); }
@@ -127,22 +138,36 @@ class Denoiser {
   std::map<std::string, Tensor> inputs_;
 };
 
-/// Seconds until a step with this LoRA is done, and whether that step differs.
-nlohmann::json change_lora(cuda::Engine& engine, Denoiser& denoiser, const std::shared_ptr<const LoraFile>& file,
-                           double strength) {
-  std::set<std::string> names;
-  for (const LoraPatch& patch : file->patches) names.insert(patch.place.weight);
-  Tensor before = denoiser.step();
-  uint64_t missed = misses(engine.cache());
-  double begin = now();
-  LoraStack stack({{.file = file, .model_strength = strength}});
-  denoiser.forget(names);
-  denoiser.load(stack);
-  Tensor after = denoiser.step();
-  double seconds = now() - begin;
-  double difference = relative_error(after.to(DType::f32), before.to(DType::f32));
-  return {{"seconds", seconds}, {"compiles", misses(engine.cache()) - missed}, {"changed", difference > 1e-4}};
-}
+/// Changes to one LoRA after another, and what that takes.
+class LoraChanges {
+ public:
+  LoraChanges(cuda::Engine& engine, Denoiser& denoiser) : engine_(engine), denoiser_(denoiser), last_(denoiser.step()) {}
+
+  /// Seconds until a step with this LoRA is done, and whether that step differs from the one before.
+  nlohmann::json change(const std::shared_ptr<const LoraFile>& file, double strength, bool on_host = false) {
+    std::set<std::string> names;
+    for (const LoraPatch& patch : file->patches) names.insert(patch.place.weight);
+    uint64_t missed = misses(engine_.cache());
+    double begin = now();
+    LoraStack stack({{.file = file, .model_strength = strength}});
+    denoiser_.forget(names);
+    const double loaded = denoiser_.load(stack, on_host);
+    Tensor after = denoiser_.step();
+    double seconds = now() - begin;
+    double difference = relative_error(after.to(DType::f32), last_.to(DType::f32));
+    last_ = after;
+    return {{"seconds", seconds},
+            {"load_s", loaded},
+            {"compiles", misses(engine_.cache()) - missed},
+            {"changed", difference > 1e-4},
+            {"same", difference == 0}};
+  }
+
+ private:
+  cuda::Engine& engine_;
+  Denoiser& denoiser_;
+  Tensor last_;
+};
 
 void bench(const std::string& name, const std::string& path, const std::string& json) {
   Cache cache(CacheOptions::from_environment());
@@ -163,8 +188,10 @@ void bench(const std::string& name, const std::string& path, const std::string& 
   denoiser.unload();
   const double second_load = denoiser.load();
   const double pinned = pinned_rate(engine);
-  auto lora = random_lora(uses);
-  nlohmann::json added = change_lora(engine, denoiser, lora, 0.8), stronger = change_lora(engine, denoiser, lora, 1.0);
+  auto lora = random_lora(uses, 16);
+  LoraChanges changes(engine, denoiser);
+  nlohmann::json added = changes.change(lora, 0.8), stronger = changes.change(lora, 1.0),
+                 by_host = changes.change(lora, 1.0, true), wide = changes.change(random_lora(uses, 128), 1.0);
 
   const double bytes = double(denoiser.bytes());
   nlohmann::json line = {{"what", "load"},
@@ -181,14 +208,18 @@ void bench(const std::string& name, const std::string& path, const std::string& 
                          {"pinned_gbps", pinned * 1e-9},
                          {"lora_weights", lora->patches.size()},
                          {"lora", added},
-                         {"lora_strength", stronger}};
+                         {"lora_strength", stronger},
+                         {"lora_by_host", by_host},
+                         {"lora_rank_128", wide}};
   fmt::print("{} weights, {:.2f} GB from the page cache: {:.1f} GB/s, again {:.1f} GB/s; page-locked memory {:.1f} GB/s\n", name,
              bytes * 1e-9, bytes / first_load * 1e-9, bytes / second_load * 1e-9, pinned * 1e-9);
   fmt::print("  first step {:.2f} s after the start of the process, loading {:.2f} s of it\n", first_step, first_load);
-  for (const auto& [what, change] : {std::pair{"a LoRA", added}, {"another strength", stronger}})
+  for (const auto& [what, change] : {std::pair{"a LoRA", added}, {"another strength", stronger}, {"one of rank 128", wide}})
     fmt::print("  {} for {} weights: {:.2f} s to the end of a step, {} programs compiled{}\n", what, lora->patches.size(),
                change["seconds"].get<double>(), change["compiles"].get<int>(),
                change["changed"].get<bool>() ? "" : "; THE RESULT DID NOT CHANGE");
+  fmt::print("  merged by the host: {:.2f} s{}\n", by_host["seconds"].get<double>(),
+             by_host["same"].get<bool>() ? ", the same step" : "; THE STEP IS ANOTHER");
   append_line(json, line.dump());
 }
 

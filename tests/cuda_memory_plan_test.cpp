@@ -15,8 +15,13 @@ struct GpuRuns {
   TinyModel& tiny = TinyModel::get();
   std::string model = (tiny.folder / "half.safetensors").string();
   std::string vocabulary = (vocabulary_folder(tiny.model) / "clip").string();
+  std::string lora = (tiny.folder / "lora.safetensors").string();
 
-  GpuRuns() { write_sparse_checkpoint(model, half_sd15(), DType::f16); }
+  GpuRuns() {
+    const Shapes shapes = half_sd15();
+    write_sparse_checkpoint(model, shapes, DType::f16);
+    write_sparse_checkpoint(lora, attention_lora(shapes), DType::f16);
+  }
 
   std::vector<std::string> words(std::vector<std::string> more) const {
     more.insert(more.end(),
@@ -41,13 +46,18 @@ TEST_CASE("device memory is planned within 1 %, and kept within a budget by stre
   struct Case {
     std::string name, budget;
     bool streams;
+    std::vector<std::string> words = {};
   };
   double whole = 0;
-  for (const Case& c : {Case{"all of it", "", false}, {"some blocks", "0.9", true}, {"more blocks", "0.7", true}}) {
+  for (const Case& c : {Case{"all of it", "", false},
+                        {"some blocks", "0.9", true},
+                        {"more blocks", "0.7", true},
+                        Case{"a LoRA", "", false, {"--lora", runs.lora}},
+                        Case{"a LoRA and some blocks", "0.9", true, {"--lora", runs.lora}}}) {
     CAPTURE(c.name);
-    std::vector<std::string> words;
+    std::vector<std::string> words = c.words;
     double budget = c.budget.empty() ? 1e12 : std::stod(c.budget) * whole;
-    if (whole > 0) words = {"--vram-budget", fmt::format("{:.0f}M", budget / 1e6)};
+    if (!c.budget.empty()) words.insert(words.end(), {"--vram-budget", fmt::format("{:.0f}M", budget / 1e6)});
     json memory = runs.memory(words);
     if (whole == 0) whole = planned(memory);
     INFO(fmt::format("{:.0f} MB planned, {:.0f} measured, {} blocks streamed", planned(memory) / 1e6, measured(memory) / 1e6,

@@ -43,4 +43,18 @@ inline Shapes half_sd15() {
   return shapes;
 }
 
+/// A LoRA of rank 16 for all linear layers of attention in the U-Net.
+inline Shapes attention_lora(const Shapes& model) {
+  constexpr int64_t kRank = 16;
+  const std::string prefix = "model.", end = ".weight";
+  Shapes lora;
+  for (const auto& [name, shape] : model) {
+    if (name.find("transformer_blocks") == name.npos || !name.ends_with(end) || shape.size() != 2) continue;
+    std::string module = name.substr(prefix.size(), name.size() - prefix.size() - end.size());
+    lora[module + ".lora_up.weight"] = {shape[0], kRank};
+    lora[module + ".lora_down.weight"] = {kRank, shape[1]};
+  }
+  return lora;
+}
+
 }  // namespace sinter

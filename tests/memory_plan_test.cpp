@@ -7,24 +7,6 @@
 using namespace sinter;
 using nlohmann::json;
 
-namespace {
-
-/// A LoRA of rank 16 for all linear layers of attention in the U-Net.
-Shapes lora_for(const Shapes& model) {
-  constexpr int64_t kRank = 16;
-  const std::string prefix = "model.", end = ".weight";
-  Shapes lora;
-  for (const auto& [name, shape] : model) {
-    if (!has(name, "transformer_blocks") || !name.ends_with(end) || shape.size() != 2) continue;
-    std::string module = name.substr(prefix.size(), name.size() - prefix.size() - end.size());
-    lora[module + ".lora_up.weight"] = {shape[0], kRank};
-    lora[module + ".lora_down.weight"] = {kRank, shape[1]};
-  }
-  return lora;
-}
-
-}  // namespace
-
 TEST_CASE("the measured peak is the planned one and the program itself, within 2 %") {
 #if defined(__SANITIZE_ADDRESS__)
   MESSAGE("skipped: the sanitizer's own memory is measured too");
@@ -33,7 +15,7 @@ TEST_CASE("the measured peak is the planned one and the program itself, within 2
   Shapes shapes = half_sd15();
   std::string model = (tiny.folder / "half.safetensors").string(), lora = (tiny.folder / "lora.safetensors").string();
   write_sparse_checkpoint(model, shapes, DType::f16);
-  write_sparse_checkpoint(lora, lora_for(shapes), DType::f16);
+  write_sparse_checkpoint(lora, attention_lora(shapes), DType::f16);
   write_image(tiny.folder / "start.png", Tensor(DType::f32, {256, 256, 3}));
   std::string vocabulary = (vocabulary_folder(tiny.model) / "clip").string();
   auto run = [&](std::vector<std::string> words) {

@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "compiler/cache.h"
 #include "compiler/lowering/lower.h"
+#include "tensor/row_product.h"
 
 namespace sinter {
 
@@ -36,6 +37,12 @@ struct ScaledRows {
   std::vector<float> scales;
 };
 
+/// A weight and what LoRAs add to it: all of it in f32, then rounded to the type of `original`.
+struct ChangedWeight {
+  Tensor original;
+  std::vector<RowProduct> products;  ///< in order; empty: it stays as it is
+};
+
 /// Where weights come from: the tensor of a full name, in any float type, with the declared number of elements.
 class WeightReader {
  public:
@@ -45,16 +52,24 @@ class WeightReader {
       (!std::is_same_v<std::decay_t<Read>, WeightReader>)WeightReader(Read read)
       : read_(std::move(read)) {}  // NOLINT: most readers are a function
   /// `scaled` gives the same weight as it is kept, where that is rows with factors.
+  /// `changed` gives what read() gives as the weight of the file and what changes it, where that is possible.
   WeightReader(std::function<Tensor(const std::string&)> read,
-               std::function<std::optional<ScaledRows>(const std::string&)> scaled)
-      : read_(std::move(read)), scaled_(std::move(scaled)) {}
+               std::function<std::optional<ScaledRows>(const std::string&)> scaled,
+               std::function<std::optional<ChangedWeight>(const std::string&)> changed = {})
+      : read_(std::move(read)), scaled_(std::move(scaled)), changed_(std::move(changed)) {}
 
   Tensor operator()(const std::string& name) const { return read_(name); }
   std::optional<ScaledRows> scaled_rows(const std::string& name) const { return scaled_ ? scaled_(name) : std::nullopt; }
+  /// For a device that makes changes itself.
+  ChangedWeight changed(const std::string& name) const {
+    auto changed = changed_ ? changed_(name) : std::nullopt;
+    return changed ? std::move(*changed) : ChangedWeight{read_(name), {}};
+  }
 
  private:
   std::function<Tensor(const std::string&)> read_;
   std::function<std::optional<ScaledRows>(const std::string&)> scaled_;
+  std::function<std::optional<ChangedWeight>(const std::string&)> changed_;
 };
 
 /// What weights take where all of them stay on the device, in bytes.
@@ -88,8 +103,9 @@ class BoundWeights {
   /// when it is unloaded), and may be empty. Errors name the weight.
   virtual void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
                     const std::function<void(double fraction)>& progress = {}) = 0;
-  /// Forgets these weights, so that the next load reads them again: LoRAs were changed.
-  virtual void forget(const std::set<std::string>& names) = 0;
+  /// Forgets these weights, so that the next load reads them again: LoRAs were changed. Gives whether they will come to the same
+  /// places, so that plans made before serve once they are loaded.
+  virtual bool forget(const std::set<std::string>& names) = 0;
   /// Forgets all of them and gives their memory back. `done` as in load().
   virtual void unload(const std::function<void(const std::string&)>& done = {}) = 0;
 };

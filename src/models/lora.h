@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -12,6 +13,7 @@
 #include "graph/graph.h"
 #include "io/checkpoint.h"
 #include "models/family.h"
+#include "tensor/row_product.h"
 
 namespace sinter {
 
@@ -92,6 +94,9 @@ class LoraStack {
   /// they are, converted. The memory that reading the factors took is given back.
   Tensor apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool,
                DType as = DType::f32) const;
+  /// The changes in order where all of them are products that are added to rows, which is what nearly every file holds: for a
+  /// device that adds them itself. Nothing for any other weight.
+  std::optional<std::vector<RowProduct>> products(Component component, const std::string& weight, const Tensor& original) const;
   /// Bytes that apply() takes at most beside the original, its result included, with so many threads; 0 where nothing is
   /// changed.
   int64_t working_bytes(Component component, const std::string& weight, DType as, int threads) const;
@@ -104,8 +109,9 @@ class LoraStack {
     const LoraPatch* patch;
     double strength;
   };
+  const std::vector<Applied>* changes_of(Component component, const std::string& weight, const Tensor& original) const;
   static bool is_by_rows(const std::vector<Applied>& patches);
-  static Tensor apply_by_rows(const std::vector<Applied>& patches, const Tensor& original, ThreadPool& pool, DType as);
+  static std::vector<RowProduct> products_of(const std::vector<Applied>& patches);
   std::vector<AppliedLora> loras_;
   std::map<std::pair<Component, std::string>, std::vector<Applied>> patches_;
 };

@@ -161,52 +161,19 @@ std::vector<const Tensor*> factors(const LoraPatch& patch) {
   return all;
 }
 
-}  // namespace
-
-int64_t LoraPlace::columns() const {
-  int64_t columns = 1;
-  for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];
-  return columns;
-}
-
-LoraStack::LoraStack(std::vector<AppliedLora> loras) : loras_(std::move(loras)) {
-  for (const AppliedLora& lora : loras_)
-    for (const LoraPatch& patch : lora.file->patches) {
-      bool model = patch.place.component == Component::Denoiser;
-      double strength = model ? lora.model_strength : lora.text_strength;
-      if (strength != 0) patches_[{patch.place.component, patch.place.weight}].push_back({lora.file.get(), &patch, strength});
-    }
-}
-
-bool LoraStack::changes(Component component, const std::string& weight) const { return patches_.contains({component, weight}); }
-
-/// Whether all of them are products that are added to rows, which is what nearly every file holds.
-bool LoraStack::is_by_rows(const std::vector<Applied>& patches) {
-  return std::ranges::all_of(patches, [](const Applied& applied) {
-    return std::holds_alternative<LowRankChange>(applied.patch->change) && applied.patch->dora_scale.empty() &&
-           !applied.patch->place.halves_swapped;
-  });
-}
-
-/// A few rows at a time, in the nearest cache, from the file's type to the result's: a weight in f32 would be written and read
-/// again from memory three times.
-Tensor LoraStack::apply_by_rows(const std::vector<Applied>& patches, const Tensor& original, ThreadPool& pool, DType as) {
-  struct Product {
+/// The weight with products added, as `as`. A few rows at a time, in the nearest cache, from the file's type to the result's: a
+/// weight in f32 would be written and read again from memory three times.
+Tensor with_products(const Tensor& original, const std::vector<RowProduct>& products, ThreadPool& pool, DType as) {
+  struct Factors {
     Tensor up;
     RightFactor down;
-    int64_t begin, end;
-    float factor;
   };
-  std::vector<Product> products;
-  for (const Applied& applied : patches) {
-    const LoraPlace& place = applied.patch->place;
-    const auto& change = std::get<LowRankChange>(applied.patch->change);
-    Tensor up = as_f32(change.up), down = change.mid.empty() ? as_f32(change.down) : joined(change.down, change.mid);
-    RightFactor right(down.f32().data(), up.count() / place.rows, place.columns());
-    products.push_back(
-        {std::move(up), std::move(right), place.begin, place.begin + place.rows, float(applied.strength * applied.patch->scale)});
-  }
   const int64_t rows = original.dim(0), columns = original.count() / rows;
+  std::vector<Factors> factors;
+  for (const RowProduct& p : products) {
+    Tensor down = as_f32(p.down);
+    factors.push_back({as_f32(p.up), RightFactor(down.f32().data(), p.inner(), columns)});
+  }
   Tensor result(as, original.shape());
   struct Buffers {
     std::vector<std::byte> read;
@@ -226,21 +193,42 @@ Tensor LoraStack::apply_by_rows(const std::vector<Applied>& patches, const Tenso
       from = read.data();
     }
     convert(from, original.dtype(), values.data(), DType::f32, count);
-    for (const Product& p : products) {
+    for (size_t i = 0; i < products.size(); ++i) {
+      const RowProduct& p = products[i];
       const int64_t first = std::max(begin, p.begin), last = std::min(end, p.end);
       if (first >= last) continue;
-      p.down.add_product(values.data() + (first - begin) * columns, p.up.f32().data() + (first - p.begin) * p.down.inner(),
-                         last - first, p.factor);
+      factors[i].down.add_product(values.data() + (first - begin) * columns,
+                                  factors[i].up.f32().data() + (first - p.begin) * p.inner(), last - first, p.factor);
     }
     convert(values.data(), DType::f32, result.data() + begin * columns * byte_size(as), as, count);
   });
   return result;
 }
 
-Tensor LoraStack::apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool,
-                        DType as) const {
+}  // namespace
+
+int64_t LoraPlace::columns() const {
+  int64_t columns = 1;
+  for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];
+  return columns;
+}
+
+LoraStack::LoraStack(std::vector<AppliedLora> loras) : loras_(std::move(loras)) {
+  for (const AppliedLora& lora : loras_)
+    for (const LoraPatch& patch : lora.file->patches) {
+      bool model = patch.place.component == Component::Denoiser;
+      double strength = model ? lora.model_strength : lora.text_strength;
+      if (strength != 0) patches_[{patch.place.component, patch.place.weight}].push_back({lora.file.get(), &patch, strength});
+    }
+}
+
+bool LoraStack::changes(Component component, const std::string& weight) const { return patches_.contains({component, weight}); }
+
+/// Those of one weight, null without any; they must have been read for its shape.
+const std::vector<LoraStack::Applied>* LoraStack::changes_of(Component component, const std::string& weight,
+                                                             const Tensor& original) const {
   auto found = patches_.find({component, weight});
-  if (found == patches_.end()) return original.to(as);
+  if (found == patches_.end()) return nullptr;
   for (const Applied& applied : found->second) {
     const LoraPlace& place = applied.patch->place;
     int64_t rows = original.rank() > 0 ? original.dim(0) : 1;
@@ -248,15 +236,50 @@ Tensor LoraStack::apply(Component component, const std::string& weight, const Te
       fail(Code::InvalidArgument, "{} has the shape {}, but the LoRA was read for {}", weight, shape_text(original.shape()),
            shape_text(place.shape));
   }
+  return &found->second;
+}
+
+bool LoraStack::is_by_rows(const std::vector<Applied>& patches) {
+  return std::ranges::all_of(patches, [](const Applied& applied) {
+    return std::holds_alternative<LowRankChange>(applied.patch->change) && applied.patch->dora_scale.empty() &&
+           !applied.patch->place.halves_swapped;
+  });
+}
+
+std::vector<RowProduct> LoraStack::products_of(const std::vector<Applied>& patches) {
+  std::vector<RowProduct> products;
+  for (const Applied& applied : patches) {
+    const LoraPlace& place = applied.patch->place;
+    const auto& change = std::get<LowRankChange>(applied.patch->change);
+    products.push_back({.up = change.up,
+                        .down = change.mid.empty() ? change.down : joined(change.down, change.mid),
+                        .begin = place.begin,
+                        .end = place.begin + place.rows,
+                        .factor = float(applied.strength * applied.patch->scale)});
+  }
+  return products;
+}
+
+std::optional<std::vector<RowProduct>> LoraStack::products(Component component, const std::string& weight,
+                                                           const Tensor& original) const {
+  const auto* patches = changes_of(component, weight, original);
+  if (!patches || original.rank() == 0 || !is_by_rows(*patches)) return {};
+  return products_of(*patches);
+}
+
+Tensor LoraStack::apply(Component component, const std::string& weight, const Tensor& original, ThreadPool& pool,
+                        DType as) const {
+  const auto* patches = changes_of(component, weight, original);
+  if (!patches) return original.to(as);
   Tensor result;
-  if (original.rank() > 0 && original.count() > 0 && is_by_rows(found->second)) {
-    result = apply_by_rows(found->second, original, pool, as);
+  if (original.rank() > 0 && original.count() > 0 && is_by_rows(*patches)) {
+    result = with_products(original, products_of(*patches), pool, as);
   } else {
     Tensor whole = original.dtype() == DType::f32 ? original.clone() : original.to(DType::f32);
-    for (const Applied& applied : found->second) apply_patch(*applied.patch, applied.strength, whole, pool);
+    for (const Applied& applied : *patches) apply_patch(*applied.patch, applied.strength, whole, pool);
     result = whole.to(as);
   }
-  for (const Applied& applied : found->second)
+  for (const Applied& applied : *patches)
     for (const Tensor* factor : factors(*applied.patch)) applied.file->source.drop(*factor);
   return result;
 }

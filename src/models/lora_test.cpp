@@ -298,6 +298,26 @@ TEST_CASE("a merge in 16 bits is the merge in f32, rounded once, whatever rows i
   }
 }
 
+TEST_CASE("only changes that are all products added to rows are given as such") {
+  auto products = [](const Tensors& file, const LoraNetwork& n, const std::string& weight, const Tensor& original) {
+    auto lora = std::make_shared<LoraFile>(LoraFile::read(file, std::span(&n, 1)));
+    return LoraStack({{lora, 0.5, 0.5}}).products(n.component, weight, original);
+  };
+  const Tensor up = normal({6, 2}, 1), down = normal({2, 10}, 2), w = normal({6, 10}, 3);
+  Tensors plain = {{"lora_unet_a.lora_up.weight", up}, {"lora_unet_a.lora_down.weight", down}};
+  const auto given = products(plain, kLayer, "a.weight", w);
+  REQUIRE(given);
+  REQUIRE(given->size() == 1);
+  CHECK(given->at(0).begin == 0);
+  CHECK(given->at(0).end == 6);
+  CHECK(given->at(0).factor == 0.5f);
+  CHECK_FALSE(products(plain, kLayer, "a.bias", normal({6}, 4)));
+  CHECK_THROWS_WITH_AS(products(plain, kLayer, "a.weight", normal({6, 9}, 4)), doctest::Contains("was read for"), Error);
+  plain["lora_unet_a.dora_scale"] = normal({6, 1}, 5);
+  CHECK_FALSE(products(plain, kLayer, "a.weight", w));
+  CHECK_FALSE(products({{"lora_unet_a.diff", w}}, kLayer, "a.weight", w));
+}
+
 TEST_CASE("a merge leaves the original weight untouched") {
   Tensor w = normal({6, 10}, 1), before = w.clone();
   patched({{"lora_unet_a.diff", normal({6, 10}, 2)}}, kLayer, "a.weight", w);

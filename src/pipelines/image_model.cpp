@@ -82,10 +82,18 @@ std::unique_ptr<Network> ImageModel::make_network(Component component, const std
     if (!rows) return {};
     return ScaledRows{std::move(rows->rows), std::move(rows->scales)};
   };
+  auto changed = [this, component, &weights](const std::string& name) -> std::optional<ChangedWeight> {
+    if (!loras_.changes(component, name)) return {};
+    Tensor original = weights.load(name);
+    auto products = loras_.products(component, name, original);
+    if (!products || merged_type(original.dtype()) != original.dtype()) return {};
+    return ChangedWeight{std::move(original), std::move(*products)};
+  };
   bool denoiser = component == Component::Denoiser;
   int64_t fp8_width = options_.fp8 && denoiser ? kFp8Width : 0, fp8_keys = options_.fp8_attention && denoiser ? kFp8Keys : 0;
   auto done = [&weights](const std::string& name) { weights.drop(name); };
-  return std::make_unique<Network>(session_, label, std::move(graph), WeightReader(read, scaled), done, fp8_width, fp8_keys);
+  return std::make_unique<Network>(session_, label, std::move(graph), WeightReader(read, scaled, changed), done, fp8_width,
+                                   fp8_keys);
 }
 
 std::string ImageModel::why_no_fp8_attention() const { return sinter::why_no_fp8_attention(denoiser_->graph(), kFp8Keys); }

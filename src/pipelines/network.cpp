@@ -181,8 +181,8 @@ void Network::unload_weights() {
 
 void Network::weights_changed(const std::set<std::string>& names) {
   for (auto& c : compiled_) {
-    c->weights->forget(names);
     c->loaded = false;
+    if (c->weights->forget(names)) continue;
     for (auto& b : c->bound) b.plan.reset();
   }
 }

@@ -79,6 +79,8 @@ int attribute(int which, const FakeDevice& d) {
       return d.minor;
     case 97:
       return 99 << 10;  // shared memory of a block
+    case 113:
+      return 1;  // registers memory that a process may only read
     default:
       return 0;
   }
@@ -87,6 +89,13 @@ int attribute(int which, const FakeDevice& d) {
 char something;  // what handles point to
 
 std::map<uint64_t, void*> blocks;
+std::map<uintptr_t, uintptr_t> only_read;  // registered host memory that a device may not write: begin and end
+
+bool is_only_read(const void* address) {
+  std::lock_guard lock(mutex);
+  const auto at = only_read.upper_bound(uintptr_t(address));
+  return at != only_read.begin() && std::prev(at)->second > uintptr_t(address);
+}
 
 size_t free_bytes() {
   std::lock_guard lock(mutex);
@@ -190,13 +199,26 @@ Result cuMemFreeHost(void* address) {
   std::free(address);
   return 0;
 }
-Result cuMemHostRegister_v2(void*, size_t, unsigned) { return told("cuMemHostRegister_v2"); }
-Result cuMemHostUnregister(void*) { return told("cuMemHostUnregister"); }
+Result cuMemHostRegister_v2(void* memory, size_t bytes, unsigned flags) {
+  constexpr unsigned kReadOnly = 8;
+  const Result result = told("cuMemHostRegister_v2");
+  std::lock_guard lock(mutex);
+  if (!result && flags & kReadOnly) only_read[uintptr_t(memory)] = uintptr_t(memory) + bytes;
+  return result;
+}
+Result cuMemHostUnregister(void* memory) {
+  {
+    std::lock_guard lock(mutex);
+    only_read.erase(uintptr_t(memory));
+  }
+  return told("cuMemHostUnregister");
+}
 Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) {
   std::memcpy(reinterpret_cast<void*>(uintptr_t(to)), from, bytes);
   return told("cuMemcpyHtoDAsync_v2");
 }
 Result cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
+  if (is_only_read(to)) return 1;
   std::memcpy(to, reinterpret_cast<const void*>(uintptr_t(from)), bytes);
   return told("cuMemcpyDtoHAsync_v2");
 }

@@ -106,9 +106,10 @@ void BoundWeights::load(const WeightReader& source, const std::function<void(con
   }
 }
 
-void BoundWeights::forget(const std::set<std::string>& names) {
+bool BoundWeights::forget(const std::set<std::string>& names) {
   for (auto& [key, entry] : entries_)
     if (names.contains(key.first)) entry.ready = false;
+  return false;
 }
 
 void BoundWeights::unload(const std::function<void(const std::string&)>& done) {

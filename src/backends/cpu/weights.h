@@ -20,7 +20,7 @@ class BoundWeights final : public sinter::BoundWeights {
   int64_t loading_peak_bytes(const std::function<int64_t(const std::string&)>& reading) const override;
   void load(const WeightReader& source, const std::function<void(const std::string&)>& done = {},
             const std::function<void(double fraction)>& progress = {}) override;
-  void forget(const std::set<std::string>& names) override;
+  bool forget(const std::set<std::string>& names) override;
   void unload(const std::function<void(const std::string&)>& done = {}) override;
 
   const void* get(const std::string& name, const WeightSlot& slot) const;

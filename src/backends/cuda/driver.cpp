@@ -24,12 +24,10 @@ enum Attribute : int {
   kCapabilityMinor = 76,
   kSharedBytesPerMultiprocessor = 81,
   kSharedBytesOptIn = 97,
-  kReadOnlyHostRegister = 113,
 };
 
 constexpr unsigned kHostAllocPortable = 1;     // CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
 constexpr unsigned kHostRegisterPortable = 1;  // CU_MEMHOSTREGISTER_PORTABLE
-constexpr unsigned kHostRegisterReadOnly = 8;  // CU_MEMHOSTREGISTER_READ_ONLY: for memory that is mapped without write access
 constexpr unsigned kStreamNonBlocking = 1;     // CU_STREAM_NON_BLOCKING
 constexpr unsigned kEventDisableTiming = 2;    // CU_EVENT_DISABLE_TIMING
 
@@ -93,7 +91,6 @@ DeviceInfo describe(int ordinal, int device) {
   d.shared_bytes_per_multiprocessor = attribute(device, kSharedBytesPerMultiprocessor);
   d.max_threads = attribute(device, kMaxThreadsPerBlock);
   d.integrated = attribute(device, kIntegrated) != 0;
-  d.registers_read_only_memory = attribute(device, kReadOnlyHostRegister) != 0;
   check(driver().driver_version(&d.cuda_version), "asking for the driver's version");
   d.driver_version = kernel_module_version();
   return d;
@@ -225,17 +222,11 @@ HostRegistration::HostRegistration(const Context& context, const void* data, int
   const uintptr_t before = uintptr_t(data) % page;  // what lies in the first page before the data
   void* begin = static_cast<char*>(const_cast<void*>(data)) - before;
   const size_t length = (before + size_t(bytes) + page - 1) / page * page;
-  Result result = Result::NotFound;
-  if (context.device().registers_read_only_memory)
-    result = driver().host_register(begin, length, kHostRegisterPortable | kHostRegisterReadOnly);
-  // Memory that may be written can be registered without the flag, on any device.
-  if (result != Result::Success && result != Result::HostMemoryAlreadyRegistered)
-    result = driver().host_register(begin, length, kHostRegisterPortable);
+  const Result result = driver().host_register(begin, length, kHostRegisterPortable);
   if (result == Result::Success)
     begin_ = begin;
   else
-    why_not_ = fmt::format("the driver refuses to page-lock {} bytes: {}{}", length, result_text(result),
-                           context.device().registers_read_only_memory ? "" : "; this device cannot register read-only memory");
+    why_not_ = fmt::format("the driver refuses to page-lock {} bytes: {}", length, result_text(result));
 }
 
 HostRegistration& HostRegistration::operator=(HostRegistration&& other) noexcept {

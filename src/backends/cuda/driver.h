@@ -28,11 +28,10 @@ struct DeviceInfo {
   int64_t l2_bytes = 0;
   int64_t shared_bytes = 0;  ///< most shared memory that one block may ask for
   int64_t shared_bytes_per_multiprocessor = 0;
-  int max_threads = 0;                      ///< of a block
-  bool integrated = false;                  ///< shares the host's memory
-  bool registers_read_only_memory = false;  ///< see HostRegistration
-  int cuda_version = 0;                     ///< the newest that the driver knows: 13000 is 13.0
-  std::string driver_version;               ///< "580.159.04"; empty where the system does not tell
+  int max_threads = 0;         ///< of a block
+  bool integrated = false;     ///< shares the host's memory
+  int cuda_version = 0;        ///< the newest that the driver knows: 13000 is 13.0
+  std::string driver_version;  ///< "580.159.04"; empty where the system does not tell
 
   int capability() const { return capability_major * 10 + capability_minor; }  ///< 90
   bool has_bf16() const { return capability() >= 80; }
@@ -110,14 +109,14 @@ class PinnedMemory {
   bool locked_ = false;
 };
 
-/// Page-locks host memory that is there already, so that copies from it run at the bus's speed. Not for mapped files: on a
+/// Page-locks host memory that is there already, so that copies from and to it run at the bus's speed. Not for mapped files: on a
 /// virtual machine that never returned. The whole pages around [data, data + bytes) are locked, until destruction; the memory
 /// must stay mapped so long. A registration that the driver refuses is no error: copies still work then, at about a seventh of
 /// the speed.
 class HostRegistration {
  public:
   HostRegistration() = default;
-  /// Memory that this process may not write needs DeviceInfo::registers_read_only_memory.
+  /// Memory that this process may write; the device may too.
   HostRegistration(const Context& context, const void* data, int64_t bytes);
   HostRegistration(HostRegistration&& other) noexcept { swap(other); }
   HostRegistration& operator=(HostRegistration&& other) noexcept;

@@ -40,6 +40,12 @@ std::string outcome(const std::string& step) {
       HostRegistration registration(context, "text", 5);
       return registration.active() ? "active" : registration.why_not();
     }
+    if (step == "write-registered") {
+      std::vector<char> text(5);
+      HostRegistration registration(context, text.data(), 5);
+      DeviceMemory memory(context, 5);
+      copy_to_host(text.data(), memory.address(), 5, stream);
+    }
     if (step == "ptx") compile_ptx(context, ".version 7.8\n.target sm_80\n", "kernels of a test");
     if (step == "module") Module(context, smallest_image(), "a cubin");
     if (step == "cut-module") Module(context, smallest_image().substr(0, 63), "a cubin");
@@ -97,6 +103,8 @@ TEST_CASE("a driver that works lets every step pass") {
   CHECK(with("", "query") == "idle");
 }
 
+TEST_CASE("memory that was page-locked takes what the device gives") { CHECK(with("", "write-registered") == "fine"); }
+
 TEST_CASE("out of memory tells what for, the bytes asked for and those free") {
   CHECK(says(with("cuMemAlloc_v2=2", "memory", "FAKE_CUDA_MEMORY=12345"), Code::OutOfMemory,
              {"the arena", "asked for 1000 bytes", "12345"}));
@@ -142,7 +150,7 @@ TEST_CASE("where no page-locked memory is to be had, ordinary memory takes its p
 TEST_CASE("a capture that breaks and a registration that is refused say why") {
   CHECK(says(with("cuStreamEndCapture=901", "capture"), Code::Internal, {"ending the capture"}));
   CHECK(says(with("cuGraphInstantiateWithFlags=2", "capture"), Code::OutOfMemory, {"graph of 3 nodes"}));
-  CHECK(with("cuMemHostRegister_v2=801", "register").find("cannot register read-only memory") != std::string::npos);
+  CHECK(with("cuMemHostRegister_v2=801", "register").find("refuses to page-lock") != std::string::npos);
 }
 
 TEST_CASE("a device that is not there, and a driver that does not start") {

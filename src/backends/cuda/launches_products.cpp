@@ -67,6 +67,8 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   LinearBuffers buffers;
   buffers.a = address(in, step.a, step.a_type);
   buffers.weights = weights_.get(in.unit, in.prefix, step.weight) + DevicePtr(step.weight_row * step.k * byte_size(step.a_type));
+  // They are uploaded before any run, or by copies that the stream waits for: no kernel of a run writes them.
+  buffers.early_weights = true;
   buffers.out = address(in, step.out, tail.out_type);
   if (tail.bias >= 0)
     buffers.bias = weights_.get(in.unit, in.prefix, tail.bias) + DevicePtr(step.weight_row * byte_size(tail.out_type));

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/product_table.h"
 #include "backends/cuda/schedules.h"
 #include "base/file.h"
 #include "base/rounding.h"
@@ -14,6 +15,8 @@ namespace {
 constexpr int64_t kPiece = int64_t(128) << 10;  // of one thread
 /// What is smaller is converted here: a kernel between two copies costs the bus more.
 constexpr int64_t kConvertedHere = int64_t(64) << 10;
+/// Growing waits for the device, so LoRAs' factors of similar sizes should need the same; the driver takes no less.
+constexpr int64_t kStagingStep = int64_t(2) << 20;
 
 void copy_piece(const MappedFile* file, std::byte* to, const std::byte* from, int64_t bytes) {
   if (file)
@@ -117,7 +120,8 @@ void Uploader::grow(Staging& staging, int64_t bytes) {
   if (staging.memory.bytes() >= bytes) return;
   finish();
   staging.memory = {};
-  staging.memory = DeviceMemory(engine_.context(), bytes, "a weight on its way");
+  engine_.with_enough_memory(
+      [&] { staging.memory = DeviceMemory(engine_.context(), round_up(bytes, kStagingStep), "a weight on its way"); });
 }
 
 void Uploader::expect(int64_t bytes) {
@@ -125,7 +129,7 @@ void Uploader::expect(int64_t bytes) {
 }
 
 /// Calls `conversion` with the address of the parts on the device, which follow each other at multiples of kBufferAlignment.
-void Uploader::convert(std::initializer_list<Tensor> parts, const std::function<void(DevicePtr raw)>& conversion) {
+void Uploader::convert(const std::vector<Tensor>& parts, const std::function<void(DevicePtr raw)>& conversion) {
   Staging& staging = stagings_[turn_++ % stagings_.size()];
   int64_t bytes = 0;
   for (const Tensor& part : parts) bytes += round_up(part.bytes(), kBufferAlignment);
@@ -143,25 +147,53 @@ void Uploader::convert(std::initializer_list<Tensor> parts, const std::function<
   staging.free->record(engine_.stream());
 }
 
-void Uploader::rows(const Tensor& tensor, DevicePtr to, DType type) {
+void Uploader::add_products(const ChangedWeight& weight, DevicePtr at, DevicePtr table) {
+  const Tensor& t = weight.original;
+  cuda::add_products(engine_.kernel_target(), {.weight = at,
+                                               .type = t.dtype(),
+                                               .rows = t.dim(0),
+                                               .columns = t.count() / t.dim(0),
+                                               .table = table,
+                                               .products = int(weight.products.size())});
+}
+
+void Uploader::convert(const ChangedWeight& weight, const std::function<void(DevicePtr)>& conversion) {
+  std::vector<Tensor> parts{weight.original};
+  if (weight.products.empty()) return convert(parts, conversion);
+  std::vector<Tensor> table = product_table(weight.products);
+  parts.insert(parts.end(), table.begin(), table.end());
+  convert(parts, [&](DevicePtr raw) {
+    add_products(weight, raw, raw + DevicePtr(round_up(weight.original.bytes(), kBufferAlignment)));
+    conversion(raw);
+  });
+}
+
+void Uploader::rows(const ChangedWeight& weight, DevicePtr to, DType type) {
+  const Tensor& tensor = weight.original;
   if (tensor.bytes() == 0) return;
-  if (tensor.dtype() == type) return copy(tensor, to);
-  if (!converts_on_device(tensor.dtype()) || !converts_on_device(type) || tensor.bytes() <= kConvertedHere)
+  const bool changes = !weight.products.empty();
+  if (tensor.dtype() == type) {
+    copy(tensor, to);
+    if (changes) convert(product_table(weight.products), [&](DevicePtr table) { add_products(weight, to, table); });
+    return;
+  }
+  if (!changes && (!converts_on_device(tensor.dtype()) || !converts_on_device(type) || tensor.bytes() <= kConvertedHere))
     return copy(tensor.to(type), to);
-  convert({tensor}, [&](DevicePtr raw) {
+  convert(weight, [&](DevicePtr raw) {
     cast(engine_.kernel_target(), {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()});
   });
 }
 
-void Uploader::e4m3_rows(const Tensor& tensor, DevicePtr to, DevicePtr scales, int64_t rows) {
+void Uploader::e4m3_rows(const ChangedWeight& weight, DevicePtr to, DevicePtr scales, int64_t rows) {
+  const Tensor& tensor = weight.original;
   if (tensor.bytes() == 0) return;
   KernelTarget& target = engine_.kernel_target();
   if (tensor.dtype() == DType::f8e4m3) {
     copy(tensor, to);
     return fill_normal(target, scales, DType::f32, rows, 0, 1, 0);
   }
-  if (!converts_on_device(tensor.dtype())) return e4m3_rows(tensor.to(DType::f32), to, scales, rows);
-  convert({tensor}, [&](DevicePtr raw) {
+  if (!converts_on_device(tensor.dtype())) return e4m3_rows({tensor.to(DType::f32), {}}, to, scales, rows);
+  convert(weight, [&](DevicePtr raw) {
     quantise_rows(target,
                   {.x = raw, .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales});
   });
@@ -175,7 +207,8 @@ void Uploader::e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales)
 void Uploader::rows(const ScaledRows& rows, DevicePtr to, DType type) {
   const int64_t count = rows.values.count();
   if (count == 0) return;
-  convert({rows.values, Tensor::of({int64_t(rows.scales.size())}, rows.scales)}, [&](DevicePtr raw) {
+  const std::vector<Tensor> parts{rows.values, Tensor::of({int64_t(rows.scales.size())}, rows.scales)};
+  convert(parts, [&](DevicePtr raw) {
     CastCall widen{.from = raw, .to = to, .from_type = rows.values.dtype(), .to_type = type, .count = count};
     widen.row_scales = raw + DevicePtr(round_up(rows.values.bytes(), kBufferAlignment));
     widen.columns = count / int64_t(rows.scales.size());
@@ -183,17 +216,19 @@ void Uploader::rows(const ScaledRows& rows, DevicePtr to, DType type) {
   });
 }
 
-void Uploader::filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {
-  if (!converts_on_device(tensor.dtype())) return filters(tensor.to(type), to, type, k, c, taps);
-  convert({tensor}, [&](DevicePtr raw) {
+void Uploader::filters(const ChangedWeight& weight, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {
+  const Tensor& tensor = weight.original;
+  if (!converts_on_device(tensor.dtype())) return filters({tensor.to(type), {}}, to, type, k, c, taps);
+  convert(weight, [&](DevicePtr raw) {
     filters_channels_last(engine_.kernel_target(),
                           {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = taps});
   });
 }
 
-void Uploader::doubled_filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c) {
-  if (!converts_on_device(tensor.dtype())) return doubled_filters(tensor.to(type), to, type, k, c);
-  convert({tensor}, [&](DevicePtr raw) {
+void Uploader::doubled_filters(const ChangedWeight& weight, DevicePtr to, DType type, int64_t k, int64_t c) {
+  const Tensor& tensor = weight.original;
+  if (!converts_on_device(tensor.dtype())) return doubled_filters({tensor.to(type), {}}, to, type, k, c);
+  convert(weight, [&](DevicePtr raw) {
     filters_doubled(engine_.kernel_target(),
                     {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = 9});
   });

@@ -45,17 +45,19 @@ class Uploader {
 
   /// Conversions on the device will need so many bytes at once: taken in one piece, they need not grow.
   void expect(int64_t bytes);
+  // What changes a weight is added there, before anything else becomes of it.
+
   /// The elements in order, as `type`.
-  void rows(const Tensor& tensor, DevicePtr to, DType type);
+  void rows(const ChangedWeight& weight, DevicePtr to, DType type);
   /// Rows as f8e4m3 with a factor for each. What is f8e4m3 already stays as it is.
-  void e4m3_rows(const Tensor& tensor, DevicePtr to, DevicePtr scales, int64_t rows);
+  void e4m3_rows(const ChangedWeight& weight, DevicePtr to, DevicePtr scales, int64_t rows);
   void e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales);
   /// Values times factors, as `type`.
   void rows(const ScaledRows& rows, DevicePtr to, DType type);
   /// Convolution weights [k, c, taps] as [k, taps, c].
-  void filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps);
+  void filters(const ChangedWeight& weight, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps);
   /// Convolution weights [k, c, 3, 3] as [2, 2, k, 2, 2, c], for pictures at twice their size: see WeightSlot::doubled_filters.
-  void doubled_filters(const Tensor& tensor, DevicePtr to, DType type, int64_t k, int64_t c);
+  void doubled_filters(const ChangedWeight& weight, DevicePtr to, DType type, int64_t k, int64_t c);
   /// Queues all that was given.
   void send();
   void finish();
@@ -80,7 +82,9 @@ class Uploader {
   };
   const Stream& copies() const { return copy_stream_ ? *copy_stream_ : engine_.stream(); }
   void grow(Staging& staging, int64_t bytes);
-  void convert(std::initializer_list<Tensor> parts, const std::function<void(DevicePtr raw)>& conversion);
+  void add_products(const ChangedWeight& weight, DevicePtr at, DevicePtr table);
+  void convert(const std::vector<Tensor>& parts, const std::function<void(DevicePtr raw)>& conversion);
+  void convert(const ChangedWeight& weight, const std::function<void(DevicePtr raw)>& conversion);
 
   Engine& engine_;
   std::unique_ptr<Stream> copy_stream_;  // none: the engine's

@@ -185,40 +185,41 @@ void BoundWeights::read_all(const WeightReader& source, Uploader& uploader, std:
   size_t at = 0;
   for (auto& [name, uses] : by_name_) {
     engine_.check_cancelled();
-    Tensor tensor;
+    ChangedWeight weight;
     std::optional<ScaledRows> scaled;
     for (auto [entry, index] : uses) {
       Piece& piece = entry->pieces[index];
       if (piece.ready) continue;
-      if (!scaled && tensor.empty()) scaled = source.scaled_rows(name);
+      if (!scaled && weight.original.empty()) scaled = source.scaled_rows(name);
       if (!scaled || !put(uploader, *entry, piece, *scaled)) {
-        if (tensor.empty()) tensor = source(name);
-        if (tensor.count() != count_of(piece.type))
+        if (weight.original.empty()) weight = source.changed(name);
+        if (weight.original.count() != count_of(piece.type))
           fail(Code::InvalidArgument, "the weight '{}' should have the shape {}, not {}", name, piece.type.text(),
-               shape_text(tensor.shape()));
-        put(uploader, *entry, piece, tensor);
+               shape_text(weight.original.shape()));
+        put(uploader, *entry, piece, weight);
       }
       given.push_back(&piece);
     }
-    if (scaled || !tensor.empty()) read.push_back(&name);
+    if (scaled || !weight.original.empty()) read.push_back(&name);
     if (progress) progress(double(++at) / double(by_name_.size()));
   }
 }
 
-void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor) {
-  const bool as_it_is = entry.slot.form == WeightSlot::plain || entry.slot.form == WeightSlot::rows;
+void BoundWeights::put(Uploader& uploader, const Entry& entry, const Piece& piece, const ChangedWeight& weight) {
+  const Tensor& tensor = weight.original;
+  const bool as_it_is = weight.products.empty() && (entry.slot.form == WeightSlot::plain || entry.slot.form == WeightSlot::rows);
   if (int s = streamed(entry.block); s >= 0 && as_it_is && tensor.dtype() == entry.dtype)
     return copy_bytes(engine_.pool(), image_of(s).data() + piece.offset, tensor.data(), tensor.bytes());
   DevicePtr to = base(entry) + DevicePtr(piece.offset);
   if (entry.slot.form == WeightSlot::filters) {
     const Shape& s = piece.type.shape;
-    uploader.filters(tensor, to, entry.dtype, s[0].constant(), s[1].constant(), s[2].constant() * s[3].constant());
+    uploader.filters(weight, to, entry.dtype, s[0].constant(), s[1].constant(), s[2].constant() * s[3].constant());
   } else if (entry.slot.form == WeightSlot::doubled_filters) {
-    uploader.doubled_filters(tensor, to, entry.dtype, rows_of(piece.type), piece.type.shape[1].constant());
+    uploader.doubled_filters(weight, to, entry.dtype, rows_of(piece.type), piece.type.shape[1].constant());
   } else if (entry.slot.form == WeightSlot::e4m3_rows) {
-    uploader.e4m3_rows(tensor, to, base(entry) + DevicePtr(piece.scales), rows_of(piece.type));
+    uploader.e4m3_rows(weight, to, base(entry) + DevicePtr(piece.scales), rows_of(piece.type));
   } else {
-    uploader.rows(tensor, to, entry.dtype);
+    uploader.rows(weight, to, entry.dtype);
   }
   if (streamed(entry.block) >= 0) uploader.send();
   keep_image(entry, piece);
@@ -331,10 +332,11 @@ void BoundWeights::fill_random(const Entry& entry, const Piece& piece, uint64_t 
                 spread_of(piece.type) / kSpread, 0);
 }
 
-void BoundWeights::forget(const std::set<std::string>& names) {
+bool BoundWeights::forget(const std::set<std::string>& names) {
   for (const std::string& name : names)
     if (auto at = by_name_.find(name); at != by_name_.end())
       for (auto [entry, index] : at->second) entry->pieces[index].ready = false;
+  return streamed_.empty();  // a new image is a new stream
 }
 
 void BoundWeights::unload(const std::function<void(const std::string&)>&) {

@@ -28,7 +28,7 @@ class BoundWeights final : public sinter::BoundWeights {
   /// Random numbers of the usual size instead, made on the device: for benchmarks of models that are not there. Streamed blocks
   /// of one size share a few copies in the host's memory.
   void fill_random(uint64_t seed);
-  void forget(const std::set<std::string>& names) override;
+  bool forget(const std::set<std::string>& names) override;
   void unload(const std::function<void(const std::string&)>& done = {}) override;
 
   DevicePtr get(const Unit& unit, const std::string& prefix, int32_t slot) const;
@@ -68,7 +68,7 @@ class BoundWeights final : public sinter::BoundWeights {
   int64_t most_staging_bytes() const;
   void read_all(const WeightReader& source, Uploader& uploader, std::vector<Piece*>& given, std::vector<const std::string*>& read,
                 const std::function<void(double)>& progress);
-  void put(Uploader& uploader, const Entry& entry, const Piece& piece, const Tensor& tensor);
+  void put(Uploader& uploader, const Entry& entry, const Piece& piece, const ChangedWeight& weight);
   bool put(Uploader& uploader, const Entry& entry, const Piece& piece, const ScaledRows& rows);
   struct Image {
     Tensor bytes;

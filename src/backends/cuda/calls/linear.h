@@ -73,7 +73,9 @@ struct LinearBuffers {
   DevicePtr a = 0, weights = 0, out = 0;
   DevicePtr bias = 0;      ///< with an epilogue that has one
   DevicePtr residual = 0;  ///< with one
-  float scale = 1;         ///< of the sums; no part of the plan, and 1 with f16 sums
+  /// No kernel of the stream writes the weights: a call may read them before those queued in front of it have ended.
+  bool early_weights = false;
+  float scale = 1;  ///< of the sums; no part of the plan, and 1 with f16 sums
   /// fp8: f32 factors, aligned to 16 bytes: one each (FP8Tensor) or [m] and [n] (FP8Vector).
   DevicePtr a_scale = 0, weights_scale = 0;
 };

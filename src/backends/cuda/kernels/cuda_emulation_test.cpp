@@ -68,7 +68,7 @@ struct Thread {
   std::unique_ptr<char[]> stack;
   int number = 0;
   int64_t cluster_generation = 0;  // of the barrier that it arrived at last
-  bool finished = false;
+  bool finished = false, has_operands = false;
   std::vector<PendingCopy> started;             // not yet in a group
   std::deque<std::vector<PendingCopy>> groups;  // oldest first
   std::vector<PendingProduct> products;
@@ -178,6 +178,7 @@ class Block {
   char* shared_of(int rank) { return reinterpret_cast<char*>(shared_.data() + size_t(rank) * words_); }
   void note_progress() { progress_ = true; }
   const char* problem() const { return problem_; }
+  void note_problem(const char* problem) { problem_ = problem; }
 
   static Block* now_;
 
@@ -301,6 +302,11 @@ void read_of_cluster(float (&out)[4], const void* shared, int rank) {
   if (uintptr_t(shared) % 16) fail(Code::Internal, "read_of_cluster: the address is not aligned to 16 bytes");
   std::memcpy(out, block().shared_of(rank) + (static_cast<const char*>(shared) - block().shared()), sizeof out);
 }
+void wait_for_operands() { block().thread().has_operands = true; }
+void need_operands() {
+  if (!block().thread().has_operands)
+    block().note_problem("memory is touched before the kernels that may write it were waited for");
+}
 uint32_t arrive(uint32_t* counter) { return (*counter)++; }
 void prefetch(const void*) {}
 char* shared_memory() { return block().shared(); }
@@ -333,6 +339,8 @@ void warp_add_words(int32_t* values, int count) {
   std::copy(sums.begin(), sums.end(), values);
 }
 
+float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
+float rounded_product(float a, float b) { return a * b; }
 float larger(float a, float b) { return std::fmax(a, b); }
 float exp2_fast(float x) { return std::exp2(x); }
 float reciprocal_fast(float x) { return 1.f / x; }
@@ -395,6 +403,7 @@ void end_phase(Phases& p) {
 void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, int row, uint32_t barrier) {
   constexpr int kColumns = 64;
   if (to % 1024) fail(Code::Internal, "a tile is copied to {}, no multiple of 1024", to);
+  if (!map.early) need_operands();
   for (int r = 0; r < map.box_rows; ++r)
     for (int c = 0; c < kColumns; ++c) {
       uint16_t value = 0;
@@ -408,6 +417,7 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
 }
 
 void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::array<int, 4>& first, uint32_t barrier) {
+  need_operands();
   if (to % 1024) fail(Code::Internal, "a box is copied to {}, no multiple of 1024", to);
   std::array<int, 4> counts;
   for (size_t i = 0; i < 4; ++i) counts[i] = (map.box[i] + map.steps[i] - 1) / map.steps[i];

@@ -214,9 +214,9 @@ TestDevice* hopper_device() {
 /// The maps that emulated copies read.
 TileProduct emulated_product(const TileProductCall& c, int form, int multiprocessors) {
   TileProduct made = tile_product_without_maps(c, form, multiprocessors);
-  const device::EmulatedMap a{c.a, c.m, c.k, c.a_stride, device::kTileRows};
-  const device::EmulatedMap weights{c.weights, c.gated ? 2 * c.n : c.n, c.k, c.weights_stride,
-                                    tile_forms()[size_t(form)].columns / 2};
+  const device::EmulatedMap a{c.a, c.m, c.k, c.a_stride, device::kTileRows, false};
+  const device::EmulatedMap weights{
+      c.weights, c.gated ? 2 * c.n : c.n, c.k, c.weights_stride, tile_forms()[size_t(form)].columns / 2, c.early_weights};
   std::memcpy(made.maps.a, &a, sizeof a);
   std::memcpy(made.maps.weights, &weights, sizeof weights);
   return made;
@@ -262,6 +262,8 @@ TEST_CASE("emulated tile products of every form and epilogue agree with sums in 
     call.gated = tile_forms()[size_t(form)].gated;
     call.out_stride = 336, call.residual_stride = 344, call.a_stride = 464;
     check_product(target, call, form, true, !call.gated);
+    call.early_weights = true;
+    check_product(target, call, form, true, false);
     call.m = 7, call.n = 168, call.k = 40, call.scale = 0.5f, call.gelu = !call.gated;
     check_product(target, call, form, true, false);
   }
@@ -276,7 +278,7 @@ TEST_CASE("tile products of every form, type and epilogue agree with sums in dou
       TileProductCall call{.m = 300, .n = 328, .k = 200, .type = type};
       call.gated = tile_forms()[size_t(form)].gated;
       check_product(target, call, form, false, false);
-      call.scale = 0.5f;
+      call.scale = 0.5f, call.early_weights = true;
       check_product(target, call, form, true, false);
       if (call.gated) continue;
       check_product(target, call, form, true, true);
@@ -301,6 +303,39 @@ TEST_CASE("tile products of any size, more tiles than blocks, and slices of wide
       call.a_stride = s.k + 8, call.weights_stride = s.k + 24, call.out_stride = s.n + 40, call.residual_stride = s.n + 16;
       if (s.m < 2000) check_product(target, call, form, true, !call.gated);
     }
+}
+
+TEST_CASE("products that begin early read what the one before wrote, and write over what it read only then") {
+  TestDevice* device = hopper_device();
+  if (!device) return;
+  constexpr int64_t kRows = 4096, kWidth = 320;
+  for (int form = 0; form < int(tile_forms().size()); ++form) {
+    if (tile_forms()[size_t(form)].gated) continue;
+    DeviceTarget target(*device);
+    auto random = [&](int64_t rows, uint32_t seed, float spread) {
+      return target.upload(encode(random_values(size_t(rows * kWidth), seed, spread), DType::bf16));
+    };
+    const DevicePtr first = random(kRows, 1, 1), second = target.untouched(kRows * kWidth * 2);
+    auto product = [&](DevicePtr from, DevicePtr to, uint32_t seed) {
+      TileProductCall call{.m = kRows, .n = kWidth, .k = kWidth};
+      call.a = from, call.out = to, call.weights = random(kWidth, seed, 0.05f), call.early_weights = true;
+      return tile_product(call, form, target.multiprocessors());
+    };
+    const TileProduct there = product(first, second, 2), back = product(second, first, 3);
+    auto run = [&](bool one_by_one) {
+      for (int i = 0; i < 10; ++i)
+        for (const TileProduct* p : {&there, &back}) {
+          p->launch(target);
+          if (one_by_one) device->stream.synchronize();
+        }
+      return target.download<uint8_t>(first, size_t(kRows * kWidth * 2));
+    };
+    const auto start = target.download<uint8_t>(first, size_t(kRows * kWidth * 2));
+    const auto expected = run(true);
+    copy_to_device(first, start.data(), int64_t(start.size()), device->stream);
+    device->stream.synchronize();
+    CHECK(run(false) == expected);
+  }
 }
 
 }  // namespace

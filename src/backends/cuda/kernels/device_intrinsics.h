@@ -83,6 +83,10 @@ SINTER_DEVICE_INLINE int32_t warp_min(int32_t value) {
   return result;
 }
 
+/// a * b + c rounded once.
+SINTER_DEVICE_INLINE float fused_multiply_add(float a, float b, float c) { return __nvvm_fma_rn_f(a, b, c); }
+/// a * b rounded, whatever is done with it.
+SINTER_DEVICE_INLINE float rounded_product(float a, float b) { return __nvvm_mul_rn_f(a, b); }
 /// The other one where one is NaN.
 SINTER_DEVICE_INLINE float larger(float a, float b) { return __nvvm_fmax_f(a, b); }
 SINTER_DEVICE_INLINE float exp2_fast(float x) { return __nvvm_ex2_approx_ftz_f(x); }

@@ -9,8 +9,9 @@
 namespace sinter::cuda {
 namespace {
 
-constexpr int64_t kWide = 8;  // elements of a thread, as in elements.device.cpp
-constexpr int64_t kHeld = 4;  // vectors of a thread that quantise_rows holds
+constexpr int64_t kWide = 8;         // elements of a thread, as in elements.device.cpp
+constexpr int64_t kHeld = 4;         // vectors of a thread that quantise_rows holds
+constexpr int64_t kProductRows = 4;  // of a thread that adds products, as there
 constexpr int64_t kThreads = 256;
 constexpr int64_t kMostThreads = 1024;
 
@@ -74,6 +75,14 @@ void gate_rows(KernelTarget& target, const GateRowsCall& c) {
     target("elements__gate_rows", shape, c.from + DevicePtr(row * 2 * c.columns * bytes), c.to + DevicePtr(row * stride * bytes),
            type, int(c.columns), stride);
   }
+}
+
+void add_products(KernelTarget& target, const AddProductsCall& c) {
+  if (c.rows == 0 || c.columns == 0 || c.products == 0) return;
+  constexpr int64_t kLanes = 32, kRows = kThreads / kLanes * kProductRows;
+  const LaunchShape shape{.grid = {uint32_t(divide_up(c.rows, kRows)), uint32_t(divide_up(c.columns, kLanes * kWide))},
+                          .block = {kThreads}};
+  target("elements__add_products", shape, c.weight, target_type("add_products", c.type), c.rows, c.columns, c.table, c.products);
 }
 
 void quantise_rows(KernelTarget& target, const QuantiseRowsCall& c) {

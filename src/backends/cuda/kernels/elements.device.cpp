@@ -3,6 +3,7 @@
 #include "backends/cuda/kernels/device.h"
 #include "backends/cuda/kernels/element_types.h"
 #include "backends/cuda/kernels/gelu.h"
+#include "backends/cuda/kernels/row_product_arguments.h"
 
 namespace sinter::device {
 
@@ -123,6 +124,70 @@ SINTER_DEVICE_KERNEL(elements__double_picture, const void* from, void* to, int t
   float v[kWide];
   load(at(from, ((picture * ((h + 1) / 2) + y / 2) * ((w + 1) / 2) + x / 2) * c + channel, type), type, v, valid);
   store(at(to, pixel * c + channel, type), type, v, valid);
+}
+
+constexpr int kProductRows = 4;  // of a thread
+
+/// sums[i, j] = sum over k of up[first + i, k] * down[k, column + j], in the order of k and each step rounded once. A row beyond
+/// `last` is computed as `last` again rather than read.
+template <class T>
+SINTER_DEVICE_INLINE void row_products(const T* up, const T* down, int64_t inner, int64_t first, int64_t last, int64_t columns,
+                                       int64_t column, int valid, float (&sums)[kProductRows][kWide]) {
+  for (int64_t k = 0; k < inner; k += kWide) {
+    const int count = valid_of(inner - k);
+    float left[kProductRows][kWide], right[kWide];
+    SINTER_UNROLL
+    for (int i = 0; i < kProductRows; ++i) load_as<T>(up + most<int64_t>(0, least(first + i, last)) * inner + k, left[i], count);
+    SINTER_UNROLL
+    for (int step = 0; step < kWide; ++step) {
+      if (step >= count) break;
+      load_as<T>(down + (k + step) * columns + column, right, valid);
+      SINTER_UNROLL
+      for (int i = 0; i < kProductRows; ++i) {
+        SINTER_UNROLL
+        for (int j = 0; j < kWide; ++j) sums[i][j] = fused_multiply_add(left[i][step], right[j], sums[i][j]);
+      }
+    }
+  }
+}
+
+/// For each product of the table in turn weight[r, c] += factor * (up . down)[r, c], in f32 and rounded once at the end. Lanes of
+/// a warp take neighbouring chunks of some rows, the warps of a block the rows below: all of these read the same of `down`.
+SINTER_DEVICE_KERNEL(elements__add_products, void* weight, int type, int64_t rows, int64_t columns, const char* table,
+                     int products) {
+  const int64_t first = (int64_t(block_x()) * (threads_x() / 32) + thread_x() / 32) * kProductRows;
+  const int64_t column = (int64_t(block_y()) * 32 + thread_x() % 32) * kWide;
+  const int valid = valid_of(columns - column);
+  if (valid <= 0 || first >= rows) return;
+  float v[kProductRows][kWide];
+  SINTER_UNROLL
+  for (int i = 0; i < kProductRows; ++i)
+    load(at(weight, (first + i) * columns + column, type), type, v[i], first + i < rows ? valid : 0);
+  for (int p = 0; p < products; ++p) {
+    const RowProductArguments product = reinterpret_cast<const RowProductArguments*>(table)[p];
+    if (first >= product.end || first + kProductRows <= product.begin) continue;
+    float sums[kProductRows][kWide] = {};
+    auto multiply = [&](auto one) SINTER_INLINE_LAMBDA {
+      using T = decltype(one);
+      row_products(reinterpret_cast<const T*>(table + product.up), reinterpret_cast<const T*>(table + product.down),
+                   product.inner, first - product.begin, product.end - product.begin - 1, columns, column, valid, sums);
+    };
+    if (product.type == kF16)
+      multiply(F16());
+    else if (product.type == kBf16)
+      multiply(Bf16());
+    else
+      multiply(F32());
+    SINTER_UNROLL
+    for (int i = 0; i < kProductRows; ++i) {
+      if (first + i < product.begin || first + i >= product.end) continue;
+      SINTER_UNROLL
+      for (int j = 0; j < kWide; ++j) v[i][j] += rounded_product(product.factor, sums[i][j]);
+    }
+  }
+  SINTER_UNROLL
+  for (int i = 0; i < kProductRows; ++i)
+    if (first + i < rows) store(at(weight, (first + i) * columns + column, type), type, v[i], valid);
 }
 
 /// A number's place in the sequence decides it, so any part can be made anywhere (Steele, Lea and Flood 2014, the mixing of

@@ -43,6 +43,18 @@ struct GateRowsCall {
 };
 void gate_rows(KernelTarget& target, const GateRowsCall& call);
 
+/// weight[r, :] += factor * (up . down)[r - begin, :] for each of some products in turn, all in f32, and rounded once at the end.
+/// Sums are made in the order of the inner index, each step rounded once: the host's merge gives the same bits where its
+/// processor fuses products and sums.
+struct AddProductsCall {
+  DevicePtr weight = 0;  ///< [rows, columns]
+  DType type = DType::bf16;
+  int64_t rows = 0, columns = 0;
+  DevicePtr table = 0;  ///< device::RowProductArguments [products], aligned to 16 bytes as the factors behind it
+  int products = 0;
+};
+void add_products(KernelTarget& target, const AddProductsCall& call);
+
 /// Quantises each row by its largest element: scales[m] = max |x[m, :]| / 448 (1 for zeros) and to[m, :] = x[m, :] / scales[m].
 /// Tokens of activations and output channels of weights [n, k] alike.
 struct QuantiseRowsCall {

@@ -53,7 +53,8 @@ void barrier();
 void cluster_arrive();
 void cluster_wait();
 void read_of_cluster(float (&out)[4], const void* shared, int rank);
-inline void wait_for_operands() {}
+/// Kernels before are always over; but who should wait for them has to (see need_operands).
+void wait_for_operands();
 uint32_t arrive(uint32_t* counter);
 inline void add_to(int64_t* sum, int64_t value) { *sum += value; }
 void prefetch(const void* at);
@@ -76,6 +77,8 @@ inline int32_t warp_min(int32_t value) {
   return value;
 }
 
+float fused_multiply_add(float a, float b, float c);
+float rounded_product(float a, float b);
 float larger(float a, float b);
 float exp2_fast(float x);
 float reciprocal_fast(float x);

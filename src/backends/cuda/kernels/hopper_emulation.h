@@ -21,7 +21,10 @@ namespace sinter::device {
 struct EmulatedMap {
   uint64_t base;
   int64_t rows, columns, row_stride, box_rows;
+  bool early;  ///< may be read before wait_for_operands()
 };
+/// Fails where this thread has not waited for the kernels before, which may still write what it is about to touch.
+void need_operands();
 
 /// The same with up to four axes, the innermost, which is dense, first.
 struct EmulatedBoxMap {
@@ -43,6 +46,7 @@ T& shared_at(uint32_t at) {
   return *reinterpret_cast<T*>(shared_bytes(at));
 }
 inline void copy_chunk(uint32_t to, uint64_t global, bool inside) {
+  need_operands();
   copy_async(shared_bytes(to), reinterpret_cast<const void*>(uintptr_t(global)), inside);
 }
 

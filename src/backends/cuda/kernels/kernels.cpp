@@ -72,12 +72,13 @@ std::string_view Kernels::ptx(std::string_view module, const DeviceInfo& device)
     fail(Code::Unsupported, "the GPU kernels called {} are for capability 9.0; {} has {}.{}", module, device.name,
          device.capability_major, device.capability_minor);
   }
-  if (waits_by_itself(module, device)) return b.sm_90;
+  if (!b.sm_90.empty() && waits_by_itself(module, device)) return b.sm_90;
   return !b.sm_89.empty() && device.capability() >= 89 && device.cuda_version >= kCudaOfSm89 ? b.sm_89 : b.sm_80;
 }
 
 bool Kernels::waits_by_itself(std::string_view module, const DeviceInfo& device) {
-  return !module_called(module).sm_90.empty() && device.overlaps_launches();
+  const BuiltIn& b = module_called(module);
+  return !(b.sm_90.empty() && b.sm_90a.empty()) && device.overlaps_launches();
 }
 
 std::map<std::string, std::string_view> Kernels::all_ptx() {

@@ -125,6 +125,7 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
                     .gate = int(c.gate_row),
                     .gelu = c.gelu,
                     .scale = c.scale,
+                    .early_weights = c.early_weights,
                     .group = int(kGroupPairs)};
   return made;
 }

@@ -6,6 +6,10 @@
 // multiplies the next. Two neighbouring blocks make tiles of the same columns, and each brings half of the weights' tile for
 // both. Blocks stay, and go from tile to tile.
 //
+// A kernel begins while those before it still run: barriers are made and the first tiles of weights come, which no kernel of the
+// stream writes where the caller says so. All other memory is touched behind wait_for_operands() alone: the copying unit is only
+// told to read `a` by a thread that waited, and every thread that multiplies waits before it does anything.
+//
 // Of 128 x 160 sums and 64 columns, 36 KB are written to shared memory, 26 KB of them read from the second cache, and 56 KB read
 // from it, in the 640 cycles that the multiplying units need.
 #include "backends/cuda/kernels/gelu.h"
@@ -100,27 +104,44 @@ struct TileProduct {
     pair_barrier();
   }
 
+  /// Announces what a stage will hold, and starts bringing this block's half of the weights to both.
+  SINTER_DEVICE_INLINE void bring_weights(uint64_t weights_map, int column, const typename RowMap::Tile& tile,
+                                          const typename RowMap::Step& step, int stage) const {
+    constexpr int kHalf = kColumns / 2;
+    const uint32_t at = stages + stage * kStageBytes + kLeftBytes + rank * kHalf * kTileDepth * 2, barrier = full + 8 * stage;
+    const int row = column * kOut + int(rank) * (kGated ? args.gate : kHalf);
+    arrive_expecting(barrier, kStageBytes);
+    map.copy_weights(at, weights_map, step, tile, row, barrier);
+  }
+  /// The same for the first steps of this block's first tile.
+  SINTER_DEVICE_INLINE void bring_weights_early(uint64_t weights_map, int count) const {
+    const auto [pair_row, column] = order.place(first_pair);
+    const auto tile = map.tile((pair_row * 2 + int(rank)) * kTileRows);
+    auto what = map.step(0);
+    for (int step = 0; step < count; ++step, map.advance(what)) bring_weights(weights_map, column, tile, what, step);
+  }
+
   /// One thread would do; but the others of its warp, waiting elsewhere, would hold it up.
   SINTER_DEVICE_INLINE void bring(uint64_t maps) {
     const uint64_t left_map = maps, weights_map = maps + sizeof(TileMaps::a);
     prefetch_map(left_map);
     prefetch_map(weights_map);
-    constexpr int kHalf = kColumns / 2;
+    int early = args.early_weights ? least(kStages, steps) : 0;
+    if (thread_x() == 0) bring_weights_early(weights_map, early);
+    wait_for_operands();
     int stage = 0;
     uint32_t parity = 1;  // nobody waits for a stage that was never used
     for (int pair = first_pair; pair < order.pairs(); pair += next_pair) {
       const auto [pair_row, column] = order.place(pair);
       const auto tile = map.tile((pair_row * 2 + int(rank)) * kTileRows);
-      const int weight = kGated ? column * kOut + int(rank) * args.gate : column * kOut + int(rank) * kHalf;
       auto what = map.step(0);
       for (int step = 0; step < steps; ++step, map.advance(what)) {
         wait_phase(empty + 8 * stage, parity);
-        const uint32_t at = stages + stage * kStageBytes, barrier = full + 8 * stage;
         if (thread_x() == 0) {
-          arrive_expecting(barrier, kStageBytes);
-          map.copy_rows(at, left_map, what, tile, barrier);
-          map.copy_weights(at + kLeftBytes + rank * kHalf * kTileDepth * 2, weights_map, what, tile, weight, barrier);
+          if (early == 0) bring_weights(weights_map, column, tile, what, stage);
+          map.copy_rows(stages + stage * kStageBytes, left_map, what, tile, full + 8 * stage);
         }
+        if (early > 0) --early;
         warp_barrier();
         if (++stage == kStages) stage = 0, parity ^= 1;
       }
@@ -154,6 +175,7 @@ struct TileProduct {
   }
 
   SINTER_DEVICE_INLINE void multiply() {
+    wait_for_operands();
     if (group == 1 && first_pair < order.pairs()) named_arrive(kTurn, 256);
     int sequence = group;
     for (int pair = first_pair + group * next_pair; pair < order.pairs(); pair += 2 * next_pair, sequence += 2) {

@@ -23,7 +23,9 @@ struct TileProductCall {
   bool gelu = false;                                         ///< the tanh form; not with `gated`
   bool gated = false;                                        ///< with the erf form of GELU; not with a residual
   int64_t gate_row = 0;                                      ///< 0: n
-  DevicePtr residual = 0;                                    ///< may be `out`; 0: none
+  /// No kernel that was queued before on the stream writes the weights: they are read before those have ended.
+  bool early_weights = false;
+  DevicePtr residual = 0;  ///< may be `out`; 0: none
   int64_t residual_stride = 0;
   float scale = 1;
 };

@@ -18,6 +18,7 @@ struct TileProductArguments {
   int gate = 0;             ///< gated kernels: the row of the weights, and of the bias, where the gates begin
   int gelu = 0;             ///< not gated: of the sum with its bias, the tanh form
   float scale = 1;          ///< of the sums, before the bias
+  int early_weights = 0;    ///< no kernel of the stream writes the weights: they are read before those in front have ended
   int group = 1;            ///< so many pairs of tiles, one below the other, are made before the next column of tiles
 };
 
