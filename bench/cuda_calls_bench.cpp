@@ -22,6 +22,7 @@
 #include "backends/cuda/kernels/group_norm.h"
 #include "backends/cuda/kernels/thin_conv.h"
 #include "backends/cuda/kernels/tile_product.h"
+#include "backends/cuda/kernels/tile_window.h"
 #include "base/error.h"
 
 using namespace sinter;
@@ -497,6 +498,123 @@ void convs(Bench& b) {
   conv_rows(b, "vae tf32", f32);
 }
 
+// Own convolutions against cuDNN's fastest of eight, which has no residual, nor a bias where results are of twice the size: a
+// pass follows it, whose time is what was measured of such passes: 1.5 us, and three times the result, or twice, at 4.2 TB/s. Two
+// at a time take turns.
+
+void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s) {
+  const ConvAxis& axis = s.axes[0];
+  const char* change = s.doubles ? " doubled" : axis.stride == 2 ? " down" : "";
+  const std::string label = fmt::format("window {} {}x{}->{} at {}{}", name, s.n, s.c, s.out_c, axis.in, change);
+  if (!b.wanted(label)) return;
+  KernelStream target(kernels, b.stream);
+  DeviceMemory in = b.random(s.n * axis.in * axis.in * s.c, s.type),
+               weights = b.random(s.out_c * axis.kernel * axis.kernel * s.c, s.type), bias = b.random(s.out_c, s.type),
+               out = b.random(s.out_pixels() * s.out_c, s.type), more = b.random(s.out_pixels() * s.out_c, s.type);
+  ConvBuffers buffers{.in = in.address(), .weights = weights.address(), .out = out.address(), .bias = bias.address()};
+  TuneOn<ConvBuffers> on{b.stream, buffers, b.workspace};
+  auto best = plan_conv(b.vendor, s, &on);
+  if (!best) return print_absence(label, best.why_none);
+  auto call = best->bind(buffers, b.workspace);
+  TileWindowCall own{.n = s.n, .h = axis.in, .w = axis.in, .c = s.c, .out_c = s.out_c};
+  own.type = s.type, own.doubles = s.doubles;
+  if (!s.doubles) own.stride = axis.stride;
+  own.in = in.address(), own.filters = weights.address(), own.out = out.address(), own.bias = bias.address();
+  if (const std::string why = why_no_tile_window(own, b.context.device()); !why.empty()) return print_absence(label, why);
+  std::vector<TileWindow> windows;
+  for (DevicePtr residual : {DevicePtr(0), more.address()}) {
+    own.residual = residual;
+    for (int form : tile_window_forms(s.doubles)) windows.push_back(tile_window(own, form, target.multiprocessors()));
+  }
+  std::vector<std::function<void()>> candidates = {[&] { call->launch(b.stream); }};
+  for (const TileWindow& w : windows) candidates.push_back([&] { w.launch(target); });
+  // Against the best of a round the others are timed no further: so in pairs.
+  std::vector<double> times(candidates.size()), library;
+  for (size_t i = 1; i < candidates.size(); ++i) {
+    const auto pair = time_candidates(b.context, b.stream, {candidates[0], candidates[i]});
+    library.push_back(pair[0]);
+    times[i] = pair[1];
+  }
+  times[0] = *std::min_element(library.begin(), library.end());
+  const double flops = s.flops() * 1e-6;
+  fmt::print("{:<40}", label);
+  for (double time : times) fmt::print("{:>8.1f}{:>5.0f}", time, flops / time);
+  if (s.doubles) fmt::print("{:>26}", "");  // of one form
+  const size_t forms = windows.size() / 2;
+  auto pass = [&](int tensors) { return 1.5 + tensors * double(s.out_pixels() * s.out_c * byte_size(s.type)) / 4.2e6; };
+  auto least = [&](size_t begin) {
+    return *std::min_element(times.begin() + int64_t(begin), times.begin() + int64_t(begin + forms));
+  };
+  fmt::print("{:>7.2f}{:>7.2f}{:>7.2f}\n", (times[0] + (s.doubles ? pass(2) : 0)) / least(1),
+             (times[0] + pass(3)) / least(1 + forms),
+             tile_share(own, best_tile_form(own, target.multiprocessors()), target.multiprocessors()));
+  std::fflush(stdout);
+}
+
+void windows(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<40}{:>13}", "own convolutions: us and TFLOP/s", "cuDNN");
+  for (const char* residual : {"", "+r"})
+    for (const device::TileForm& f : tile_forms())
+      if (!f.gated) fmt::print("{:>13}", fmt::format("own {}{}", f.columns, residual));
+  fmt::print("{:>7}{:>7}{:>7}\n", "gain", "gain+r", "share");
+  struct Size {
+    const char* name;
+    int64_t n, size, c, out_c, stride = 1;
+    bool doubles = false;
+  };
+  for (const Size& s : std::initializer_list<Size>{{"sd15", 2, 64, 320, 320},
+                                                   {"sd15", 2, 64, 640, 320},
+                                                   {"sd15", 2, 64, 960, 320},
+                                                   {"sd15", 2, 32, 320, 640},
+                                                   {"sd15", 2, 32, 640, 640},
+                                                   {"sd15", 2, 32, 960, 640},
+                                                   {"sd15", 2, 32, 1280, 640},
+                                                   {"sd15", 2, 32, 1920, 640},
+                                                   {"sd15", 2, 16, 640, 1280},
+                                                   {"sd15", 2, 16, 1280, 1280},
+                                                   {"sd15", 2, 16, 1920, 1280},
+                                                   {"sd15", 2, 16, 2560, 1280},
+                                                   {"sd15", 2, 8, 1280, 1280},
+                                                   {"sd15", 2, 8, 2560, 1280},
+                                                   {"sd15", 2, 64, 320, 320, 2},
+                                                   {"sd15", 2, 32, 640, 640, 2},
+                                                   {"sd15", 2, 16, 1280, 1280, 2},
+                                                   {"sdxl", 2, 128, 320, 320},
+                                                   {"sdxl", 2, 128, 640, 320},
+                                                   {"sdxl", 2, 128, 960, 320},
+                                                   {"sdxl", 2, 64, 320, 640},
+                                                   {"sdxl", 2, 64, 640, 640},
+                                                   {"sdxl", 2, 64, 960, 640},
+                                                   {"sdxl", 2, 64, 1280, 640},
+                                                   {"sdxl", 2, 64, 1920, 640},
+                                                   {"sdxl", 2, 32, 640, 1280},
+                                                   {"sdxl", 2, 32, 1280, 1280},
+                                                   {"sdxl", 2, 32, 1920, 1280},
+                                                   {"sdxl", 2, 32, 2560, 1280},
+                                                   {"sdxl", 2, 128, 320, 320, 2},
+                                                   {"sdxl", 2, 64, 640, 640, 2},
+                                                   {"vae", 1, 128, 512, 512},
+                                                   {"vae", 1, 256, 512, 512},
+                                                   {"vae", 1, 512, 512, 256},
+                                                   {"vae", 1, 512, 256, 256},
+                                                   {"vae", 1, 1024, 256, 128},
+                                                   {"vae", 1, 1024, 128, 128},
+                                                   {"sd15", 2, 8, 1280, 1280, 2, true},
+                                                   {"sd15", 2, 16, 1280, 1280, 2, true},
+                                                   {"sd15", 2, 32, 640, 640, 2, true},
+                                                   {"sdxl", 2, 32, 1280, 1280, 2, true},
+                                                   {"sdxl", 2, 64, 640, 640, 2, true},
+                                                   {"vae", 1, 128, 512, 512, 2, true},
+                                                   {"vae", 1, 256, 512, 512, 2, true},
+                                                   {"vae", 1, 512, 256, 256, 2, true}}) {
+    const ConvAxis axis{.in = s.size, .kernel = s.doubles ? 4 : 3, .stride = s.stride};
+    ConvShape shape{.n = s.n, .c = s.c, .out_c = s.out_c, .axes = {axis, axis}};
+    shape.doubles = s.doubles, shape.bias = !s.doubles;
+    guarded(s.name, [&] { window_row(b, kernels, s.name, shape); });
+  }
+}
+
 // Convolutions of few channels by our kernels, as they choose their tiles and with others, against cuDNN's fastest. All take
 // turns.
 
@@ -577,6 +695,7 @@ int run(int argc, char** argv) {
   attentions(b);
   prompts(b);
   convs(b);
+  windows(b);
   thin_convs(b);
   return 0;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cuda/cached_module.h"
+#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
@@ -16,7 +17,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of every signature: programs of another version are never used. Raise it when lowering or generated code change.
-constexpr std::string_view kCompilerVersion = "cuda-9";
+constexpr std::string_view kCompilerVersion = "cuda-10";
 
 std::string_view text_of(const Blob& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 Blob blob_of(std::string_view text) {
@@ -82,7 +83,10 @@ void Engine::note_memory() { taken_ = std::max(taken_, free_at_start_ - context_
 
 std::string Engine::target_text() const { return fmt::format("cuda {} on {}", target_.text(), context_.device().capability()); }
 std::string_view Engine::compiler_version() const { return kCompilerVersion; }
-LowerOptions Engine::lowering() const { return {.vendor = true, .gated = context_.device().capability() == 90}; }
+LowerOptions Engine::lowering() const {
+  const bool has_tiles = context_.device().capability() == 90;
+  return {.vendor = true, .gated = has_tiles, .doubled_bias = has_tiles};
+}
 int64_t Engine::alignment() const { return kBufferAlignment; }
 
 void Engine::generate(Program& program) const {
@@ -110,9 +114,11 @@ void Engine::begin_modules(const Program& program) const {
   for (const Step& step : program.steps) {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
-    if (const auto* conv = std::get_if<ConvStep>(&step))
-      if (const std::string module = thin_conv_module(*conv, context_.device()); !module.empty())
-        vendor_.kernels()->begin(module);
+    if (const auto* conv = std::get_if<ConvStep>(&step)) {
+      const std::string thin = thin_conv_module(*conv, context_.device());
+      const std::vector<std::string> windows = tile_window_modules(conv->in_type, conv->doubled, context_.device());
+      for (const std::string& module : thin.empty() ? windows : std::vector{thin}) vendor_.kernels()->begin(module);
+    }
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;

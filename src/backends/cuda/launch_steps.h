@@ -33,8 +33,9 @@ int64_t scratch_bytes(const Step&, const Bindings&, const Engine&) {
 }
 
 template <class Shape, class Buffers, class Plan>
-std::string LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
-                                           Planner<Shape, Buffers, Plan> planner, Preparer<Shape> preparer, bool tune) {
+LaunchBuilder::Added<Plan> LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
+                                                          Planner<Shape, Buffers, Plan> planner, Preparer<Shape> preparer,
+                                                          bool tune) {
   auto [at, fresh] = vendor_calls_.try_emplace(fmt::format("{}{} {}", tune ? "" : "untimed ", kind, shape.text()));
   VendorCall& known = at->second;
   if (collecting_) {
@@ -51,11 +52,11 @@ std::string LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape,
     known.planned = planner(engine_.vendor(), shape, on ? &*on : nullptr);
   }
   auto plan = std::any_cast<Planned<Plan>>(known.planned);
-  if (!plan) return plan.why_none;
+  if (!plan) return {plan.why_none, nullptr};
   call(kind, shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
     return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
   });
-  return {};
+  return {{}, plan.plan};
 }
 
 }  // namespace sinter::cuda

@@ -41,6 +41,12 @@ class LaunchBuilder {
   using Planner = Planned<Plan> (*)(Vendor&, const Shape&, const TuneOn<Buffers>*);
   template <class Shape>
   using Preparer = std::type_identity_t<Prepared (*)(Vendor&, const Shape&)>;
+  /// Why a vendor has no such call; or, but for the first walk, its plan.
+  template <class Plan>
+  struct Added {
+    std::string why_none;
+    std::shared_ptr<const Plan> plan;
+  };
   using Bind = std::function<std::function<void()>(const Workspace&)>;
 
   /// The same of a unit, with its weights named by `prefix`.
@@ -61,10 +67,9 @@ class LaunchBuilder {
   void add_step(const Instance& in, const QuantiseStep& step);
   void add_step(const Instance& in, const CallStep& step);
 
-  /// Adds a vendor's call, its candidates timed if `tune`, which are prepared ahead where `preparer` is not null. Gives nothing,
-  /// or why the vendor has no such call.
+  /// Adds a vendor's call, its candidates timed if `tune`, which are prepared ahead where `preparer` is not null.
   template <class Shape, class Buffers, class Plan>
-  std::string add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
+  Added<Plan> add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               Preparer<Shape> preparer, bool tune);
   void enlarge(const ConvShape& whole, const ConvBuffers& from, DevicePtr picture, DevicePtr filters);
   void add_places(const ConvCall& whole, std::string detail);

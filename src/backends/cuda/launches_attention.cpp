@@ -49,7 +49,7 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   const bool tf32 = step.in == DType::f32 && engine_.options().allow_tf32;
   bool vendor_can = step.in == step.out_type && bias_key_stride == 1 && (!keeps || tf32);
   if (vendor_can &&
-      add_vendor_call("attention", shape, buffers, plan_attention, prepare_attention, engine_.options().tune).empty())
+      add_vendor_call("attention", shape, buffers, plan_attention, prepare_attention, engine_.options().tune).why_none.empty())
     return;
   if (collecting_) return;
   AttentionCall own = own_call(shape, buffers);
@@ -83,7 +83,7 @@ void LaunchBuilder::add_fp8_attention(const Instance& in, const AttentionStep& s
   buffers.largest_s = number(3), buffers.largest_out = number(4);
   buffers.scale = float(step.scale);
   std::string why =
-      add_vendor_call("attention", shape, buffers, plan_fp8_attention, prepare_fp8_attention, engine_.options().tune);
+      add_vendor_call("attention", shape, buffers, plan_fp8_attention, prepare_fp8_attention, engine_.options().tune).why_none;
   if (!why.empty())
     fail(Code::Unsupported, "no f8e4m3 attention {}: {}; --attention-dtype auto works without", shape.text(), why);
 }

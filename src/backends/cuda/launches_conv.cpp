@@ -36,7 +36,8 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   shape.n = in(step.n), shape.c = step.c, shape.out_c = step.out_c, shape.type = step.in_type;
   shape.axes = {{in(step.h), step.kernel_h, step.stride, step.top, step.bottom},
                 {in(step.w), step.kernel_w, step.stride, step.left, step.right}};
-  shape.bias = tail.bias >= 0, shape.residual = tail.adds, shape.allow_tf32 = engine_.options().allow_tf32;
+  shape.bias = tail.bias >= 0, shape.allow_tf32 = engine_.options().allow_tf32;
+  shape.residual = tail.adds, shape.rest_may_follow = step.epilogue.has_value();
   const Enlarged larger = enlarged(step, in.bindings);
   if (larger.needed) {
     shape.axes[0].in = in(step.enlarged_h), shape.axes[1].in = in(step.enlarged_w);
@@ -56,11 +57,12 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
     buffers.in = picture, buffers.weights = filters;
   }
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
-  const bool vendor_can = tail.out_type == step.in_type, tune = engine_.options().tune;
-  auto add = [&] { return vendor_can && add_vendor_call("conv", shape, buffers, plan_conv, prepare_conv, tune).empty(); };
-  if (shape.residual && tune && residual_should_be_fused(shape) && add()) return;
-  shape.residual = false;
-  if (add()) return tail.adds ? add_step(in, RowStep{*step.epilogue}) : void();
+  if (tail.out_type == step.in_type) {
+    const auto added = add_vendor_call("conv", shape, buffers, plan_conv, prepare_conv, engine_.options().tune);
+    auto left_out = [&](bool ConvShape::*part) { return added.plan && shape.*part && !(added.plan->shape().*part); };
+    const bool rest_follows = left_out(&ConvShape::residual) || left_out(&ConvShape::bias);
+    if (added.why_none.empty()) return rest_follows ? add_step(in, RowStep{*step.epilogue}) : void();
+  }
   ConvCall own;
   own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
   own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);

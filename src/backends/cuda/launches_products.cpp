@@ -93,7 +93,7 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
 void LaunchBuilder::add_linear(const LinearShape& shape, const LinearBuffers& buffers) {
   const bool gelu = shape.epilogue == LinearEpilogue::BiasGelu, vendor_can = !gelu || buffers.bias;
   std::string why =
-      vendor_can ? add_vendor_call("linear", shape, buffers, plan_linear, nullptr, engine_.options().tune) : "no bias";
+      vendor_can ? add_vendor_call("linear", shape, buffers, plan_linear, nullptr, engine_.options().tune).why_none : "no bias";
   if (why.empty()) return;
   if (shape.gated) fail(Code::Internal, "the gated product {} was planned as one launch: {}", shape.text(), why);
   add_own_linear(shape, buffers);
@@ -127,7 +127,7 @@ void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, L
   auto add = [&](const LinearBuffers& at) {
     std::string why = tail.gelu && tail.bias < 0
                           ? "GELU comes with a bias only"
-                          : add_vendor_call("linear", shape, at, plan_linear, nullptr, engine_.options().tune);
+                          : add_vendor_call("linear", shape, at, plan_linear, nullptr, engine_.options().tune).why_none;
     if (!why.empty()) fail(Code::Unsupported, "no f8e4m3 product {}: {}; --dtype bf16 works without", shape.text(), why);
   };
   if (shape.batch == 1) return add(buffers);
@@ -183,7 +183,7 @@ void LaunchBuilder::add_step(const Instance& in, const MatmulStep& step) {
   shape.lower_alignment({buffers.a, buffers.weights, buffers.out});
   if (step.a_type != step.b_type)
     fail(Code::Unsupported, "a product of {} by {} has no form on the GPU", name(step.a_type), name(step.b_type));
-  if (add_vendor_call("linear", shape, buffers, plan_linear, nullptr, false).empty()) return;
+  if (add_vendor_call("linear", shape, buffers, plan_linear, nullptr, false).why_none.empty()) return;
   add_own_linear(shape, buffers);
 }
 

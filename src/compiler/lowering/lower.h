@@ -15,6 +15,8 @@ struct LowerOptions {
   int64_t fp8_width = 0;
   /// With `vendor`: a 16-bit linear layer whose halves are value and gate of a GEGLU is one product that gates its own result.
   bool gated = false;
+  /// With `vendor`: a convolution of a picture at twice its size may take its bias too, where that is a pass of its own.
+  bool doubled_bias = false;
   /// With `vendor`: self-attention of bf16 over at least so many normalised tokens multiplies in f8e4m3 (fp8_attention.h); 0:
   /// none.
   int64_t fp8_keys = 0;

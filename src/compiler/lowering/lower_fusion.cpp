@@ -84,8 +84,10 @@ std::pair<const Node*, Value> Lowering::sum_after(const Tail& tail) const {
 Lowering::Tail Lowering::tail_of(const Node* call) const {
   static const OpDef& kGelu = *find_op("gelu_tanh");
   Tail tail{call};
-  if (call->op == &conv2d_op && doubled_input(*call)) return tail;  // with a bias the vendor takes twice as long
-  if (auto [sum, other] = sum_after(tail); sum && is_bias(other, call)) {
+  const bool doubled = call->op == &conv2d_op && doubled_input(*call);
+  if (doubled && !options_.doubled_bias) return tail;
+  // In the kernel of another the bias of a doubled convolution costs nothing, and not every vendor has one that takes it.
+  if (auto [sum, other] = sum_after(tail); sum && is_bias(other, call) && (!doubled || resident_.contains(sum))) {
     tail.bias = unbroadcast(other).node();
     tail.root = sum;
   }

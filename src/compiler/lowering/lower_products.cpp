@@ -164,12 +164,14 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
     if (auto at = tails_.find(n); at != tails_.end()) {
       const Tail& tail = at->second;
       if (tail.bias) step.tail->bias = rows_slot(*weight_rows(Value(tail.bias)), target.dtype);
+      if (tail.bias && step.doubled) step.epilogue = add_kernel(in_place(root, n, target));
       if (tail.residual) {
         View residual = dense_operand(Value(tail.residual));
         if (residual.dtype != target.dtype) throw NeedsMemory{n};
         step.tail->adds = true;
         step.tail->residual = place(residual), step.tail->residual_stride = step.out_c;
-        step.epilogue = add_kernel(sum_in_place(root, tail, target));
+        const Node* whole = root->inputs[root->inputs[0].node() == tail.residual ? 1 : 0].node();
+        step.epilogue = add_kernel(in_place(root, whole, target));
       }
     }
     step.out = place(target);
@@ -182,11 +184,10 @@ void Lowering::emit_conv(const Node* n, const Node* root) {
   program_.steps.push_back(std::move(step));
 }
 
-BuiltKernel Lowering::sum_in_place(const Node* sum, const Tail& tail, const View& out) {
-  const Node* conv = sum->inputs[sum->inputs[0].node() == tail.residual ? 1 : 0].node();
-  Residents in_place = residents();
-  in_place.home = [=, this](const Node* n) { return n == conv ? std::optional<View>(out) : home(n); };
-  return build_kernel(sum, in_place, out);
+BuiltKernel Lowering::in_place(const Node* sum, const Node* part, const View& out) {
+  Residents there = residents();
+  there.home = [=, this](const Node* n) { return n == part ? std::optional<View>(out) : home(n); };
+  return build_kernel(sum, there, out);
 }
 
 View Lowering::filters_of(Value v, DType type) {

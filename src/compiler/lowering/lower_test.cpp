@@ -128,6 +128,37 @@ TEST_CASE("a vendor's convolution of a picture at twice its size reads the pictu
   CHECK(program.weights.at(size_t(conv.weight)).form == WeightSlot::doubled_filters);
 }
 
+TEST_CASE("a convolution of a picture at twice its size takes its bias only where it may, and where that is a pass of its own") {
+  auto made = [](bool alone, const LowerOptions& options) {
+    Graph graph;
+    Dim side = Dim::symbol("lower_side");
+    Value x = graph.input("x", {DType::bf16, {1, side, side, 32}});
+    auto weight = [&](const char* name, Shape shape) {
+      return cast(graph.weight(name, {DType::f16, std::move(shape)}), DType::bf16);
+    };
+    Value y = conv2d(resize_nearest(x, side * 2, side * 2), weight("w", {64, 32, 3, 3}),
+                     {.top = 1, .left = 1, .bottom = 1, .right = 1});
+    y = y + broadcast(weight("b", {64}), y.shape());
+    graph.output("y", alone ? y : silu(y));
+    return Lowered(graph, options).program;
+  };
+  const LowerOptions may{.vendor = true, .doubled_bias = true};
+  const Program with = made(true, may);
+  REQUIRE(with.steps.size() == 1);
+  const ConvStep conv = steps_of<ConvStep>(with).at(0);
+  CHECK(conv.doubled);
+  CHECK(conv.tail->bias >= 0);
+  REQUIRE(conv.epilogue);
+  std::set<BufferRef> touched;
+  for (const OperandUse& o : conv.epilogue->operands) touched.insert(o.buffer);
+  CHECK(touched.contains(conv.out.buffer));
+  for (const Program& without : {made(true, {.vendor = true}), made(false, may)}) {
+    CHECK(steps_of<ConvStep>(without).at(0).doubled);
+    CHECK(steps_of<ConvStep>(without).at(0).tail->bias < 0);
+    CHECK(steps_of<RowStep>(without).size() == 1);
+  }
+}
+
 TEST_CASE("a picture at another size, or results of odd widths, are not convolved so") {
   for (const Program& program :
        {enlarged(3, {.vendor = true}), enlarged(2, {.vendor = true}, 3), enlarged(2, {.fuse = false, .vendor = true})}) {

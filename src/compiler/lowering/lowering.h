@@ -163,8 +163,8 @@ class Lowering {
   /// A picture, resized to twice its size (ConvStep::doubled) for a convolution that need not see it so: what was resized; else
   /// nothing.
   Value doubled_input(const Node& conv) const;
-  /// The kernel that adds a convolution's residual to its result where that lies.
-  BuiltKernel sum_in_place(const Node* sum, const Tail& tail, const View& out);
+  /// The kernel that makes a sum where the part of it that is a convolution's result lies.
+  BuiltKernel in_place(const Node* sum, const Node* part, const View& out);
   /// Computed filters [out, in, height, width] as [out, height, width, in].
   View filters_of(Value v, DType type);
   View dense_operand(Value v);

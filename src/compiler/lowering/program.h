@@ -87,7 +87,8 @@ struct ConvStep {
   bool computed = false;  ///< the weights are no slot: they lie dense in `filter`, and are packed at every run
   DType filter_type = DType::f32;
   Place filter;
-  /// With a tail: there where the tail adds a residual, and does the same to `out` as it lies, for where that is faster.
+  /// With a tail: there where the tail adds a residual, or a bias where it is doubled, and does the same to `out` as it lies, for
+  /// where that is faster.
   std::optional<KernelUse> epilogue;
   std::optional<VendorTail> tail;
   Place out;

@@ -207,8 +207,9 @@ class Validator {
       expect(s.tail && !s.computed && s.stride == 1 && s.top == 1 && s.left == 1 && s.bottom == 1 && s.right == 1,
              "a convolution of a picture at twice its size is none of a vendor's with a stride and a padding of 1");
     if (s.tail) {
-      expect(!s.prologue && s.epilogue.has_value() == s.tail->adds,
-             "a vendor's convolution has another kernel than one that adds its residual");
+      const bool adds_itself = s.tail->adds || (s.doubled && s.tail->bias >= 0);
+      expect(!s.prologue && s.epilogue.has_value() == adds_itself && !(s.doubled && s.tail->adds),
+             "a vendor's convolution has another kernel than one that adds its residual or its bias");
       check(*s.tail, 0, s.out_c);
     }
     check(s.prologue, 1), check(s.epilogue, s.tail ? 0 : 1);

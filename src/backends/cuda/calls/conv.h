@@ -27,6 +27,8 @@ struct ConvShape {
   /// These two make cuDNN compile a kernel of its own, which may be slower than a plain one and a separate pass. So does a bias
   /// where it doubles: with it one takes twice as long as without.
   bool residual = false, silu = false;
+  /// The caller adds the residual, or the bias where it doubles, where the plan's shape has none.
+  bool rest_may_follow = false;
   bool allow_tf32 = false;  ///< f32: round inputs to 10 fraction bits
 
   int64_t out_size(const ConvAxis& axis) const { return doubles ? 2 * axis.in : axis.out(); }
@@ -41,24 +43,43 @@ struct ConvBuffers {
   DevicePtr bias = 0, residual = 0;
 };
 
+/// What will run: the library's plan, or a tile window of ours (kernels/tile_window.h). Valid as long as its Vendor.
 class ConvPlan {
  public:
-  ConvPlan(ConvShape shape, std::shared_ptr<const CudnnPlan> plan) : shape_(std::move(shape)), plan_(std::move(plan)) {}
+  ConvPlan(ConvShape shape, std::shared_ptr<const CudnnPlan> library) : shape_(std::move(shape)), library_(std::move(library)) {}
+  ConvPlan(Vendor& vendor, ConvShape shape, int tile_form, const Choice& choice)
+      : shape_(std::move(shape)), vendor_(&vendor), tile_form_(tile_form), choice_(choice) {}
+
+  /// Without a residual or bias where one may follow and does.
   const ConvShape& shape() const { return shape_; }
-  int64_t workspace_bytes() const { return plan_->workspace_bytes(); }
-  const Choice& choice() const { return plan_->choice(); }
+  bool is_own() const { return !library_; }
+  int tile_form() const { return tile_form_; }  ///< -1: the library's
+  int64_t workspace_bytes() const { return library_ ? library_->workspace_bytes() : 0; }
+  const Choice& choice() const { return library_ ? library_->choice() : choice_; }
   std::unique_ptr<BoundCall> bind(const ConvBuffers& buffers, const Workspace& workspace) const;
 
  private:
   ConvShape shape_;
-  std::shared_ptr<const CudnnPlan> plan_;
+  std::shared_ptr<const CudnnPlan> library_;
+  Vendor* vendor_ = nullptr;
+  int tile_form_ = -1;
+  Choice choice_;
 };
 
-/// None where cuDNN has no engine. Code::InvalidArgument for sizes that make no sense.
+/// The stored choice if there is one; else, with `tune`, the fastest of the library's candidates and our tile windows, which is
+/// stored; else a tile window where tile_window_should_win(), or the library's first. None where there is neither.
+/// Code::InvalidArgument for sizes that make no sense.
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn<ConvBuffers>* tune = nullptr);
 
-/// The candidates that plan_conv() will time; null where it will not.
+/// The library's candidates that plan_conv() will time; null where it will not.
 Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
+
+/// Why no tile window of ours makes this; empty where one does.
+std::string why_no_tile_window(const ConvShape& shape, const DeviceInfo& device);
+/// The modules of kernels that may be wanted for such convolutions; empty where none is.
+std::vector<std::string> tile_window_modules(DType type, bool doubles, const DeviceInfo& device);
+/// Whether one should be faster than the library's convolution, and a pass that adds a residual after it.
+bool tile_window_should_win(const ConvShape& shape, const DeviceInfo& device);
 
 /// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The
 /// residual costs 15 % of the arithmetic, as was measured (bench/NOTES.md), the pass three times the result's memory: so it does

@@ -32,6 +32,51 @@ TEST_CASE("residuals are added by convolutions of 16 bits whose results are larg
   CHECK_FALSE(fused(512, 128, DType::f32));
 }
 
+DeviceInfo h200() {
+  DeviceInfo device;
+  device.name = "an H200";
+  device.capability_major = 9;
+  device.cuda_version = 13000;
+  device.multiprocessors = 132;
+  return device;
+}
+
+TEST_CASE("untimed, tile windows are taken where their tiles fill the device, and for nothing else") {
+  auto wins = [](int64_t size, int64_t c, int64_t out_c, auto change) {
+    ConvShape shape{.n = 2, .c = c, .out_c = out_c, .axes = {{.in = size}, {.in = size}}};
+    change(shape);
+    return tile_window_should_win(shape, h200());
+  };
+  auto as_it_is = [](ConvShape&) {};
+  CHECK(wins(64, 320, 320, as_it_is));
+  CHECK(wins(64, 320, 320, [](ConvShape& s) { s.residual = true; }));
+  CHECK(!wins(8, 1280, 1280, as_it_is));
+  CHECK(!wins(64, 4, 320, as_it_is));
+  CHECK(!wins(64, 320, 4, as_it_is));
+  CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.type = DType::f32; }));
+  CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.silu = true; }));
+  CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.axes[0].stride = 2; }));
+  CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.axes[1].dilation = 2; }));
+  CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.axes.insert(s.axes.begin(), ConvAxis{.in = 1}); }));
+  auto doubled = [](ConvShape& s) {
+    s.doubles = true;
+    for (ConvAxis& axis : s.axes) axis.kernel = 4, axis.stride = 2;
+  };
+  CHECK(wins(64, 640, 640, doubled));
+  CHECK(!wins(8, 1280, 1280, doubled));
+  CHECK(!wins(128, 512, 512, as_it_is));  // tiles of 128 columns
+  CHECK(wins(128, 512, 512, [](ConvShape& s) { s.residual = true; }));
+}
+
+TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that have them") {
+  CHECK(tile_window_modules(DType::bf16, false, h200()) ==
+        std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16"});
+  CHECK(tile_window_modules(DType::f32, false, h200()).empty());
+  DeviceInfo ampere = h200();
+  ampere.capability_major = 8;
+  CHECK(tile_window_modules(DType::bf16, true, ampere).empty());
+}
+
 TEST_CASE("two convolutions or attentions with the same name are the same") {
   ConvShape base{.n = 2, .c = 4, .out_c = 8, .axes = {{.in = 6}, {.in = 5}}};
   auto differs = [&](auto change) {
@@ -52,6 +97,7 @@ TEST_CASE("two convolutions or attentions with the same name are the same") {
   differs([](ConvShape& s) { s.bias = true; });
   differs([](ConvShape& s) { s.residual = true; });
   differs([](ConvShape& s) { s.silu = true; });
+  differs([](ConvShape& s) { s.rest_may_follow = true; });
   differs([](ConvShape& s) { s.allow_tf32 = true; });
   AttentionShape a{.queries = 8, .keys = 8, .d = 64}, other = a;
   other.k.t = 3;

@@ -168,6 +168,25 @@ TEST_CASE("convolutions to twice the size are right, of single pixels too") {
       }
 }
 
+TEST_CASE("a convolution to twice the size that may leave out its bias leaves it to the caller or adds it") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  for (DType type : {DType::bf16, DType::f32})
+    for (int64_t size : {5, 48}) {
+      ConvShape s = conv(2, size, size, 32, 640, type);
+      for (auto& a : s.axes) a.kernel = 4, a.stride = 2;
+      s.doubles = s.rest_may_follow = true;
+      Case c(*v, s);
+      TuneOn<ConvBuffers> on{v->stream(), c.buffers(), v->workspace};
+      auto plan = plan_conv(v->vendor, s, &on);
+      REQUIRE_MESSAGE(plan, plan.why_none);
+      CHECK((plan->is_own() || !plan->shape().bias));
+      v->run(*plan->bind(c.buffers(), v->workspace));
+      c.s = plan->shape();
+      CHECK(c.worst_error() < tolerance(s));
+    }
+}
+
 TEST_CASE("residual and SiLU behind a convolution are right, in every combination and both chosen ways") {
   TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
   if (!v) return;
@@ -179,6 +198,62 @@ TEST_CASE("residual and SiLU behind a convolution are right, in every combinatio
         s.silu = silu;
         check_conv(*v, s, residual);
       }
+}
+
+/// Null where there are no tile windows, after saying so.
+TestDevice* device_with_windows() {
+  TestDevice* device = test_device();
+  if (!device) return nullptr;
+  const std::string why = why_no_tile_window(conv(2, 64, 64, 320, 320, DType::bf16), device->context.device());
+  if (why.empty()) return device;
+  MESSAGE("skipped: " << why);
+  return nullptr;
+}
+
+TEST_CASE("where tile windows should win they are chosen untimed, with their residual, and are right") {
+  TestDevice* device = device_with_windows();
+  TestVendor* v = device ? test_vendor(NeedsLibrary::CublasLt) : nullptr;
+  if (!v) return;
+  for (DType type : {DType::bf16, DType::f16}) {
+    ConvShape s = conv(2, 64, 64, 320, 320, type);
+    s.residual = s.rest_may_follow = true;
+    REQUIRE(tile_window_should_win(s, device->context.device()));
+    Vendor without_cache(device->context, nullptr, {}, &v->kernels);
+    auto plan = plan_conv(without_cache, s);
+    REQUIRE(plan);
+    CHECK(plan->is_own());
+    CHECK(plan->shape().residual);
+    Case c(*v, s);
+    v->run(*plan->bind(c.buffers(), v->workspace));
+    CHECK(c.worst_error() < tolerance(s));
+  }
+}
+
+TEST_CASE("a timed choice between the library and tile windows is stored, found again and gives the same bits") {
+  TestDevice* device = device_with_windows();
+  TestVendor* v = device ? test_vendor(NeedsLibrary::Cudnn) : nullptr;
+  if (!v) return;
+  for (auto [size, c, out_c] : {std::array<int64_t, 3>{64, 320, 320}, {8, 64, 64}}) {
+    ConvShape s = conv(2, size, size, c, out_c, DType::bf16);
+    s.residual = s.rest_may_follow = true;
+    Case one(*v, s);
+    TuneOn<ConvBuffers> on{v->stream(), one.buffers(), v->workspace, prepare_conv(v->vendor, s)};
+    auto timed = plan_conv(v->vendor, s, &on);
+    REQUIRE_MESSAGE(timed, timed.why_none);
+    CHECK(timed->choice().microseconds > 0);
+    v->run(*timed->bind(one.buffers(), v->workspace));
+    std::vector<float> first = download(v->device, one.out);
+    auto found = plan_conv(v->vendor, s, &on);
+    REQUIRE(found);
+    CHECK(found->choice().from_cache);
+    CHECK(found->tile_form() == timed->tile_form());
+    CHECK(found->shape() == timed->shape());
+    if (found->is_own()) CHECK(prepare_conv(v->vendor, s) == nullptr);
+    fill_bytes(one.out.at(), 0xff, one.out.memory.bytes(), v->stream());
+    v->run(*found->bind(one.buffers(), v->workspace));
+    std::vector<float> second = download(v->device, one.out);
+    for (int64_t i = 0; i < s.out_pixels() * s.out_c; ++i) REQUIRE(first[size_t(i)] == second[size_t(i)]);
+  }
 }
 
 TEST_CASE("the convolutions of Stable Diffusion at full size are right") {

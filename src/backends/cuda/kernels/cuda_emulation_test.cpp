@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -51,7 +52,7 @@ struct PendingProduct {
   float* c;
   int count;
   uint64_t a, b;
-  bool bf16, first;
+  bool bf16, first, turned;  ///< turned: b lies in rows of its columns
 };
 
 /// A barrier in shared memory.
@@ -303,7 +304,8 @@ void read_of_cluster(float (&out)[4], const void* shared, int rank) {
 }
 void wait_for_operands() { block().thread().has_operands = true; }
 void need_operands() {
-  if (!block().thread().has_operands) block().note_problem("memory is touched before the kernels that may write it were waited for");
+  if (!block().thread().has_operands)
+    block().note_problem("memory is touched before the kernels that may write it were waited for");
 }
 uint32_t arrive(uint32_t* counter) { return (*counter)++; }
 void prefetch(const void*) {}
@@ -414,9 +416,38 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
   end_phase(p);
 }
 
+void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::array<int, 4>& first, uint32_t barrier) {
+  need_operands();
+  if (to % 1024) fail(Code::Internal, "a box is copied to {}, no multiple of 1024", to);
+  std::array<int, 4> counts;
+  for (size_t i = 0; i < 4; ++i) counts[i] = (map.box[i] + map.steps[i] - 1) / map.steps[i];
+  const int elements = counts[0] * counts[1] * counts[2] * counts[3];
+  for (int e = 0; e < elements; ++e) {
+    int64_t at = 0, rest = e;
+    bool inside = true;
+    for (size_t i = 0; i < 4; rest /= counts[i], ++i) {
+      const int64_t position = first[i] + rest % counts[i] * map.steps[i];
+      inside = inside && position >= 0 && position < map.sizes[i];
+      at += position * map.strides[i];
+    }
+    uint16_t value = 0;
+    if (inside) std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + at, 2);
+    const int row = e / counts[0], column = e % counts[0];
+    std::memcpy(block().shared_of(rank) + to + row * 128 + ((column / 8) ^ (row & 7)) * 16 + column % 8 * 2, &value, 2);
+  }
+  Phases& p = phases(barrier, rank);
+  p.bytes -= int32_t(elements * 2);
+  end_phase(p);
+}
+
 void run_product(const PendingProduct& p) {
-  auto number = [&](uint64_t operand, int row, int column) {
-    const auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
+  auto number = [&](uint64_t operand, int row, int column, bool turned = false) {
+    auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
+    if (turned) {
+      const auto next_columns = uint32_t(operand >> 16 & 0x3fff) * 16, eight_rows = uint32_t(operand >> 32 & 0x3fff) * 16;
+      at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 64) * next_columns + uint32_t(row % 64 * 2) +
+           uint32_t(column / 8) * eight_rows + uint32_t(column % 8 * 128);
+    }
     uint16_t bits;
     std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
     return p.bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
@@ -425,7 +456,7 @@ void run_product(const PendingProduct& p) {
   for (int i = 0; i < p.count; ++i) {
     const int row = warp * 16 + g + i / 2 % 2 * 8, column = i / 4 * 8 + t + i % 2;
     float sum = p.first ? 0 : p.c[i];
-    for (int k = 0; k < 16; ++k) sum += number(p.a, row, k) * number(p.b, column, k);
+    for (int k = 0; k < 16; ++k) sum += number(p.a, row, k) * number(p.b, column, k, p.turned);
     p.c[i] = sum;
   }
 }
@@ -452,8 +483,15 @@ void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier)
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   for (int rank : {0, 1}) copy_tile_into(rank, to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
 }
-void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first) {
-  block().thread().products.push_back({c, count, a, b, bf16, first});
+void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier) {
+  copy_box_into(block().rank(), to, *reinterpret_cast<const EmulatedBoxMap*>(map), {channel, x, y, picture}, barrier);
+}
+void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier) {
+  for (int rank : {0, 1})
+    copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {channel, tap, filter, 0}, barrier);
+}
+void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first, bool turned) {
+  block().thread().products.push_back({c, count, a, b, bf16, first, turned});
 }
 void commit_products() {
   Thread& t = block().thread();

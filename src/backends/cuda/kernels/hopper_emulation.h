@@ -26,6 +26,14 @@ struct EmulatedMap {
 /// Fails where this thread has not waited for the kernels before, which may still write what it is about to touch.
 void need_operands();
 
+/// The same with up to four axes, the innermost, which is dense, first.
+struct EmulatedBoxMap {
+  uint64_t base;
+  int64_t sizes[4], strides[4];  // strides in elements
+  int32_t box[4], steps[4];      // of a box, every so manyth element along an axis
+};
+static_assert(sizeof(EmulatedBoxMap) <= 128);
+
 template <class T>
 using Shared = T;
 template <class T>
@@ -58,6 +66,8 @@ void arrive_expecting(uint32_t at, uint32_t bytes);
 void arrive_in_pair(uint32_t at, uint32_t rank);
 void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
+void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier);
+void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier);
 inline void prefetch_map(uint64_t) {}
 
 inline void begin_products() {}
@@ -69,10 +79,10 @@ void wait_products() {
 }
 template <int N>
 void settle(float (&)[N]) {}
-void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first);
-template <bool kBf16, bool kFirst, int N>
+void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first, bool turned);
+template <bool kBf16, bool kFirst, bool kTurned = false, int N>
 void start_product(float (&c)[N], uint64_t a, uint64_t b) {
-  start_product_of(c, N, a, b, kBf16, kFirst);
+  start_product_of(c, N, a, b, kBf16, kFirst, kTurned);
 }
 
 }  // namespace sinter::device

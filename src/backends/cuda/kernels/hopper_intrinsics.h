@@ -14,6 +14,13 @@ SINTER_DEVICE_INLINE uint64_t product_operand(uint32_t at) {
   return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | kEightRows << 32 | kSwizzled128 << 62;
 }
 
+/// Describes its transpose: 64 rows that are columns of a product's `b`, as copied by 64, the next 64 columns behind them. 16
+/// rows further: + 128.
+SINTER_DEVICE_INLINE uint64_t turned_operand(uint32_t at) {
+  constexpr uint64_t kEightRows = 1024 / 16, kNextColumns = 64 * 128 / 16, kSwizzled128 = 1;
+  return (at & 0x3ffff) >> 4 | kNextColumns << 16 | kEightRows << 32 | kSwizzled128 << 62;
+}
+
 }  // namespace sinter::device
 
 #ifdef SINTER_DEVICE_EMULATION
@@ -121,6 +128,21 @@ SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int colum
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
       : "memory");
 }
+/// copy_tile() of a map with four axes: 64 channels of a box of pixels. Coordinates may be negative.
+SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(map), "r"(channel), "r"(x), "r"(y), "r"(picture), "r"(barrier)
+      : "memory");
+}
+/// copy_tile_to_pair() of a map with three axes: 64 channels of one pixel of many filters' windows.
+SINTER_DEVICE_INLINE void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], "
+      "[%5], %6;" ::"r"(to),
+      "l"(map), "r"(channel), "r"(tap), "r"(filter), "r"(barrier), "h"(uint16_t(3))
+      : "memory");
+}
 SINTER_DEVICE_INLINE void prefetch_map(uint64_t map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 /// Before the first product after its sums or shared memory were touched otherwise.
@@ -141,21 +163,29 @@ SINTER_DEVICE_INLINE void settle(float (&sums)[N]) {
 
 /// c += a . b^T for 64 rows of a and 2 * (count of c) rows of b, 16 columns of each. With g = lane / 4, t = lane % 4 * 2 and w
 /// the warp of the warpgroup: c[4 j] and the next are row 16 w + g, columns 8 j + t and the next; c[4 j + 2] and the next of row
-/// g + 8. kFirst: c = a . b^T.
-#define SINTER_PRODUCT_CODE(columns, type, count, after, names, adds)                                                      \
+/// g + 8. kFirst: c = a . b^T. kTurned: b is a turned_operand().
+#define SINTER_PRODUCT_CODE(columns, type, count, after, names, adds, turned)                                              \
   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." #type "." #type " {" names "}, %" #count ", %" #after ", " #adds \
-  ", 1, 1, 0, 0;"
-#define SINTER_START_PRODUCT(columns, count, after, names, SUMS)                                              \
-  template <bool kBf16, bool kFirst>                                                                          \
-  SINTER_DEVICE_INLINE void start_product(float(&c)[count], uint64_t a, uint64_t b) {                         \
-    if constexpr (kBf16 && kFirst)                                                                            \
-      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b)); \
-    else if constexpr (kBf16)                                                                                 \
-      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b)); \
-    else if constexpr (kFirst)                                                                                \
-      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 0) : SUMS("=f") : "l"(a), "l"(b));  \
-    else                                                                                                      \
-      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 1) : SUMS("+f") : "l"(a), "l"(b));  \
+  ", 1, 1, 0, " #turned ";"
+#define SINTER_START_PRODUCT(columns, count, after, names, SUMS)                                                 \
+  template <bool kBf16, bool kFirst, bool kTurned = false>                                                       \
+  SINTER_DEVICE_INLINE void start_product(float(&c)[count], uint64_t a, uint64_t b) {                            \
+    if constexpr (kBf16 && kFirst && !kTurned)                                                                   \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 0, 0) : SUMS("=f") : "l"(a), "l"(b)); \
+    else if constexpr (kBf16 && !kTurned)                                                                        \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 1, 0) : SUMS("+f") : "l"(a), "l"(b)); \
+    else if constexpr (kFirst && !kTurned)                                                                       \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 0, 0) : SUMS("=f") : "l"(a), "l"(b));  \
+    else if constexpr (!kTurned)                                                                                 \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 1, 0) : SUMS("+f") : "l"(a), "l"(b));  \
+    else if constexpr (kBf16 && kFirst)                                                                          \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 0, 1) : SUMS("=f") : "l"(a), "l"(b)); \
+    else if constexpr (kBf16)                                                                                    \
+      asm volatile(SINTER_PRODUCT_CODE(columns, bf16, count, after, names, 1, 1) : SUMS("+f") : "l"(a), "l"(b)); \
+    else if constexpr (kFirst)                                                                                   \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 0, 1) : SUMS("=f") : "l"(a), "l"(b));  \
+    else                                                                                                         \
+      asm volatile(SINTER_PRODUCT_CODE(columns, f16, count, after, names, 1, 1) : SUMS("+f") : "l"(a), "l"(b));  \
   }
 #define SINTER_NAMES_4(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3"
 #define SINTER_NAMES_6(t) SINTER_NAMES_4(t) ", %" #t "4, %" #t "5"

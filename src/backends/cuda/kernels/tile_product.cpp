@@ -33,15 +33,15 @@ TileProductCall with_strides(TileProductCall c) {
 constexpr int kMapF16 = 6, kMapBf16 = 9;
 constexpr int kNotInterleaved = 0, kSwizzle128 = 3, kPromoteTo256 = 3, kZeroOutside = 0;
 
-/// Describes rows of k elements, of which boxes of `box_rows` by kTileDepth are copied.
-void describe(uint64_t (&map)[16], DType type, DevicePtr at, int64_t rows, int64_t k, int64_t stride, int64_t box_rows) {
-  alignas(64) uint64_t made[16];
-  const uint64_t sizes[2] = {uint64_t(k), uint64_t(rows)}, strides[1] = {uint64_t(stride * kBytes)};
-  const uint32_t box[2] = {uint32_t(kDepth), uint32_t(box_rows)}, steps[2] = {1, 1};
-  check(driver().encode_tiled_map(made, type == DType::f16 ? kMapF16 : kMapBf16, 2, at, sizes, strides, box, steps,
-                                  kNotInterleaved, kSwizzle128, kPromoteTo256, kZeroOutside),
-        "describing a matrix of {} x {}, rows {} apart, in tiles of {} rows", rows, k, stride, box_rows);
-  std::copy(std::begin(made), std::end(made), map);
+/// Rows of k elements, of which boxes of `box_rows` by kTileDepth are copied.
+TiledArray matrix(DType type, DevicePtr at, int64_t rows, int64_t k, int64_t stride, int64_t box_rows) {
+  return {.at = at, .type = type, .sizes = {k, rows}, .strides = {stride}, .box = {kDepth, box_rows}, .steps = {1, 1}};
+}
+
+std::string listed(const std::vector<int64_t>& numbers) {
+  std::string text;
+  for (int64_t number : numbers) text += fmt::format("{}{}", text.empty() ? "" : ", ", number);
+  return text;
 }
 
 }  // namespace
@@ -60,6 +60,23 @@ std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& d
   for (int64_t stride : {c.a_stride, c.weights_stride, c.out_stride, c.residual_stride}) aligned = aligned && stride % 8 == 0;
   if (!aligned) return "tile products need addresses and rows at multiples of 16 bytes";
   return {};
+}
+
+void describe(uint64_t (&map)[16], const TiledArray& array) {
+  constexpr size_t kMostAxes = 5;
+  const size_t axes = array.sizes.size();
+  SINTER_ASSERT(axes <= kMostAxes && array.strides.size() + 1 == axes && array.box.size() == axes && array.steps.size() == axes);
+  alignas(64) uint64_t made[16];
+  uint64_t sizes[kMostAxes], strides[kMostAxes];
+  uint32_t box[kMostAxes], steps[kMostAxes];
+  for (size_t i = 0; i < axes; ++i) {
+    sizes[i] = uint64_t(array.sizes[i]), box[i] = uint32_t(array.box[i]), steps[i] = uint32_t(array.steps[i]);
+    if (i > 0) strides[i - 1] = uint64_t(array.strides[i - 1] * kBytes);
+  }
+  check(driver().encode_tiled_map(made, array.type == DType::f16 ? kMapF16 : kMapBf16, unsigned(axes), array.at, sizes, strides,
+                                  box, steps, kNotInterleaved, kSwizzle128, kPromoteTo256, kZeroOutside),
+        "describing an array of {}, strides {}, in tiles of {}", listed(array.sizes), listed(array.strides), listed(array.box));
+  std::copy(std::begin(made), std::end(made), map);
 }
 
 std::span<const device::TileForm> tile_forms() { return kForms; }
@@ -116,9 +133,9 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
 TileProduct tile_product(const TileProductCall& call, int number, int multiprocessors) {
   TileProduct made = tile_product_without_maps(call, number, multiprocessors);
   const TileProductCall c = with_strides(call);
-  describe(made.maps.a, c.type, c.a, c.m, c.k, c.a_stride, kRows);
-  describe(made.maps.weights, c.type, c.weights, c.gated ? c.gate_row + c.n : c.n, c.k, c.weights_stride,
-           kForms[size_t(number)].columns / 2);
+  describe(made.maps.a, matrix(c.type, c.a, c.m, c.k, c.a_stride, kRows));
+  describe(made.maps.weights, matrix(c.type, c.weights, c.gated ? c.gate_row + c.n : c.n, c.k, c.weights_stride,
+                                     kForms[size_t(number)].columns / 2));
   return made;
 }
 

@@ -27,7 +27,36 @@ SINTER_DEVICE_INLINE float high_of(uint32_t pair) {
   return kBf16 ? as_float(pair & 0xffff0000u) : f16_bits_to_float(uint16_t(pair >> 16));
 }
 
-template <int kColumns, bool kGated, bool kBf16>
+/// Where the rows of `a` come from and those of the results go: here from and to matrices. A tile begins at `row`, a multiple of
+/// its rows, counted through all tiles.
+struct MatrixRows {
+  /// Weights come in rows of one column of `a` each.
+  static constexpr bool kTurned = false;
+  const TileProductArguments& args;
+
+  /// What one step multiplies, by its number.
+  struct Step {
+    int column;
+  };
+  SINTER_DEVICE_INLINE Step step(int number) const { return {number * kTileDepth}; }
+  SINTER_DEVICE_INLINE void advance(Step& step) const { step.column += kTileDepth; }
+  struct Tile {
+    int row;
+  };
+  SINTER_DEVICE_INLINE Tile tile(int row) const { return {row}; }
+
+  SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& step, const Tile& tile, uint32_t barrier) const {
+    copy_tile(to, map, step.column, tile.row, barrier);
+  }
+  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& step, const Tile&, int weight,
+                                         uint32_t barrier) const {
+    copy_tile_to_pair(to, map, step.column, weight, barrier);
+  }
+  /// The row of the results, and of what is added, for one of a tile's; -1: none.
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return tile.row + row < args.m ? tile.row + row : -1; }
+};
+
+template <int kColumns, bool kGated, bool kBf16, class RowMap = MatrixRows>
 struct TileProduct {
   static constexpr TileForm kForm{kColumns, kGated};
   static constexpr int kStages = kForm.stages(), kStageBytes = kForm.stage_bytes(), kLeftBytes = kTileRows * kTileDepth * 2;
@@ -40,13 +69,19 @@ struct TileProduct {
   using Rows = StagedRows<kOut>;
 
   const TileProductArguments& args;
+  const RowMap map;
   const TileOrder order;
   const int group, warp, lane;                  // group: of the two that multiply
   uint32_t stages, staging, full, empty, rank;  // all but the last: addresses in shared memory; staging: this warp's
   int steps, first_pair, next_pair;
 
-  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a)
-      : args(a), order(a.m, a.n, kOut, a.group), group(thread_x() / 128 - 1), warp(thread_x() / 32 % 4), lane(thread_x() % 32) {
+  SINTER_DEVICE_INLINE TileProduct(const TileProductArguments& a, const RowMap& rows)
+      : args(a),
+        map(rows),
+        order(a.m, a.n, kOut, a.group),
+        group(thread_x() / 128 - 1),
+        warp(thread_x() / 32 % 4),
+        lane(thread_x() % 32) {
     stages = (shared_address(shared_memory()) + 1023) & ~1023u;
     const uint32_t behind = stages + kStages * kStageBytes;
     staging = behind + uint32_t(group * 4 + warp) * (kForm.staging_bytes() / 4);
@@ -70,12 +105,20 @@ struct TileProduct {
   }
 
   /// Announces what a stage will hold, and starts bringing this block's half of the weights to both.
-  SINTER_DEVICE_INLINE void bring_weights(uint64_t map, int column, int step, int stage) const {
+  SINTER_DEVICE_INLINE void bring_weights(uint64_t weights_map, int column, const typename RowMap::Tile& tile,
+                                          const typename RowMap::Step& step, int stage) const {
     constexpr int kHalf = kColumns / 2;
     const uint32_t at = stages + stage * kStageBytes + kLeftBytes + rank * kHalf * kTileDepth * 2, barrier = full + 8 * stage;
     const int row = column * kOut + int(rank) * (kGated ? args.gate : kHalf);
     arrive_expecting(barrier, kStageBytes);
-    copy_tile_to_pair(at, map, step * kTileDepth, row, barrier);
+    map.copy_weights(at, weights_map, step, tile, row, barrier);
+  }
+  /// The same for the first steps of this block's first tile.
+  SINTER_DEVICE_INLINE void bring_weights_early(uint64_t weights_map, int count) const {
+    const auto [pair_row, column] = order.place(first_pair);
+    const auto tile = map.tile((pair_row * 2 + int(rank)) * kTileRows);
+    auto what = map.step(0);
+    for (int step = 0; step < count; ++step, map.advance(what)) bring_weights(weights_map, column, tile, what, step);
   }
 
   /// One thread would do; but the others of its warp, waiting elsewhere, would hold it up.
@@ -84,19 +127,19 @@ struct TileProduct {
     prefetch_map(left_map);
     prefetch_map(weights_map);
     int early = args.early_weights ? least(kStages, steps) : 0;
-    if (thread_x() == 0)
-      for (int step = 0; step < early; ++step) bring_weights(weights_map, order.place(first_pair).column, step, step);
+    if (thread_x() == 0) bring_weights_early(weights_map, early);
     wait_for_operands();
     int stage = 0;
     uint32_t parity = 1;  // nobody waits for a stage that was never used
     for (int pair = first_pair; pair < order.pairs(); pair += next_pair) {
       const auto [pair_row, column] = order.place(pair);
-      const int row = (pair_row * 2 + int(rank)) * kTileRows;
-      for (int step = 0; step < steps; ++step) {
+      const auto tile = map.tile((pair_row * 2 + int(rank)) * kTileRows);
+      auto what = map.step(0);
+      for (int step = 0; step < steps; ++step, map.advance(what)) {
         wait_phase(empty + 8 * stage, parity);
         if (thread_x() == 0) {
-          if (early == 0) bring_weights(weights_map, column, step, stage);
-          copy_tile(stages + stage * kStageBytes, left_map, step * kTileDepth, row, full + 8 * stage);
+          if (early == 0) bring_weights(weights_map, column, tile, what, stage);
+          map.copy_rows(stages + stage * kStageBytes, left_map, what, tile, full + 8 * stage);
         }
         if (early > 0) --early;
         warp_barrier();
@@ -114,17 +157,18 @@ struct TileProduct {
   SINTER_DEVICE_INLINE void start_step(Sums& sums, int stage, uint32_t parity) const {
     wait_phase(full + 8 * stage, parity);
     const uint32_t at = stages + stage * kStageBytes;
-    const uint64_t left = product_operand(at), right = product_operand(at + kLeftBytes);
+    const uint64_t left = product_operand(at);
+    const uint64_t right = RowMap::kTurned ? turned_operand(at + kLeftBytes) : product_operand(at + kLeftBytes);
     begin_products();
     SINTER_UNROLL
     for (int i = 0; i < kTileDepth / 16; ++i) {
       SINTER_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
-        const uint64_t rows = left + uint64_t(i * 2 + b * 512), columns = right + uint64_t(i * 2);
+        const uint64_t rows = left + uint64_t(i * 2 + b * 512), columns = right + uint64_t(i * (RowMap::kTurned ? 128 : 2));
         if (kFirst && i == 0)
-          start_product<kBf16, true>(sums[b], rows, columns);
+          start_product<kBf16, true, RowMap::kTurned>(sums[b], rows, columns);
         else
-          start_product<kBf16, false>(sums[b], rows, columns);
+          start_product<kBf16, false, RowMap::kTurned>(sums[b], rows, columns);
       }
     }
     commit_products();
@@ -161,13 +205,16 @@ struct TileProduct {
     }
   }
 
-  /// Calls body(row, column, address in staging) for chunks of this warp's rows, neighbours in a row together.
+  /// Calls body(row of the results or -1, column, address in staging) for chunks of this warp's rows, neighbours in a row
+  /// together.
   template <class Body>
   SINTER_DEVICE_INLINE void for_each_chunk(int first_row, int first_column, const Body& body) const {
+    const auto tile = map.tile(first_row);
     SINTER_UNROLL_SOME
     for (int i = 0; i < Rows::kChunks; ++i) {
       const int index = i * 32 + lane, r = index / Rows::kChunks, chunk = index % Rows::kChunks;
-      body(first_row + r / 16 * 64 + warp * 16 + r % 16, first_column + chunk * 8, staging + Rows::offset(r, chunk));
+      const int row = map.out_row(tile, r / 16 * 64 + warp * 16 + r % 16);
+      body(row, first_column + chunk * 8, staging + Rows::offset(r, chunk));
     }
   }
 
@@ -175,7 +222,7 @@ struct TileProduct {
   SINTER_DEVICE_INLINE void fetch_residual(int first_row, int first_column) const {
     warp_barrier();  // all have stored what was there
     for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
-      const bool inside = row < args.m && column < args.n;
+      const bool inside = row >= 0 && column < args.n;
       const int64_t element = inside ? int64_t(row) * args.residual_stride + column : 0;
       copy_chunk(at, args.residual + uint64_t(element) * 2, inside);
     });
@@ -243,7 +290,7 @@ struct TileProduct {
     warp_barrier();
     for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
       const Words4 words = shared_at<Words4>(at);
-      if (row < args.m && column < args.n)
+      if (row >= 0 && column < args.n)
         *reinterpret_cast<Global<Words4>*>(args.out + uint64_t(int64_t(row) * args.out_stride + column) * 2) = words;
     });
   }
@@ -268,7 +315,7 @@ struct TileProduct {
     (void)maps;                                                                                                                \
     uint64_t at;                                                                                                               \
     SINTER_PARAMETER_ADDRESS(at, maps, module##__##form, 0);                                                                   \
-    sinter::device::TileProduct<columns, gated, bf16>(arguments).run(at);                                                      \
+    sinter::device::TileProduct<columns, gated, bf16>(arguments, {arguments}).run(at);                                         \
   }
 /// The kernels of one form and type, a module of their own: the driver takes half a second to compile one.
 #define SINTER_TILE_PRODUCTS(columns, type, bf16)                                   \

@@ -1,6 +1,7 @@
 #pragma once
 #include <span>
 #include <string>
+#include <vector>
 
 #include "backends/cuda/kernels/kernels.h"
 #include "backends/cuda/kernels/tile_product_arguments.h"
@@ -24,7 +25,7 @@ struct TileProductCall {
   int64_t gate_row = 0;                                      ///< 0: n
   /// No kernel that was queued before on the stream writes the weights: they are read before those have ended.
   bool early_weights = false;
-  DevicePtr residual = 0;                                    ///< may be `out`; 0: none
+  DevicePtr residual = 0;  ///< may be `out`; 0: none
   int64_t residual_stride = 0;
   float scale = 1;
 };
@@ -42,6 +43,18 @@ std::string tile_module(int form, DType type);
 double tile_share(const TileProductCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileProductCall& call, int multiprocessors);
+
+/// An array in memory as the copying unit sees it, and the boxes of it that are copied at a time: the innermost axis first, which
+/// is dense and of which kTileDepth elements are copied.
+struct TiledArray {
+  DevicePtr at = 0;
+  DType type = DType::bf16;
+  std::vector<int64_t> sizes, strides;  ///< strides: in elements, of all axes but the first
+  std::vector<int64_t> box;             ///< in elements of the array, so many of which are copied as steps leave
+  std::vector<int64_t> steps;           ///< every so manyth element is copied
+};
+/// Asks the driver for the description that kernels give to the copying unit.
+void describe(uint64_t (&map)[16], const TiledArray& array);
 
 /// A call as it is launched.
 struct TileProduct {

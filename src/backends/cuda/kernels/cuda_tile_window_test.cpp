@@ -1,0 +1,349 @@
+#define SINTER_DEVICE_EMULATION
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <set>
+
+#include "backends/cuda/kernels/test_targets.h"
+#include "backends/cuda/kernels/tile_doubled_128_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_doubled_128_f16.device.cpp"
+#include "backends/cuda/kernels/tile_window.h"
+#include "backends/cuda/kernels/tile_window_128_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_window_128_f16.device.cpp"
+#include "backends/cuda/kernels/tile_window_160_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_window_160_f16.device.cpp"
+#include "base/error.h"
+#include "base/rounding.h"
+
+namespace sinter::cuda {
+namespace {
+
+DeviceInfo hopper() {
+  DeviceInfo device;
+  device.name = "a Hopper";
+  device.capability_major = 9;
+  device.cuda_version = 12000;
+  return device;
+}
+
+TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
+  TileWindowCall call{.n = n, .h = h, .w = w, .c = c, .out_c = out_c};
+  call.in = call.filters = call.out = 4096;
+  return call;
+}
+
+TileWindowCall doubled(TileWindowCall call) {
+  call.doubles = true;
+  return call;
+}
+
+int64_t boxes_of(const TileBox& box, int64_t n, int64_t h, int64_t w) {
+  return divide_up(n, box.n) * divide_up(h, box.h) * divide_up(w, box.w);
+}
+
+TEST_CASE("boxes of pixels have as many as a tile has rows, and no others would be fewer") {
+  for (int64_t n : {1, 2, 3})
+    for (int64_t h : {1, 7, 8, 16, 33, 64})
+      for (int64_t w : {1, 8, 9, 24, 64, 128, 200}) {
+        const TileBox box = tile_box(n, h, w);
+        CHECK(box.w * box.h * box.n == device::kTileRows);
+        for (int64_t other_w : {1, 8, 16, 128})
+          for (int64_t other_h : {1, 2, 8})
+            if (other_w * other_h <= 128)
+              CHECK(boxes_of(box, n, h, w) <= boxes_of({other_w, other_h, 128 / other_w / other_h}, n, h, w));
+      }
+  CHECK(boxes_of(tile_box(2, 64, 64), 2, 64, 64) == 64);
+  CHECK(boxes_of(tile_box(2, 8, 8), 2, 8, 8) == 1);
+}
+
+TEST_CASE("tiles of a window are all pixels of the result once, and no others") {
+  struct Size {
+    int64_t n, h, w;
+  };
+  for (Size s : {Size{1, 1, 1}, Size{2, 8, 8}, Size{3, 9, 23}, Size{2, 40, 130}, Size{130, 1, 1}}) {
+    const TileWindow made = tile_window_without_maps(window(s.n, s.h, s.w, 64, 160), 0, 132);
+    const device::WindowRows rows{made.window};
+    std::set<int> seen;
+    int written = 0;
+    for (int row = 0; row < made.product.arguments.m + device::kTileRows; ++row) {
+      const int first = row / device::kTileRows * device::kTileRows;
+      if (const int pixel = rows.out_row(rows.tile(first), row - first); pixel >= 0) seen.insert(pixel), ++written;
+    }
+    CHECK(written == s.n * s.h * s.w);
+    CHECK(int(seen.size()) == written);
+    CHECK(*seen.rbegin() == written - 1);
+  }
+}
+
+TEST_CASE("tiles of a window to twice the size are all pixels of the result once, and no others") {
+  for (int64_t n : {1, 3})
+    for (int64_t h : {1, 9, 40}) {
+      const TileWindow made = tile_window_without_maps(doubled(window(n, h, 23, 64, 160)), 1, 132);
+      const device::DoubledRows rows{{made.window}};
+      std::set<int> seen;
+      int written = 0;
+      for (int row = 0; row < made.product.arguments.m; ++row) {
+        const int first = row / device::kTileRows * device::kTileRows;
+        if (const int pixel = rows.out_row(rows.tile(first), row - first); pixel >= 0) seen.insert(pixel), ++written;
+        const auto tile = rows.tile(first), neighbour = rows.tile(first / 256 * 256);
+        CHECK(tile.odd_x == neighbour.odd_x);  // pairs share their filters
+        CHECK(tile.odd_y == neighbour.odd_y);
+      }
+      CHECK(written == n * 2 * h * 2 * 23);
+      CHECK(int(seen.size()) == written);
+      CHECK(*seen.rbegin() == written - 1);
+    }
+}
+
+TEST_CASE("the steps of a window are the same counted one by one and begun anywhere") {
+  TileWindowCall call = window(1, 8, 8, 72, 160);
+  call.kernel_w = 2;
+  const TileWindow made = tile_window_without_maps(call, 0, 132);
+  CHECK(made.product.arguments.k == 3 * 2 * 128);
+  const device::WindowRows rows{made.window};
+  device::WindowRows::Step one = rows.step(0);
+  for (int i = 0; i < 12; ++i, rows.advance(one)) {
+    const device::WindowRows::Step begun = rows.step(i);
+    CHECK(begun.channel == i % 2 * 64);
+    CHECK(begun.tap == i / 2);
+    CHECK(begun.x == i / 2 % 2);
+    CHECK(begun.y == i / 4);
+    CHECK(one.channel == begun.channel);
+    CHECK(one.tap == begun.tap);
+    CHECK(one.x == begun.x);
+    CHECK(one.y == begun.y);
+  }
+}
+
+TEST_CASE("tile windows say why they cannot do a convolution") {
+  const TileWindowCall good = window(2, 64, 64, 320, 320);
+  CHECK(why_no_tile_window(good, hopper()) == "");
+  auto refused = [&](auto change, std::string_view why) {
+    TileWindowCall call = good;
+    DeviceInfo device = hopper();
+    change(call, device);
+    const std::string said = why_no_tile_window(call, device);
+    CHECK_MESSAGE(said.find(why) != said.npos, said);
+  };
+  refused([](auto& c, auto&) { c.c = 4; }, "4");
+  refused([](auto& c, auto&) { c.out_c = 4; }, "4");
+  refused([](auto& c, auto&) { c.stride = 9; }, "9 pixels apart");
+  refused([](auto& c, auto&) { c.type = DType::f32; }, "f32");
+  refused([](auto& c, auto&) { c.residual = 8; }, "16 bytes");
+  refused([](auto&, auto& d) { d.capability_major = 8; }, "capability 9.0");
+}
+
+TEST_CASE("a window's share of the device counts pixels, channels and rounds that are not full") {
+  CHECK(tile_share(window(2, 64, 64, 320, 320), 0, 132) == doctest::Approx(64.0 / 66));
+  CHECK(tile_share(window(2, 64, 64, 320, 320), 1, 132) == doctest::Approx(96.0 / 132 * 320 / 384));
+  CHECK(tile_share(window(2, 60, 64, 320, 320), 0, 132) == doctest::Approx(60.0 / 66));
+  CHECK(tile_share(window(2, 64, 64, 32, 320), 0, 132) == doctest::Approx(32.0 / 66));
+}
+
+struct Convolution {
+  TestTarget& target;
+  TileWindowCall call;
+  std::vector<float> in, filters, bias, residual;
+  int64_t count = 0;
+
+  Convolution(TestTarget& t, const TileWindowCall& c, bool has_bias, bool adds) : target(t), call(c) {
+    const int64_t k = (call.doubles ? 16 : call.kernel_h * call.kernel_w) * call.c;
+    count = call.n * call.out_h() * call.out_w() * call.out_c;
+    in = rounded(random_values(size_t(call.n * call.h * call.w * call.c), 1), call.type);
+    filters = rounded(random_values(size_t(call.out_c * k), 2, float(1 / std::sqrt(double(k)))), call.type);
+    bias = rounded(random_values(size_t(call.out_c), 3), call.type);
+    residual = rounded(random_values(size_t(count), 4), call.type);
+    call.in = target.upload(encode(in, call.type));
+    call.filters = target.upload(encode(filters, call.type));
+    call.bias = has_bias ? target.upload(encode(bias, call.type)) : 0;
+    call.residual = adds ? target.upload(encode(residual, call.type)) : 0;
+    call.out = target.untouched((count + 64) * 2);
+  }
+
+  /// What the window gives to a pixel.
+  double window_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = 0;
+    for (int64_t ky = 0; ky < call.kernel_h; ++ky)
+      for (int64_t kx = 0; kx < call.kernel_w; ++kx) {
+        const int64_t from_y = y * call.stride + ky - call.top, from_x = x * call.stride + kx - call.left;
+        if (from_y < 0 || from_y >= call.h || from_x < 0 || from_x >= call.w) continue;
+        const float* pixel = &in[size_t(((n * call.h + from_y) * call.w + from_x) * call.c)];
+        const float* filter = &filters[size_t(((o * call.kernel_h + ky) * call.kernel_w + kx) * call.c)];
+        for (int64_t c = 0; c < call.c; ++c) sum += double(pixel[c]) * filter[c];
+      }
+    return sum;
+  }
+  double doubled_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = 0;
+    for (int64_t from_y = 0; from_y < call.h; ++from_y)
+      for (int64_t from_x = 0; from_x < call.w; ++from_x) {
+        const int64_t ky = y - (2 * from_y - 1), kx = x - (2 * from_x - 1);
+        if (ky < 0 || ky > 3 || kx < 0 || kx > 3) continue;
+        for (int64_t c = 0; c < call.c; ++c)
+          sum += double(in[size_t(((n * call.h + from_y) * call.w + from_x) * call.c + c)]) *
+                 filters[size_t((c * 16 + ky * 4 + kx) * call.out_c + o)];
+      }
+    return sum;
+  }
+  double expected(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = call.doubles ? doubled_sum(n, y, x, o) : window_sum(n, y, x, o);
+    if (call.bias) sum += bias[size_t(o)];
+    if (call.residual) sum += residual[size_t(((n * call.out_h() + y) * call.out_w() + x) * call.out_c + o)];
+    return sum;
+  }
+
+  /// Beyond the rounding of the result; about a hundred thousand of the numbers are compared. What is not written, or beside,
+  /// counts as 1e9.
+  double worst_error(std::string& where) {
+    const auto got = decode(target.download<uint8_t>(call.out, size_t((count + 64) * 2)), call.type);
+    const double rounding = call.type == DType::bf16 ? 0x1p-8 : 0x1p-11;
+    const double cost = double(count) * double(call.kernel_h * call.kernel_w * call.c);
+    const int64_t every = std::max<int64_t>(1, int64_t(cost / 1e8)) | 1;
+    double worst = 0;
+    for (int64_t i = 0; i < int64_t(got.size()); ++i) {
+      if (std::isnan(got[size_t(i)]) == (i < count)) return where = fmt::format("{} of {}", i, count), 1e9;
+      if (i >= count || i % every) continue;
+      const int64_t o = i % call.out_c, pixel = i / call.out_c, x = pixel % call.out_w(), y = pixel / call.out_w() % call.out_h();
+      const int64_t n = pixel / (call.out_w() * call.out_h());
+      const double value = expected(n, y, x, o);
+      const double error = std::max(0.0, std::abs(got[size_t(i)] - value) - 1.01 * rounding * std::abs(value));
+      if (error > worst) where = fmt::format("picture {}, row {}, column {}, channel {}", n, y, x, o);
+      worst = std::max(worst, error);
+    }
+    return worst;
+  }
+};
+
+void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array) {
+  device::EmulatedBoxMap box{array.at, {1, 1, 1, 1}, {1, 0, 0, 0}, {1, 1, 1, 1}, {1, 1, 1, 1}};
+  for (size_t i = 0; i < array.sizes.size(); ++i) {
+    box.sizes[i] = array.sizes[i], box.box[i] = int32_t(array.box[i]), box.steps[i] = int32_t(array.steps[i]);
+    if (i > 0) box.strides[i] = array.strides[i - 1];
+  }
+  std::memcpy(map, &box, sizeof box);
+}
+
+void check_window(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
+  CAPTURE(tile_window_module(form, call.type, call.doubles));
+  CAPTURE(fmt::format("{} x {} x {} x {} -> {}, window {} x {} by {}, padding {} {} {} {}", call.n, call.h, call.w, call.c,
+                      call.out_c, call.kernel_h, call.kernel_w, call.stride, call.top, call.bottom, call.left, call.right));
+  CAPTURE(bias);
+  CAPTURE(adds);
+  Convolution c(target, call, bias, adds);
+  if (in_place) {
+    std::vector<float> held = c.residual;
+    held.resize(held.size() + 64, NAN);
+    c.call.out = c.call.residual = target.upload(encode(held, call.type));
+  }
+  if (target.emulated()) {
+    TileWindow made = tile_window_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
+    describe_for_emulation(made.product.maps.a, made.pixels);
+    describe_for_emulation(made.product.maps.weights, made.filters);
+    made.launch(target);
+  } else {
+    const TileWindow made = tile_window(c.call, form, target.multiprocessors());
+    made.launch(target);
+    CHECK(static_cast<DeviceTarget&>(target).function(made.product.kernel).local_bytes() == 0);
+  }
+  std::string where;
+  const double worst = c.worst_error(where);
+  CHECK_MESSAGE(worst < 1e-4, where);
+}
+
+TileWindowCall padded(TileWindowCall call, int64_t top, int64_t bottom, int64_t left, int64_t right) {
+  call.top = top, call.bottom = bottom, call.left = left, call.right = right;
+  return call;
+}
+TileWindowCall sized(TileWindowCall call, int64_t kernel_h, int64_t kernel_w, int64_t stride) {
+  call.kernel_h = kernel_h, call.kernel_w = kernel_w, call.stride = stride;
+  return call;
+}
+
+TEST_CASE("emulated windows agree with sums in double") {
+  for (int form : tile_window_forms(false)) {
+    EmulatedTarget target;
+    const DType type = form ? DType::bf16 : DType::f16;
+    auto picture = [&](int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
+      TileWindowCall call = window(n, h, w, c, out_c);
+      call.type = type;
+      return call;
+    };
+    check_window(target, picture(2, 8, 8, 64, 168), form, true, true);
+    check_window(target, picture(1, 13, 11, 72, 40), form, true, false);                                    // boxes overhang
+    check_window(target, padded(sized(picture(2, 9, 7, 40, 24), 2, 2, 1), 0, 1, 1, 0), form, false, true);  // and channels
+    check_window(target, padded(sized(picture(1, 5, 30, 128, 16), 1, 1, 1), 0, 0, 0, 0), form, true, true, true);
+    check_window(target, padded(sized(picture(1, 12, 9, 8, 320), 3, 2, 1), 1, 0, 0, 0), form, false, false);
+    check_window(target, sized(picture(2, 17, 12, 64, 8), 3, 3, 2), form, true, true);
+    check_window(target, padded(sized(picture(1, 16, 16, 64, 8), 3, 3, 2), 0, 1, 0, 1), form, true, false);
+  }
+}
+
+/// Null where there is no such device, after saying so.
+TestDevice* hopper_device() {
+  TestDevice* device = test_device();
+  if (!device) return nullptr;
+  if (const std::string why = why_no_tile_window(window(2, 8, 8, 64, 64), device->context.device()); !why.empty()) {
+    MESSAGE("skipped: " << why);
+    return nullptr;
+  }
+  return device;
+}
+
+TEST_CASE("emulated windows to twice the size agree with sums in double") {
+  for (DType type : {DType::bf16, DType::f16}) {
+    EmulatedTarget target;
+    TileWindowCall call = doubled(window(2, 5, 3, 72, 136));
+    call.type = type;
+    const int form = tile_window_forms(true).front();
+    check_window(target, call, form, true, true);
+    call.n = 1, call.h = 17, call.w = 9, call.c = 24, call.out_c = 72;
+    check_window(target, call, form, false, false);
+    call.h = call.w = 1;
+    check_window(target, call, form, true, false);
+  }
+}
+
+TEST_CASE("windows of every form, type, padding and stride agree with sums in double") {
+  TestDevice* device = hopper_device();
+  if (!device) return;
+  for (int form : tile_window_forms(false))
+    for (DType type : {DType::bf16, DType::f16})
+      for (int64_t c : {8, 64, 72}) {
+        DeviceTarget target(*device);
+        TileWindowCall call = window(2, 19, 21, c, 328);
+        call.type = type;
+        check_window(target, call, form, true, true);
+        check_window(target, call, form, false, false);
+        check_window(target, call, form, true, true, true);
+        check_window(target, padded(sized(call, 1, 1, 1), 0, 0, 0, 0), form, true, false);
+        check_window(target, padded(sized(call, 2, 2, 1), 1, 0, 0, 1), form, true, true);
+        check_window(target, sized(call, 3, 3, 2), form, true, true);
+        check_window(target, padded(sized(call, 3, 3, 2), 0, 1, 0, 1), form, true, false);
+        call.n = 1, call.h = 1, call.w = 1;
+        check_window(target, call, form, true, true);
+      }
+  for (DType type : {DType::bf16, DType::f16})
+    for (int64_t c : {8, 64, 72})
+      for (int64_t h : {1, 9, 21}) {
+        DeviceTarget target(*device);
+        TileWindowCall call = doubled(window(2, h, 13, c, 328));
+        call.type = type;
+        check_window(target, call, tile_window_forms(true).front(), true, true);
+        check_window(target, call, tile_window_forms(true).front(), false, false);
+      }
+}
+
+TEST_CASE("windows of the size of Stable Diffusion's, more tiles than blocks, are right") {
+  TestDevice* device = hopper_device();
+  if (!device) return;
+  for (int form : tile_window_forms(false))
+    for (const TileWindowCall& call :
+         {window(2, 64, 64, 320, 320), window(2, 32, 32, 1920, 640), window(2, 16, 16, 1280, 1280), window(2, 8, 8, 2560, 1280),
+          window(1, 256, 256, 128, 128), window(2, 104, 76, 640, 640)}) {
+      DeviceTarget target(*device);
+      check_window(target, call, form, true, true);
+    }
+}
+
+}  // namespace
+}  // namespace sinter::cuda

@@ -1,0 +1,60 @@
+#pragma once
+#include "backends/cuda/kernels/tile_product.h"
+#include "backends/cuda/kernels/tile_window_arguments.h"
+
+namespace sinter::cuda {
+
+/// Convolutions of 16-bit pictures on devices of capability 9.0, as tile products:
+///   out[n, y, x, o] = sum over window and c of in[n, y * stride + ky - top, x * stride + kx - left, c] * filters[o, ky, kx, c]
+///                     + bias[o] + residual[n, y, x, o],
+/// everything dense. Everything after the sum is f32 and rounded once. Where it doubles, pixel (y, x) of `in` is added to the
+/// result's pixels (2 y - 1 to 2 y + 2, 2 x - 1 to 2 x + 2) instead, times filters that are [c, 4, 4, o].
+struct TileWindowCall {
+  int64_t n = 1, h = 0, w = 0, c = 0, out_c = 0;  ///< h, w: of `in`
+  int64_t kernel_h = 3, kernel_w = 3, stride = 1;
+  int64_t top = 1, bottom = 1, left = 1, right = 1;  ///< zeros around `in`
+  bool doubles = false;                              ///< the window, stride and padding are then those above
+  DType type = DType::bf16;                          ///< of everything: bf16 or f16
+  DevicePtr in = 0, filters = 0, out = 0;
+  DevicePtr bias = 0, residual = 0;  ///< 0: none; the residual may be `out`
+
+  int64_t out_h() const { return doubles ? 2 * h : (h + top + bottom - kernel_h) / stride + 1; }
+  int64_t out_w() const { return doubles ? 2 * w : (w + left + right - kernel_w) / stride + 1; }
+};
+
+/// Why there is no such kernel; empty where there is one.
+std::string why_no_tile_window(const TileWindowCall& call, const DeviceInfo& device);
+
+/// The pixels of the result that are a tile's rows: powers of two whose product is the rows of a tile.
+struct TileBox {
+  int64_t w = 1, h = 1, n = 1;
+};
+/// The box of which the fewest cover `n` pictures; of such the widest.
+TileBox tile_box(int64_t n, int64_t h, int64_t w);
+
+/// The forms that there are kernels for.
+std::vector<int> tile_window_forms(bool doubles);
+/// The product that it is made as, rows of boxes that reach beyond the pictures counted, k filled up to whole steps: what forms
+/// there are and what they cost is said by tile_product.h. Its addresses are those of the call.
+TileProductCall product_of(const TileWindowCall& call);
+/// tile_share(), boxes that reach beyond the pictures counted as lost.
+double tile_share(const TileWindowCall& call, int form, int multiprocessors);
+/// The number of the form that should be fastest.
+int best_tile_form(const TileWindowCall& call, int multiprocessors);
+/// The module that holds a form's kernel.
+std::string tile_window_module(int form, DType type, bool doubles);
+
+/// A call as it is launched.
+struct TileWindow {
+  TileProduct product;  ///< its kernel is the window's
+  device::WindowArguments window;
+  TiledArray pixels, filters;  ///< what the maps describe
+
+  void launch(KernelTarget& target) const { target(product.kernel, product.shape, product.maps, product.arguments, window); }
+};
+/// Asks the driver to describe the arrays to the copying unit; the call must be one that there is a kernel for.
+TileWindow tile_window(const TileWindowCall& call, int form, int multiprocessors);
+/// The same but for the maps, which need a driver.
+TileWindow tile_window_without_maps(const TileWindowCall& call, int form, int multiprocessors);
+
+}  // namespace sinter::cuda
