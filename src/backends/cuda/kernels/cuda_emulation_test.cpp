@@ -26,7 +26,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 struct Kernel {
   std::function<void(std::span<void* const>)> body;
   size_t parameters = 0;
-  bool pairs = false;  ///< of blocks, that see each other's shared memory
+  EmulatedKernel::Kind kind = EmulatedKernel::Kind::Any;
 };
 
 std::map<std::string, Kernel, std::less<>>& kernels() {
@@ -52,6 +52,7 @@ struct PendingProduct {
   int count;
   uint64_t a, b;
   bool bf16, first;
+  const uint32_t* registers = nullptr;  ///< where the left matrix lies instead; then b is one of summed rows
 };
 
 /// A barrier in shared memory.
@@ -261,8 +262,8 @@ void load(uint32_t (&out)[4], const void* row, bool transposed) {
 
 }  // namespace
 
-void EmulatedKernel::add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, bool pairs) {
-  kernels()[name] = {std::move(body), parameters, pairs};
+void EmulatedKernel::add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, Kind kind) {
+  kernels()[name] = {std::move(body), parameters, kind};
 }
 
 void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, std::span<void* const> arguments) {
@@ -270,10 +271,11 @@ void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, st
   if (found == kernels().end()) fail(Code::NotFound, "the kernel {} is not emulated", kernel);
   if (found->second.parameters != arguments.size())
     fail(Code::Internal, "{} has {} parameters, not {}", kernel, found->second.parameters, arguments.size());
-  const bool pairs = found->second.pairs;
-  const uint32_t cluster = pairs ? 2 : shape.cluster;
-  if (shape.shared_bytes > (cluster > 1 ? 227 : 164) * 1024)
-    fail(Code::Internal, "{} bytes of shared memory are more than {} has", shape.shared_bytes, cluster > 1 ? "sm_90" : "sm_80");
+  using Kind = EmulatedKernel::Kind;
+  const uint32_t cluster = found->second.kind == Kind::HopperPair ? 2 : shape.cluster;
+  const bool hopper = cluster > 1 || found->second.kind != Kind::Any;
+  if (shape.shared_bytes > (hopper ? 227 : 164) * 1024)
+    fail(Code::Internal, "{} bytes of shared memory are more than {} has", shape.shared_bytes, hopper ? "sm_90" : "sm_80");
   if (cluster < 1 || cluster > 8 || shape.grid.x % cluster)
     fail(Code::Internal, "{}: {} blocks are no clusters of {}", kernel, shape.grid.x, cluster);
   if (shape.grid.y > 65535 || shape.grid.z > 65535) fail(Code::Internal, "{}: the grid is too large in y or z", kernel);
@@ -406,12 +408,18 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
   end_phase(p);
 }
 
+/// What a matrix in shared memory, described to products, has at an offset; chunks are swizzled over 8 rows of 128 bytes.
+float operand_number(uint64_t operand, uint32_t offset, bool bf16) {
+  const auto at = uint32_t(operand & 0x3fff) * 16 + offset;
+  uint16_t bits;
+  std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
+  return bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+uint32_t operand_step(uint64_t operand, int shift) { return uint32_t(operand >> shift & 0x3fff) * 16; }
+
 void run_product(const PendingProduct& p) {
   auto number = [&](uint64_t operand, int row, int column) {
-    const auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
-    uint16_t bits;
-    std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
-    return p.bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+    return operand_number(operand, uint32_t(row / 8) * operand_step(operand, 32) + uint32_t(row % 8 * 128 + column * 2), p.bf16);
   };
   const int warp = thread_x() / kLanes % 4, g = block().lane() / 4, t = block().lane() % 4 * 2;
   for (int i = 0; i < p.count; ++i) {
@@ -420,6 +428,27 @@ void run_product(const PendingProduct& p) {
     for (int k = 0; k < 16; ++k) sum += number(p.a, row, k) * number(p.b, column, k);
     p.c[i] = sum;
   }
+}
+
+/// As the PTX manual lays out a matrix whose columns lie next to each other: 64 of a row, 8 rows to a swizzled piece, then the
+/// next 8 rows a stride further and the next 64 columns a leading distance further.
+void run_summed_rows(const PendingProduct& p) {
+  Block& b = block();
+  b.shown().address = p.registers;
+  b.meet_warp("summed rows");
+  const int g = b.lane() / 4, t = b.lane() % 4 * 2;
+  for (int i = 0; i < p.count; ++i) {
+    const int row = g + i / 2 % 2 * 8, column = i / 4 * 8 + t + i % 2;
+    float sum = p.c[i];
+    for (int k = 0; k < 16; ++k) {
+      const auto* a = static_cast<const uint32_t*>(b.shown(row % 8 * 4 + k % 8 / 2).address);
+      const uint32_t at = uint32_t(column / 64) * operand_step(p.b, 16) + uint32_t(k / 8) * operand_step(p.b, 32) +
+                          uint32_t(k % 8 * 128 + column % 64 * 2);
+      sum += number_of(a[row / 8 + k / 8 * 2], k % 2, p.bf16) * operand_number(p.b, at, p.bf16);
+    }
+    p.c[i] = sum;
+  }
+  b.meet_warp("summed rows");
 }
 }  // namespace
 
@@ -433,6 +462,7 @@ void arrive_expecting(uint32_t at, uint32_t bytes) {
   --p.missing;
   end_phase(p);
 }
+void arrive_at(uint32_t at) { arrive_in_pair(at, uint32_t(block().rank())); }
 void arrive_in_pair(uint32_t at, uint32_t rank) {
   Phases& p = phases(at, int(rank));
   --p.missing;
@@ -443,6 +473,16 @@ void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier)
 }
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   for (int rank : {0, 1}) copy_tile_into(rank, to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
+}
+void copy_head_tile(uint32_t to, uint64_t map, int column, int head, int token, int entry, uint32_t barrier) {
+  const auto& m = *reinterpret_cast<const EmulatedHeadMap*>(map);
+  const bool is_there = head < m.heads && entry < m.entries;
+  const uint64_t base = is_there ? m.base + uint64_t(head * m.head_stride + entry * m.entry_stride) * 2 : 0;
+  copy_tile_into(block().rank(), to, {base, is_there ? m.tokens : 0, m.columns, m.token_stride, m.box_rows}, column, token,
+                 barrier);
+}
+void add_summed_rows_of(float* c, int count, const uint32_t* a, uint64_t rows, bool bf16) {
+  block().thread().products.push_back({c, count, 0, rows, bf16, false, a});
 }
 void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first) {
   block().thread().products.push_back({c, count, a, b, bf16, first});
@@ -455,7 +495,7 @@ void commit_products() {
 void wait_products_for(int open) {
   Thread& t = block().thread();
   for (; int(t.product_groups.size()) > open; t.product_groups.pop_front())
-    for (const PendingProduct& p : t.product_groups.front()) run_product(p);
+    for (const PendingProduct& p : t.product_groups.front()) p.registers ? run_summed_rows(p) : run_product(p);
   block().meet_warp("wait_products");  // whoever frees a stage then does so for its whole warp
 }
 

@@ -4,7 +4,7 @@
 #include <array>
 #include <limits>
 
-#include "backends/cuda/driver_api.h"
+#include "backends/cuda/kernels/tensor_map.h"
 #include "base/error.h"
 #include "base/rounding.h"
 
@@ -12,7 +12,6 @@ namespace sinter::cuda {
 namespace {
 
 constexpr int64_t kRows = device::kTileRows, kDepth = device::kTileDepth;
-constexpr int64_t kBytes = 2;  // of an element
 /// Rows of tiles that are made before the next column of tiles: what blocks read at a time is about square.
 constexpr int64_t kGroupPairs = 8;
 
@@ -27,21 +26,6 @@ TileProductCall with_strides(TileProductCall c) {
   if (!c.residual_stride) c.residual_stride = c.n;
   if (!c.gate_row) c.gate_row = c.n;
   return c;
-}
-
-// The driver's numbers.
-constexpr int kMapF16 = 6, kMapBf16 = 9;
-constexpr int kNotInterleaved = 0, kSwizzle128 = 3, kPromoteTo256 = 3, kZeroOutside = 0;
-
-/// Describes rows of k elements, of which boxes of `box_rows` by kTileDepth are copied.
-void describe(uint64_t (&map)[16], DType type, DevicePtr at, int64_t rows, int64_t k, int64_t stride, int64_t box_rows) {
-  alignas(64) uint64_t made[16];
-  const uint64_t sizes[2] = {uint64_t(k), uint64_t(rows)}, strides[1] = {uint64_t(stride * kBytes)};
-  const uint32_t box[2] = {uint32_t(kDepth), uint32_t(box_rows)}, steps[2] = {1, 1};
-  check(driver().encode_tiled_map(made, type == DType::f16 ? kMapF16 : kMapBf16, 2, at, sizes, strides, box, steps,
-                                  kNotInterleaved, kSwizzle128, kPromoteTo256, kZeroOutside),
-        "describing a matrix of {} x {}, rows {} apart, in tiles of {} rows", rows, k, stride, box_rows);
-  std::copy(std::begin(made), std::end(made), map);
 }
 
 }  // namespace
@@ -115,9 +99,9 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
 TileProduct tile_product(const TileProductCall& call, int number, int multiprocessors) {
   TileProduct made = tile_product_without_maps(call, number, multiprocessors);
   const TileProductCall c = with_strides(call);
-  describe(made.maps.a, c.type, c.a, c.m, c.k, c.a_stride, kRows);
-  describe(made.maps.weights, c.type, c.weights, c.gated ? c.gate_row + c.n : c.n, c.k, c.weights_stride,
-           kForms[size_t(number)].columns / 2);
+  describe_tensor(made.maps.a, c.type, c.a, {{c.k, 1}, {c.m, c.a_stride}}, {kDepth, kRows});
+  describe_tensor(made.maps.weights, c.type, c.weights, {{c.k, 1}, {c.gated ? c.gate_row + c.n : c.n, c.weights_stride}},
+                  {kDepth, kForms[size_t(number)].columns / 2});
   return made;
 }
 
