@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cuda/cached_module.h"
+#include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/plan.h"
@@ -104,11 +105,21 @@ std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
   return code;
 }
 
+/// Whether it is attention of a picture's tokens to each other, as they are.
+static bool is_among_tokens(const AttentionStep& step) {
+  return step.queries == step.keys && step.d.is_constant() && !step.causal && !step.biased && step.in == step.out_type;
+}
+
 void Engine::begin_modules(const Program& program) const {
   vendor_.kernels()->begin("elements");
   for (const Step& step : program.steps) {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
+    if (const auto* attention = std::get_if<AttentionStep>(&step); attention && is_among_tokens(*attention)) {
+      const DType type = attention->in;
+      if (auto module = self_attention_module(type, attention->d.constant(), options_.tune, context_.device()); !module.empty())
+        vendor_.kernels()->begin(module);
+    }
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;
