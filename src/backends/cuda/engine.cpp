@@ -116,9 +116,8 @@ void Engine::begin_modules(const Program& program) const {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
     if (const auto* attention = std::get_if<AttentionStep>(&step); attention && is_among_tokens(*attention)) {
-      const DType type = attention->in;
-      if (auto module = self_attention_module(type, attention->d.constant(), options_.tune, context_.device()); !module.empty())
-        vendor_.kernels()->begin(module);
+      const std::string module = self_attention_module(attention->in, attention->d.constant(), context_.device());
+      if (!module.empty()) vendor_.kernels()->begin(module);
     }
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;

@@ -236,9 +236,6 @@ constexpr std::string_view kOwnAttention = "2";
 /// With more keys, those that are held at once leave fewer blocks to a multiprocessor.
 constexpr int64_t kMostResidentKeys = 160;
 
-/// To be measured.
-bool tiles_should_win(int64_t d) { return d <= 40; }
-
 std::string own_module(OwnAttention which, const AttentionCall& call) {
   return which == OwnAttention::Tiles ? tile_attention_module(call) : resident_module(call);
 }
@@ -449,19 +446,22 @@ OwnAttention own_attention(const AttentionShape& s, const DeviceInfo& device) {
   return few ? OwnAttention::Resident : OwnAttention::Tiles;
 }
 
-/// Measured on an H200, cuDNN 9.14, batch 2, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 of its time at 77 keys, 0.7
-/// to 1.0 at 154, 0.9 to 1.3 at 231.
+/// Measured on an H200, cuDNN 9.14, batch 2. Few keys, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 of its time at 77
+/// keys, 0.7 to 1.0 at 154, 0.9 to 1.3 at 231. As many keys as queries: 0.95 with 4096 and heads of 40, 0.77 with 1024 and heads
+/// of 80, 0.88 with 1024 and 1.03 with 4096 and heads of 64, where a plan of the library's would cost more than it brings.
 bool own_attention_should_win(const AttentionShape& s, const DeviceInfo& device) {
+  constexpr int64_t kLeastOfMany = 1024;
   if (!why_no_own_attention(s, device).empty()) return false;
-  return own_attention(s, device) == OwnAttention::Tiles ? tiles_should_win(s.d) : s.keys <= kMostResidentKeys;
+  if (own_attention(s, device) == OwnAttention::Resident) return s.keys <= kMostResidentKeys;
+  return s.keys >= kLeastOfMany;
 }
 
-std::string self_attention_module(DType type, int64_t d, bool timed, const DeviceInfo& device) {
+std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device) {
   constexpr int64_t kMany = 4096;
   AttentionShape s{.queries = kMany, .keys = kMany, .d = d, .type = type};
   s.q = s.k = s.v = s.out = {kMany * d, d, d};
   const AttentionCall call = own_call(s);
-  return why_no_tile_attention(call, device).empty() && (timed || tiles_should_win(d)) ? tile_attention_module(call) : "";
+  return why_no_tile_attention(call, device).empty() ? tile_attention_module(call) : "";
 }
 
 Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShape& s, const TuneOn<Fp8AttentionBuffers>* tune) {

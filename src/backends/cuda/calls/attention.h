@@ -69,8 +69,8 @@ std::string why_no_own_attention(const AttentionShape& shape, const DeviceInfo& 
 OwnAttention own_attention(const AttentionShape& shape, const DeviceInfo& device);
 /// Whether it should be faster than cuDNN's.
 bool own_attention_should_win(const AttentionShape& shape, const DeviceInfo& device);
-/// The module of ours that attention of so wide heads among all tokens of pictures will need, `timed` or not; empty: none.
-std::string self_attention_module(DType type, int64_t d, bool timed, const DeviceInfo& device);
+/// The module of ours that attention of so wide heads among all tokens of pictures will need; empty: none.
+std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device);
 
 /// The stored choice if there is one; else ours where, with other numbers of tokens, timing took ours each time; else, with
 /// `tune`, the faster of cuDNN's fastest and ours, which is stored; else ours where own_attention_should_win() or cuDNN has none,

@@ -247,13 +247,12 @@ TEST_CASE("attention by whole tiles agrees with f64 on a device") {
   if (!device) return;
   DeviceTarget t(*device);
   for (DType type : {DType::bf16, DType::f16}) {
-    for (int64_t d : {8, 24, 40, 48, 64, 72, 80}) check_tiles(t, {2, 3, 300, 389, d, type});
+    for (int64_t d : {8, 24, 40, 48, 64, 72, 80}) check_tiles(t, {2, 2, 130, 389, d, type});
     for (int64_t d : {40, 64, 80}) {
       check_tiles(t, {1, 1, 1, 1, d, type});
       check_tiles(t, {2, 2, 77, 77, d, type, false, Bias::None, true});
-      check_tiles(t, {1, 2, 333, 1000, d, type, false, Bias::None, false, 0, DType::f32, 20});
-      check_tiles(t, {2, 40, 450, 129, d, type, false, Bias::None, true});
-      check_tiles(t, {2, 8, 1024, 1024, d, type, false, Bias::None, true});
+      check_tiles(t, {1, 2, 100, 1000, d, type, false, Bias::None, false, 0, DType::f32, 20});
+      check_tiles(t, {2, 20, 450, 129, d, type, false, Bias::None, true});  // several groups for each block
       for (float scale : {-1.f, 0.f}) check_tiles(t, {1, 1, 20, 150, d, type, false, Bias::None, false, 0, DType::f32, scale});
     }
   }

@@ -77,6 +77,7 @@ template <int N>
 void settle(float (&)[N]) {}
 template <int N>
 void settle(uint32_t (&)[N]) {}
+inline void stay_behind(int) {}
 void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first);
 template <bool kBf16, bool kFirst, int N>
 void start_product(float (&c)[N], uint64_t a, uint64_t b) {

@@ -159,6 +159,12 @@ SINTER_DEVICE_INLINE void settle(float (&sums)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+/// Keeps waits that follow behind what was computed before. The compiler of machine code moves them in front of arithmetic that
+/// they do not depend on, but nothing across a branch: here is one that is never taken. `count`: the same in all threads, not
+/// negative.
+SINTER_DEVICE_INLINE void stay_behind(int count) {
+  asm volatile("{ .reg .pred always; setp.ge.s32 always, %0, 0; @always bra GO; nanosleep.u32 1; GO: }" ::"r"(count) : "memory");
+}
 /// What products read from registers is not written before here.
 template <int N>
 SINTER_DEVICE_INLINE void settle(uint32_t (&words)[N]) {

@@ -10,10 +10,6 @@
 #include "backends/cuda/kernels/hopper_intrinsics.h"
 #include "backends/cuda/kernels/tile_attention_arguments.h"
 
-#ifndef SINTER_ATTENTION_TURNS
-#define SINTER_ATTENTION_TURNS 1
-#endif
-
 namespace sinter::device {
 
 template <int kD, int kMakers, bool kBf16>
@@ -23,7 +19,8 @@ struct TileAttention {
   static constexpr int kScores = kKeys / 2, kSums = kD / 2;  // of a thread
   static constexpr int kSteps = kKeys / 16;
   static constexpr int kTurn = 1;  // the first of the named barriers that say whose turn it is
-  static constexpr bool kTurns = SINTER_ATTENTION_TURNS && kMakers > 1;
+  /// Of the exponentials, those that come before the sums of the last keys are waited for: measured for each form.
+  static constexpr int kBeforeSums = kD == 64 ? kScores / 2 : kScores;
   static constexpr float kLog2E = 1.4426950408889634f, kNegativeInfinity = -__builtin_inff();
   /// Scores times 0 would not be masked; by so little they all count the same.
   static constexpr float kLeastScale = 1e-30f;
@@ -139,12 +136,8 @@ struct TileAttention {
     return slots + uint32_t(slot.number * kForm.slot_bytes());
   }
   /// Products are queued warpgroup after warpgroup, so that one exponentiates while others multiply.
-  SINTER_DEVICE_INLINE void await_turn() const {
-    if (kTurns) named_barrier(kTurn + maker, 256);
-  }
-  SINTER_DEVICE_INLINE void end_turn() const {
-    if (kTurns) named_arrive(kTurn + (maker + 1) % kMakers, 256);
-  }
+  SINTER_DEVICE_INLINE void await_turn() const { named_barrier(kTurn + maker, 256); }
+  SINTER_DEVICE_INLINE void end_turn() const { named_arrive(kTurn + (maker + 1) % kMakers, 256); }
 
   SINTER_DEVICE_INLINE void start_scores(Scores& scores, uint32_t keys) const {
     const uint32_t rows = queries + uint32_t(maker * kForm.query_bytes());
@@ -169,7 +162,9 @@ struct TileAttention {
   }
 
   /// Scores become powers of two, whose largest of a row is 1; `corrections`: what earlier sums of a row are to be multiplied by.
-  SINTER_DEVICE_INLINE void exponentiate(Scores& scores, Rows& rows, float (&corrections)[2]) const {
+  /// Calls sums_are_needed() once kBeforeSums are done.
+  template <class Body>
+  SINTER_DEVICE_INLINE void exponentiate(Scores& scores, Rows& rows, float (&corrections)[2], const Body& sums_are_needed) const {
     if (args.scale < 0) {
       SINTER_UNROLL
       for (int i = 0; i < kScores; ++i) scores[i] = -scores[i];
@@ -200,6 +195,7 @@ struct TileAttention {
       scores[i + 1] = exp2_fast(scores[i + 1] * scale - base[half]);
       even[half] += scores[i];
       odd[half] += scores[i + 1];
+      if (i + 2 == kBeforeSums) sums_are_needed(scores);
     }
     SINTER_UNROLL
     for (int half = 0; half < 2; ++half) rows.total[half] = rows.total[half] * corrections[half] + (even[half] + odd[half]);
@@ -233,7 +229,7 @@ struct TileAttention {
     settle(scores);
     release(last_keys);
     mask(scores);
-    exponentiate(scores, rows, corrections);
+    exponentiate(scores, rows, corrections, [](Scores&) SINTER_INLINE_LAMBDA {});
     pack(scores, weights);
     for (int step = 1; step < steps; ++step) {
       const Slot keys = next.taken(), values = next.taken();
@@ -245,11 +241,14 @@ struct TileAttention {
       wait_products<1>();
       settle(scores);
       release(keys);
-      exponentiate(scores, rows, corrections);
-      wait_products<0>();
-      settle(sums);
-      settle(weights);
-      release(values);
+      exponentiate(scores, rows, corrections, [&](Scores& done) SINTER_INLINE_LAMBDA {
+        settle(done);
+        stay_behind(args.keys);
+        wait_products<0>();
+        settle(sums);
+        settle(weights);
+        release(values);
+      });
       SINTER_UNROLL
       for (int i = 0; i < kSums; ++i) sums[i] *= corrections[i / 2 % 2];
       pack(scores, weights);
