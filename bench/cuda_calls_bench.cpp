@@ -436,6 +436,50 @@ void prompts(Bench& b) {
   }
 }
 
+// Attention of tokens to each other by our kernel against cuDNN's fastest, in turns.
+
+void self_row(Bench& b, Kernels& kernels, const std::string& name, const AttentionShape& s) {
+  std::string label = fmt::format("self {} {}x{} {} d{} {}", name, s.b, s.heads, s.queries, s.d, sinter::name(s.type));
+  if (!b.wanted(label)) return;
+  const int64_t width = s.heads * s.d;
+  DeviceMemory qkv = b.random(s.b * s.q.b, s.type), out = b.random(s.b * s.out.b, s.type);
+  AttentionBuffers buffers{.q = qkv.address(), .out = out.address(), .scale = 0.5f};
+  buffers.k = buffers.q + DevicePtr(width * byte_size(s.type)), buffers.v = buffers.k + DevicePtr(width * byte_size(s.type));
+  TuneOn<AttentionBuffers> on{b.stream, buffers, b.workspace};
+  auto theirs = plan_attention(b.vendor, s, &on);
+  const std::string why = why_no_own_attention(s, b.context.device());
+  if (!theirs || !why.empty()) return print_absence(label, theirs.why_none + why);
+  AttentionPlan ours(s, kernels, {});
+  auto their_call = theirs->bind(buffers, b.workspace), our_call = ours.bind(buffers, b.workspace);
+  const std::vector<double> times =
+      time_candidates(b.context, b.stream, {[&] { their_call->launch(b.stream); }, [&] { our_call->launch(b.stream); }});
+  const double flops = s.flops() * 1e-6;
+  fmt::print("{:<46}{:>10.1f}{:>7.0f}{:>10.1f}{:>7.0f}{:>8.2f}\n", label, times[0], flops / times[0], times[1], flops / times[1],
+             times[0] / times[1]);
+  std::fflush(stdout);
+}
+
+/// Side by side in one tensor, as one product makes them.
+AttentionShape fused(int64_t batch, int64_t heads, int64_t tokens, int64_t d, DType type = DType::bf16) {
+  AttentionShape s = dense(batch, heads, tokens, tokens, d, type);
+  s.q = s.k = s.v = {3 * tokens * heads * d, 3 * heads * d, d};
+  return s;
+}
+
+void selves(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<46}{:>17}{:>17}{:>8}\n", "attention among tokens: us and TFLOP/s", "cuDNN", "own", "gain");
+  for (DType type : {DType::bf16, DType::f16}) {
+    self_row(b, kernels, "sd15", fused(2, 8, 4096, 40, type));
+    self_row(b, kernels, "sd15", fused(2, 8, 1024, 80, type));
+    self_row(b, kernels, "sdxl", fused(2, 10, 4096, 64, type));
+    self_row(b, kernels, "sdxl", fused(2, 20, 1024, 64, type));
+    if (b.quick) return;
+  }
+  self_row(b, kernels, "sd15 768", fused(2, 8, 9216, 40));
+  self_row(b, kernels, "sdxl 1216x832", fused(2, 20, 988, 64));
+}
+
 void conv_rows(Bench& b, const std::string& name, ConvShape s) {
   for (bool residual : {false, true}) {
     s.residual = residual;
@@ -694,6 +738,7 @@ int run(int argc, char** argv) {
   linears(b);
   attentions(b);
   prompts(b);
+  selves(b);
   convs(b);
   windows(b);
   thin_convs(b);

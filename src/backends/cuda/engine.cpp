@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cuda/cached_module.h"
+#include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/group_stats.h"
@@ -109,6 +110,11 @@ std::unique_ptr<LoadedCode> Engine::load(Program& program) const {
   return code;
 }
 
+/// Whether it is attention of a picture's tokens to each other, as they are.
+static bool is_among_tokens(const AttentionStep& step) {
+  return step.queries == step.keys && step.d.is_constant() && !step.causal && !step.biased && step.in == step.out_type;
+}
+
 void Engine::begin_modules(const Program& program) const {
   vendor_.kernels()->begin("elements");
   for (const Step& step : program.steps) {
@@ -118,6 +124,10 @@ void Engine::begin_modules(const Program& program) const {
       const std::string thin = thin_conv_module(*conv, context_.device());
       const std::vector<std::string> windows = tile_window_modules(conv->in_type, conv->doubled, context_.device());
       for (const std::string& module : thin.empty() ? windows : std::vector{thin}) vendor_.kernels()->begin(module);
+    }
+    if (const auto* attention = std::get_if<AttentionStep>(&step); attention && is_among_tokens(*attention)) {
+      const std::string module = self_attention_module(attention->in, attention->d.constant(), context_.device());
+      if (!module.empty()) vendor_.kernels()->begin(module);
     }
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;

@@ -5,6 +5,7 @@
 
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/resident_attention.h"
+#include "backends/cuda/kernels/tile_attention.h"
 #include "base/bytes.h"
 #include "base/error.h"
 
@@ -229,12 +230,32 @@ std::pair<std::vector<CudnnArgument>, std::vector<float>> arguments_of(const Fp8
   return {std::move(a.list), {b.scale}};
 }
 
-/// Part of what choices between the library's attention and ours are stored under: raise it when our kernel changes.
-constexpr std::string_view kOwnAttention = "1";
+/// Part of what choices between the library's attention and ours are stored under: raise it when our kernels change.
+constexpr std::string_view kOwnAttention = "2";
 
-class BoundOwnAttention : public BoundCall {
+/// With more keys, those that are held at once leave fewer blocks to a multiprocessor.
+constexpr int64_t kMostResidentKeys = 160;
+
+std::string own_module(OwnAttention which, const AttentionCall& call) {
+  return which == OwnAttention::Tiles ? tile_attention_module(call) : resident_module(call);
+}
+
+class BoundTileAttention : public BoundCall {
  public:
-  BoundOwnAttention(Kernels& kernels, const AttentionCall& call) : kernels_(kernels), call_(call) {}
+  BoundTileAttention(Kernels& kernels, const TileAttention& made) : kernels_(kernels), made_(made) {}
+  void launch(const Stream& stream) const override {
+    KernelStream target(kernels_, stream);
+    made_.launch(target);
+  }
+
+ private:
+  Kernels& kernels_;
+  TileAttention made_;
+};
+
+class BoundResidentAttention : public BoundCall {
+ public:
+  BoundResidentAttention(Kernels& kernels, const AttentionCall& call) : kernels_(kernels), call_(call) {}
   void launch(const Stream& stream) const override {
     KernelStream target(kernels_, stream);
     resident_attention(target, call_);
@@ -270,13 +291,28 @@ class AttentionPlanner {
     if (!why_no_own_.empty()) return why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
     if (!why_no_library_.empty()) return own();
     if (auto stored = find()) return *stored;
+    if (tokens_do_not_matter()) return own();
     if (!tune_ && own_attention_should_win(s_, device())) return own();
     Planned<AttentionPlan> theirs = library();
     if (!theirs) return own();
     return tune_ ? faster(theirs, own()) : theirs;
   }
 
+  /// Whether the library's candidates are to be timed beside ours, or alone.
+  bool times_library() {
+    if (!why_no_library_.empty()) return false;
+    if (!why_no_own_.empty()) return true;
+    const auto stored = find_choice();
+    return stored ? !stored->is_own : !tokens_do_not_matter();
+  }
+
  private:
+  struct OwnChoice {
+    bool is_own;
+    Choice choice;
+  };
+  static constexpr const char *kOurs = "ours", *kTheirs = "the library's";
+
   const DeviceInfo& device() const { return vendor_.context().device(); }
 
   Planned<AttentionPlan> own(const Choice& choice = {}) {
@@ -296,6 +332,7 @@ class AttentionPlanner {
     for (const auto& plan : {ours, theirs}) calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
     const std::vector<double> times = time_calls(vendor_.context(), tune_->stream, calls);
     const bool is_own = best_candidate(times) == 0;
+    vendor_.note_promising(family(), is_own ? kOurs : kTheirs);
     const Choice choice{.microseconds = times[0], .candidates = theirs->choice().candidates + 1};
     store(is_own, choice, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     return is_own ? own(choice) : theirs;
@@ -312,6 +349,12 @@ class AttentionPlanner {
   }
 
   std::optional<Planned<AttentionPlan>> find() {
+    const auto stored = find_choice();
+    if (!stored) return {};
+    vendor_.note_promising(family(), stored->is_own ? kOurs : kTheirs);
+    return stored->is_own ? own(stored->choice) : library();
+  }
+  std::optional<OwnChoice> find_choice() {
     // Asked first, because a search for what was never timed would be counted as a miss.
     if (!vendor_.cache() || !vendor_.cache()->contains(key())) return {};
     auto stored = vendor_.cache()->find(key(), choice_facts("own attention", s_.text(), facts_, true));
@@ -319,13 +362,16 @@ class AttentionPlanner {
     try {
       ByteReader reader(*stored);
       const bool is_own = reader.get<uint8_t>() != 0;
-      const Choice choice{.microseconds = reader.get<double>(), .candidates = reader.get<int32_t>(), .from_cache = true};
-      return is_own ? own(choice) : library();
+      return OwnChoice{is_own, {.microseconds = reader.get<double>(), .candidates = reader.get<int32_t>(), .from_cache = true}};
     } catch (const Error& e) {
       if (e.code() != Code::Corrupt) throw;
       return {};  // damaged: chosen anew
     }
   }
+
+  /// What timing finds hardly depends on the number of tokens, and a plan of the library's takes 33 ms.
+  bool tokens_do_not_matter() { return vendor_.promising(family()) == std::set<std::string>{kOurs}; }
+  std::string family() const { return fmt::format("own attention of {} heads, {}", s_.heads, family_of(s_)); }
 
   Digest key() const { return choice_key("own attention", s_.text(), facts_, true); }
 
@@ -348,16 +394,22 @@ std::string AttentionShape::text() const {
 }
 
 AttentionPlan::AttentionPlan(AttentionShape shape, Kernels& kernels, const Choice& choice)
-    : shape_(std::move(shape)), kernels_(&kernels), choice_(choice) {
-  kernels.load(resident_module(own_call(shape_)));
+    : shape_(std::move(shape)), kernels_(&kernels), own_(own_attention(shape_, kernels.context().device())), choice_(choice) {
+  kernels.load(own_module(own_, own_call(shape_)));
 }
 
 std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, const Workspace& workspace) const {
   auto [arguments, numbers] = arguments_of(shape_, buffers);
   if (is_own()) {
     const AttentionCall call = own_call(shape_, buffers);
-    kernels_->function(resident_kernel(call));  // not first inside a capture
-    return std::make_unique<BoundOwnAttention>(*kernels_, call);
+    // Asked for here, because it must not be first inside a capture.
+    if (own_ == OwnAttention::Tiles) {
+      TileAttention made = tile_attention(call, kernels_->context().device().multiprocessors);
+      kernels_->function(made.kernel);
+      return std::make_unique<BoundTileAttention>(*kernels_, made);
+    }
+    kernels_->function(resident_kernel(call));
+    return std::make_unique<BoundResidentAttention>(*kernels_, call);
   }
   return plan_->bind(std::move(arguments), std::move(numbers), workspace);
 }
@@ -381,15 +433,35 @@ Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& s, c
 }
 
 std::string why_no_own_attention(const AttentionShape& s, const DeviceInfo& device) {
-  if (s.bias) return "our kernel for few keys has no bias";
-  return why_no_resident_attention(own_call(s), device);
+  if (s.bias) return "our kernels have no bias";
+  const std::string why = why_no_resident_attention(own_call(s), device),
+                    why_no_tiles = why_no_tile_attention(own_call(s), device);
+  return why.empty() || why_no_tiles.empty() ? "" : fmt::format("{}; {}", why, why_no_tiles);
 }
 
-/// Measured on an H200, cuDNN 9.14, batch 2, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 of its time at 77 keys, 0.7
-/// to 1.0 at 154, 0.9 to 1.3 at 231.
+OwnAttention own_attention(const AttentionShape& s, const DeviceInfo& device) {
+  const AttentionCall call = own_call(s);
+  if (!why_no_tile_attention(call, device).empty()) return OwnAttention::Resident;
+  const bool few = s.keys <= kMostResidentKeys && why_no_resident_attention(call, device).empty();
+  return few ? OwnAttention::Resident : OwnAttention::Tiles;
+}
+
+/// Measured on an H200, cuDNN 9.14, batch 2. Few keys, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 of its time at 77
+/// keys, 0.7 to 1.0 at 154, 0.9 to 1.3 at 231. As many keys as queries: 0.95 with 4096 and heads of 40, 0.77 with 1024 and heads
+/// of 80, 0.88 with 1024 and 1.03 with 4096 and heads of 64, where a plan of the library's would cost more than it brings.
 bool own_attention_should_win(const AttentionShape& s, const DeviceInfo& device) {
-  constexpr int64_t kMostKeys = 160;
-  return s.keys <= kMostKeys && why_no_own_attention(s, device).empty();
+  constexpr int64_t kLeastOfMany = 1024;
+  if (!why_no_own_attention(s, device).empty()) return false;
+  if (own_attention(s, device) == OwnAttention::Resident) return s.keys <= kMostResidentKeys;
+  return s.keys >= kLeastOfMany;
+}
+
+std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device) {
+  constexpr int64_t kMany = 4096;
+  AttentionShape s{.queries = kMany, .keys = kMany, .d = d, .type = type};
+  s.q = s.k = s.v = s.out = {kMany * d, d, d};
+  const AttentionCall call = own_call(s);
+  return why_no_tile_attention(call, device).empty() ? tile_attention_module(call) : "";
 }
 
 Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShape& s, const TuneOn<Fp8AttentionBuffers>* tune) {
@@ -400,8 +472,7 @@ Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShap
 }
 
 Prepared prepare_attention(Vendor& vendor, const AttentionShape& s) {
-  if (!known_refusal(s, vendor.context().device().capability()).empty()) return nullptr;
-  return prepare_cudnn(vendor, request_for(s));
+  return AttentionPlanner(vendor, s, nullptr).times_library() ? prepare_cudnn(vendor, request_for(s)) : nullptr;
 }
 
 Prepared prepare_fp8_attention(Vendor& vendor, const AttentionShape& s) {

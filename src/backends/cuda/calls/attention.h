@@ -38,7 +38,11 @@ struct AttentionBuffers {
 /// The same for kernels of ours, which take any stride of a bias's keys.
 AttentionCall own_call(const AttentionShape& shape, const AttentionBuffers& buffers = {});
 
-/// cuDNN's, or for few keys a kernel of ours (kernels/resident_attention.h).
+/// Kernels of ours that compete with cuDNN's: one for few keys (kernels/resident_attention.h), one for any number of them
+/// (kernels/tile_attention.h).
+enum class OwnAttention { Resident, Tiles };
+
+/// cuDNN's, or ours.
 class AttentionPlan {
  public:
   AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
@@ -55,21 +59,27 @@ class AttentionPlan {
   AttentionShape shape_;
   std::shared_ptr<const CudnnPlan> plan_;
   Kernels* kernels_ = nullptr;
+  OwnAttention own_ = OwnAttention::Resident;
   Choice choice_;
 };
 
-/// Why our kernel does not make this; empty where it does.
+/// Why no kernel of ours makes this; empty where one does.
 std::string why_no_own_attention(const AttentionShape& shape, const DeviceInfo& device);
+/// Which one it would be.
+OwnAttention own_attention(const AttentionShape& shape, const DeviceInfo& device);
 /// Whether it should be faster than cuDNN's.
 bool own_attention_should_win(const AttentionShape& shape, const DeviceInfo& device);
+/// The module of ours that attention of so wide heads among all tokens of pictures will need; empty: none.
+std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device);
 
-/// The stored choice if there is one; else, with `tune`, the faster of cuDNN's fastest and ours, which is stored; else ours where
-/// own_attention_should_win() or cuDNN has none, else cuDNN's first. None where neither makes it; strides and addresses must be
-/// multiples of 16 bytes. cuDNN's first plan of its kind takes 0.5 s or more to compile, a stored one 2 ms.
+/// The stored choice if there is one; else ours where, with other numbers of tokens, timing took ours each time; else, with
+/// `tune`, the faster of cuDNN's fastest and ours, which is stored; else ours where own_attention_should_win() or cuDNN has none,
+/// else cuDNN's first. None where neither makes it; strides and addresses must be multiples of 16 bytes. cuDNN's first plan of
+/// its kind takes 0.5 s or more to compile, a stored one 2 ms.
 Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& shape,
                                       const TuneOn<AttentionBuffers>* tune = nullptr);
 
-/// The candidates that plan_attention() will time; null where it will not.
+/// The library's candidates that plan_attention() will time; null where it will not.
 Prepared prepare_attention(Vendor& vendor, const AttentionShape& shape);
 
 /// Whether cuDNN has an engine for it on a device of that capability, which need not be here; the reason if not.

@@ -171,6 +171,42 @@ TEST_CASE("attention to a prompt is ours where we say so, stays what was timed, 
   }
 }
 
+TEST_CASE("few keys are held at once, many taken by tiles, where there is a kernel for either") {
+  DeviceInfo hopper{.capability_major = 9, .multiprocessors = 132, .shared_bytes = 227 << 10};
+  hopper.cuda_version = 12000;
+  DeviceInfo older = hopper;
+  older.capability_major = 8;
+  const AttentionShape prompt = dense(2, 8, 4096, 77, 40, DType::bf16), picture = dense(2, 8, 4096, 4096, 40, DType::bf16);
+  CHECK(own_attention(prompt, hopper) == OwnAttention::Resident);
+  CHECK(own_attention(picture, hopper) == OwnAttention::Tiles);
+  CHECK(own_attention(dense(2, 8, 256, 231, 160, DType::bf16), hopper) == OwnAttention::Resident);
+  CHECK(own_attention_should_win(picture, hopper));
+  CHECK(!own_attention_should_win(picture, older));
+  CHECK(!own_attention_should_win(dense(2, 8, 231, 231, 40, DType::bf16), hopper));
+  CHECK(!own_attention_should_win(dense(1, 24, 4608, 4608, 128, DType::bf16), hopper));
+  CHECK(self_attention_module(DType::f16, 48, hopper) == "tile_attention_64_f16");
+  CHECK(self_attention_module(DType::f16, 128, hopper).empty());
+  CHECK(self_attention_module(DType::bf16, 40, older).empty());
+}
+
+TEST_CASE("where our attention was the fastest, another number of tokens needs no plan of the library, and is right") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  if (self_attention_module(DType::bf16, 80, v->device.context.device()).empty()) {
+    MESSAGE("skipped: attention by tiles is for capability 9.0");
+    return;
+  }
+  AttentionShape first = dense(2, 7, 1024, 1024, 80, DType::bf16), further = dense(2, 7, 640, 640, 80, DType::bf16);
+  Case a(*v, first), b(*v, further);
+  TuneOn<AttentionBuffers> on_first{v->stream(), a.buffers(), v->workspace}, on_further{v->stream(), b.buffers(), v->workspace};
+  const bool is_own = plan_attention(v->vendor, first, &on_first)->is_own();
+  CHECK((prepare_attention(v->vendor, further) == nullptr) == is_own);
+  auto planned = plan_attention(v->vendor, further, &on_further);
+  if (is_own) CHECK((planned->is_own() && planned->choice().candidates == 0));
+  v->run(*planned->bind(b.buffers(), v->workspace));
+  CHECK(b.worst_error() < tolerance(DType::bf16));
+}
+
 TEST_CASE("our attention refuses what it does not make, and says why") {
   DeviceInfo h100{.capability_major = 9, .multiprocessors = 132, .shared_bytes = 227 << 10}, small = h100, old = h100;
   small.shared_bytes = 99 << 10, old.capability_major = 7;

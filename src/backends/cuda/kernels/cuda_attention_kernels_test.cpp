@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 
 #include "backends/cuda/kernels/attention.device.cpp"
 #include "backends/cuda/kernels/attention.h"
@@ -15,6 +16,14 @@
 #include "backends/cuda/kernels/resident_attention_80_bf16.device.cpp"
 #include "backends/cuda/kernels/resident_attention_80_f16.device.cpp"
 #include "backends/cuda/kernels/test_targets.h"
+#include "backends/cuda/kernels/test_tensor_map.h"
+#include "backends/cuda/kernels/tile_attention.h"
+#include "backends/cuda/kernels/tile_attention_40_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_40_f16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_64_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_64_f16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_80_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_80_f16.device.cpp"
 #include "base/error.h"
 #include "base/rounding.h"
 
@@ -170,6 +179,138 @@ TEST_CASE("attention that holds all keys agrees with f64, whatever is left over 
       for (float scale : {-1.f, 0.f}) check_resident(t, {1, 1, 20, 90, 16, type, false, Bias::None, false, 0, DType::f32, scale});
     }
   });
+}
+
+void launch_tiles(KernelTarget& t, const AttentionCall& c) {
+  if (!static_cast<TestTarget&>(t).emulated()) {
+    const TileAttention made = tile_attention(c, t.multiprocessors());
+    made.launch(t);
+    CHECK(static_cast<DeviceTarget&>(t).function(made.kernel).local_bytes() == 0);
+    return;
+  }
+  TileAttention made = tile_attention_without_maps(c, t.multiprocessors());
+  describe_for_emulation(made.maps.q, made.q);
+  describe_for_emulation(made.maps.k, made.k);
+  describe_for_emulation(made.maps.v, made.v);
+  made.launch(t);
+}
+
+void check_tiles(TestTarget& t, const Case& c) { check_attention(t, c, launch_tiles); }
+
+DeviceInfo hopper() {
+  DeviceInfo device;
+  device.name = "a Hopper";
+  device.capability_major = 9;
+  device.cuda_version = 12000;
+  return device;
+}
+
+AttentionCall dense(int64_t heads, int64_t tokens, int64_t d) {
+  AttentionCall c{.heads = heads, .queries = tokens, .keys = tokens, .d = d};
+  c.q_strides = c.k_strides = c.v_strides = c.out_strides = {tokens * heads * d, heads * d, d};
+  return c;
+}
+
+/// Null where there is no device for it, after saying so.
+TestDevice* device_for_tiles() {
+  TestDevice* device = test_device();
+  if (!device) return nullptr;
+  const std::string why = why_no_tile_attention(dense(1, 64, 64), device->context.device());
+  if (!why.empty()) MESSAGE("skipped: " << why);
+  return why.empty() ? device : nullptr;
+}
+
+TEST_CASE("emulated attention by whole tiles agrees with f64: odd numbers of queries and keys, fused operands, any scale") {
+  EmulatedTarget t;
+  for (DType type : {DType::bf16, DType::f16}) {
+    check_tiles(t, {1, 1, 1, 1, 8, type});
+    check_tiles(t, {2, 2, 77, 77, 40, type, false, Bias::None, true});
+    check_tiles(t, {1, 2, 300, 389, 40, type});
+    check_tiles(t, {2, 3, 130, 257, 64, type, false, Bias::None, false, 0, DType::f32, 20});
+    check_tiles(t, {1, 1, 450, 129, 56, type});
+    check_tiles(t, {1, 1, 70, 128, 24, type});
+    check_tiles(t, {2, 1, 300, 200, 80, type, false, Bias::None, true});
+    check_tiles(t, {1, 3, 129, 255, 72, type, false, Bias::None, false, 0, DType::f32, 20});
+    for (float scale : {-1.f, 0.f}) check_tiles(t, {1, 1, 20, 150, 16, type, false, Bias::None, false, 0, DType::f32, scale});
+  }
+}
+
+TEST_CASE("attention by whole tiles agrees with f64 on a device") {
+  TestDevice* device = device_for_tiles();
+  if (!device) return;
+  DeviceTarget t(*device);
+  for (DType type : {DType::bf16, DType::f16}) {
+    for (int64_t d : {8, 24, 40, 48, 64, 72, 80}) check_tiles(t, {2, 2, 130, 389, d, type});
+    for (int64_t d : {40, 64, 80}) {
+      check_tiles(t, {1, 1, 1, 1, d, type});
+      check_tiles(t, {2, 2, 77, 77, d, type, false, Bias::None, true});
+      check_tiles(t, {1, 2, 100, 1000, d, type, false, Bias::None, false, 0, DType::f32, 20});
+      check_tiles(t, {2, 20, 450, 129, d, type, false, Bias::None, true});  // several groups for each block
+      for (float scale : {-1.f, 0.f}) check_tiles(t, {1, 1, 20, 150, d, type, false, Bias::None, false, 0, DType::f32, scale});
+    }
+  }
+}
+
+TEST_CASE(
+    "attention by whole tiles makes each tile of queries once, and leaves no multiprocessor with much more than its share") {
+  struct Expected {
+    int64_t heads, queries;
+    int makers;
+    double most;  // tiles of the busiest of 132
+  };
+  for (const Expected& e : {Expected{16, 4096, 3, 8},
+                            {20, 4096, 3, 10},
+                            {40, 1024, 3, 6},
+                            {16, 1024, 2, 2},
+                            {1, 1, 3, 1},
+                            {3, 1000, 3, 1},
+                            {24, 4608, 2, 14}}) {
+    CAPTURE(e.heads);
+    CAPTURE(e.queries);
+    const auto order = tile_attention_order(e.heads, e.queries, e.makers, 132);
+    std::set<std::pair<int, int>> seen;
+    std::vector<int> tiles(132, 0);
+    for (int i = 0; i < order.groups(); ++i) {
+      const auto group = order.group(i);
+      CHECK(group.width <= e.makers);
+      tiles[size_t(i % 132)] += group.width;
+      for (int m = 0; m < group.width; ++m) CHECK(seen.insert({group.head, group.first + m}).second);
+    }
+    CHECK(int64_t(seen.size()) == e.heads * divide_up(e.queries, 64));
+    CHECK(seen.rbegin()->second * 64 < e.queries);
+    CHECK(*std::max_element(tiles.begin(), tiles.end()) <= e.most);
+  }
+}
+
+TEST_CASE("attention by whole tiles has a kernel for each call that it takes, and says why it takes no other") {
+  const AttentionCall good = dense(8, 100, 40);
+  for (int64_t d : {8, 40, 48, 64, 80})
+    for (DType type : {DType::bf16, DType::f16}) {
+      AttentionCall c = dense(8, 100, d);
+      c.type = type;
+      CHECK(why_no_tile_attention(c, hopper()) == "");
+      const std::string_view ptx = Kernels::all_ptx().at(tile_attention_module(c) + " (sm_90a)");
+      CHECK(ptx.find(".entry " + tile_attention_kernel(c) + "(") != ptx.npos);
+      const device::TileAttentionForm& form = tile_attention_form(c);
+      CHECK(ptx.find(fmt::format(".reqntid {}, 1, 1", form.threads())) != ptx.npos);
+      CHECK(form.slots() >= 4);
+      CHECK(form.shared_bytes() <= 227 * 1024);
+    }
+  auto refused = [&](auto change, std::string_view why) {
+    AttentionCall call = good;
+    DeviceInfo device = hopper();
+    change(call, device);
+    const std::string said = why_no_tile_attention(call, device);
+    CHECK_MESSAGE(said.find(why) != said.npos, said);
+  };
+  refused([](auto&, auto& d) { d.capability_major = 8; }, "capability 9.0");
+  refused([](auto&, auto& d) { d.cuda_version = 11080; }, "CUDA 12.0");
+  refused([](auto& c, auto&) { c.type = DType::f32; }, "f32");
+  refused([](auto& c, auto&) { c.d = 88; }, "wider than 80");
+  refused([](auto& c, auto&) { c.causal = true; }, "mask");
+  refused([](auto& c, auto&) { c.k_strides.h = 44; }, "16 bytes");
+  refused([](auto& c, auto&) { c.v_strides.h = 0; }, "strides of 0");
+  refused([](auto& c, auto&) { c.keys = 0; }, "nothing");
 }
 
 TEST_CASE("attention whose scores are stored agrees with f64: f32, wide heads, odd sizes and places") {

@@ -27,7 +27,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 struct Kernel {
   std::function<void(std::span<void* const>)> body;
   size_t parameters = 0;
-  bool pairs = false;  ///< of blocks, that see each other's shared memory
+  EmulatedKernel::Kind kind = EmulatedKernel::Kind::Any;
 };
 
 std::map<std::string, Kernel, std::less<>>& kernels() {
@@ -52,7 +52,8 @@ struct PendingProduct {
   float* c;
   int count;
   uint64_t a, b;
-  bool bf16, first, turned;  ///< turned: b lies in rows of its columns
+  bool bf16, first, turned;             ///< turned: b is one of summed rows
+  const uint32_t* registers = nullptr;  ///< where the left matrix lies instead
 };
 
 /// A barrier in shared memory.
@@ -263,8 +264,8 @@ void load(uint32_t (&out)[4], const void* row, bool transposed) {
 
 }  // namespace
 
-void EmulatedKernel::add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, bool pairs) {
-  kernels()[name] = {std::move(body), parameters, pairs};
+void EmulatedKernel::add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, Kind kind) {
+  kernels()[name] = {std::move(body), parameters, kind};
 }
 
 void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, std::span<void* const> arguments) {
@@ -272,10 +273,11 @@ void emulated_launch(std::string_view kernel, const cuda::LaunchShape& shape, st
   if (found == kernels().end()) fail(Code::NotFound, "the kernel {} is not emulated", kernel);
   if (found->second.parameters != arguments.size())
     fail(Code::Internal, "{} has {} parameters, not {}", kernel, found->second.parameters, arguments.size());
-  const bool pairs = found->second.pairs;
-  const uint32_t cluster = pairs ? 2 : shape.cluster;
-  if (shape.shared_bytes > (cluster > 1 ? 227 : 164) * 1024)
-    fail(Code::Internal, "{} bytes of shared memory are more than {} has", shape.shared_bytes, cluster > 1 ? "sm_90" : "sm_80");
+  using Kind = EmulatedKernel::Kind;
+  const uint32_t cluster = found->second.kind == Kind::HopperPair ? 2 : shape.cluster;
+  const bool hopper = cluster > 1 || found->second.kind != Kind::Any;
+  if (shape.shared_bytes > (hopper ? 227 : 164) * 1024)
+    fail(Code::Internal, "{} bytes of shared memory are more than {} has", shape.shared_bytes, hopper ? "sm_90" : "sm_80");
   if (cluster < 1 || cluster > 8 || shape.grid.x % cluster)
     fail(Code::Internal, "{}: {} blocks are no clusters of {}", kernel, shape.grid.x, cluster);
   if (shape.grid.y > 65535 || shape.grid.z > 65535) fail(Code::Internal, "{}: the grid is too large in y or z", kernel);
@@ -440,25 +442,52 @@ void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::
   end_phase(p);
 }
 
+/// What a matrix in shared memory, described to products, has at an offset; chunks are swizzled over 8 rows of 128 bytes.
+float operand_number(uint64_t operand, uint32_t offset, bool bf16) {
+  const auto at = uint32_t(operand & 0x3fff) * 16 + offset;
+  uint16_t bits;
+  std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
+  return bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+uint32_t operand_step(uint64_t operand, int shift) { return uint32_t(operand >> shift & 0x3fff) * 16; }
+/// As the PTX manual lays out a matrix whose columns lie next to each other: 64 of a row, 8 rows to a swizzled piece, then the
+/// next 8 rows a stride further and the next 64 columns a leading distance further.
+float summed_rows_number(uint64_t operand, int row, int column, bool bf16) {
+  return operand_number(operand,
+                        uint32_t(column / 64) * operand_step(operand, 16) + uint32_t(row / 8) * operand_step(operand, 32) +
+                            uint32_t(row % 8 * 128 + column % 64 * 2),
+                        bf16);
+}
+
 void run_product(const PendingProduct& p) {
-  auto number = [&](uint64_t operand, int row, int column, bool turned = false) {
-    auto at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 8 * 1024 + row % 8 * 128 + column * 2);
-    if (turned) {
-      const auto next_columns = uint32_t(operand >> 16 & 0x3fff) * 16, eight_rows = uint32_t(operand >> 32 & 0x3fff) * 16;
-      at = uint32_t(operand & 0x3fff) * 16 + uint32_t(row / 64) * next_columns + uint32_t(row % 64 * 2) +
-           uint32_t(column / 8) * eight_rows + uint32_t(column % 8 * 128);
-    }
-    uint16_t bits;
-    std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
-    return p.bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+  auto number = [&](uint64_t operand, int row, int column) {
+    return operand_number(operand, uint32_t(row / 8) * operand_step(operand, 32) + uint32_t(row % 8 * 128 + column * 2), p.bf16);
   };
   const int warp = thread_x() / kLanes % 4, g = block().lane() / 4, t = block().lane() % 4 * 2;
   for (int i = 0; i < p.count; ++i) {
     const int row = warp * 16 + g + i / 2 % 2 * 8, column = i / 4 * 8 + t + i % 2;
     float sum = p.first ? 0 : p.c[i];
-    for (int k = 0; k < 16; ++k) sum += number(p.a, row, k) * number(p.b, column, k, p.turned);
+    for (int k = 0; k < 16; ++k)
+      sum += number(p.a, row, k) * (p.turned ? summed_rows_number(p.b, k, column, p.bf16) : number(p.b, column, k));
     p.c[i] = sum;
   }
+}
+
+void run_summed_rows(const PendingProduct& p) {
+  Block& b = block();
+  b.shown().address = p.registers;
+  b.meet_warp("summed rows");
+  const int g = b.lane() / 4, t = b.lane() % 4 * 2;
+  for (int i = 0; i < p.count; ++i) {
+    const int row = g + i / 2 % 2 * 8, column = i / 4 * 8 + t + i % 2;
+    float sum = p.c[i];
+    for (int k = 0; k < 16; ++k) {
+      const auto* a = static_cast<const uint32_t*>(b.shown(row % 8 * 4 + k % 8 / 2).address);
+      sum += number_of(a[row / 8 + k / 8 * 2], k % 2, p.bf16) * summed_rows_number(p.b, k, column, p.bf16);
+    }
+    p.c[i] = sum;
+  }
+  b.meet_warp("summed rows");
 }
 }  // namespace
 
@@ -472,6 +501,7 @@ void arrive_expecting(uint32_t at, uint32_t bytes) {
   --p.missing;
   end_phase(p);
 }
+void arrive_at(uint32_t at) { arrive_in_pair(at, uint32_t(block().rank())); }
 void arrive_in_pair(uint32_t at, uint32_t rank) {
   Phases& p = phases(at, int(rank));
   --p.missing;
@@ -483,12 +513,14 @@ void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier)
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   for (int rank : {0, 1}) copy_tile_into(rank, to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
 }
-void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier) {
-  copy_box_into(block().rank(), to, *reinterpret_cast<const EmulatedBoxMap*>(map), {channel, x, y, picture}, barrier);
+void copy_box(uint32_t to, uint64_t map, int i, int j, int k, int l, uint32_t barrier) {
+  copy_box_into(block().rank(), to, *reinterpret_cast<const EmulatedBoxMap*>(map), {i, j, k, l}, barrier);
 }
-void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier) {
-  for (int rank : {0, 1})
-    copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {channel, tap, filter, 0}, barrier);
+void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
+  for (int rank : {0, 1}) copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {i, j, k, 0}, barrier);
+}
+void add_summed_rows_of(float* c, int count, const uint32_t* a, uint64_t rows, bool bf16) {
+  block().thread().products.push_back({c, count, 0, rows, bf16, false, true, a});
 }
 void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first, bool turned) {
   block().thread().products.push_back({c, count, a, b, bf16, first, turned});
@@ -501,7 +533,7 @@ void commit_products() {
 void wait_products_for(int open) {
   Thread& t = block().thread();
   for (; int(t.product_groups.size()) > open; t.product_groups.pop_front())
-    for (const PendingProduct& p : t.product_groups.front()) run_product(p);
+    for (const PendingProduct& p : t.product_groups.front()) p.registers ? run_summed_rows(p) : run_product(p);
   block().meet_warp("wait_products");  // whoever frees a stage then does so for its whole warp
 }
 

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "backends/cuda/kernels/test_targets.h"
+#include "backends/cuda/kernels/test_tensor_map.h"
 #include "backends/cuda/kernels/tile_doubled_128_bf16.device.cpp"
 #include "backends/cuda/kernels/tile_doubled_128_f16.device.cpp"
 #include "backends/cuda/kernels/tile_window.h"
@@ -213,15 +214,6 @@ struct Convolution {
     return worst;
   }
 };
-
-void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array) {
-  device::EmulatedBoxMap box{array.at, {1, 1, 1, 1}, {1, 0, 0, 0}, {1, 1, 1, 1}, {1, 1, 1, 1}};
-  for (size_t i = 0; i < array.sizes.size(); ++i) {
-    box.sizes[i] = array.sizes[i], box.box[i] = int32_t(array.box[i]), box.steps[i] = int32_t(array.steps[i]);
-    if (i > 0) box.strides[i] = array.strides[i - 1];
-  }
-  std::memcpy(map, &box, sizeof box);
-}
 
 void check_window(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
   CAPTURE(tile_window_module(form, call.type, call.doubles));

@@ -25,11 +25,14 @@ namespace sinter::device {
 /// Makes a kernel known by name to emulated_launch().
 class EmulatedKernel {
  public:
+  /// What a kernel needs: any device, one of capability 9.0, or there blocks in pairs.
+  enum class Kind { Any, Hopper, HopperPair };
+
   template <class... Args>
-  EmulatedKernel(const char* name, void (*kernel)(Args...), bool pairs = false) {
+  EmulatedKernel(const char* name, void (*kernel)(Args...), Kind kind = Kind::Any) {
     add(
         name, [kernel](std::span<void* const> arguments) { call(kernel, arguments, std::index_sequence_for<Args...>()); },
-        sizeof...(Args), pairs);
+        sizeof...(Args), kind);
   }
 
  private:
@@ -37,7 +40,7 @@ class EmulatedKernel {
   static void call(void (*kernel)(Args...), std::span<void* const> arguments, std::index_sequence<I...>) {
     kernel(*static_cast<std::remove_cvref_t<Args>*>(arguments[I])...);
   }
-  static void add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, bool pairs);
+  static void add(const char* name, std::function<void(std::span<void* const>)> body, size_t parameters, Kind kind);
 };
 
 /// Runs all blocks of a launch, one cluster after the other.

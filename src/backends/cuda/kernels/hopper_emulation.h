@@ -8,9 +8,11 @@
 /// own, whose addresses count from its beginning. Tiles are copied at once, but products read them only when they are waited for:
 /// a stage that is freed too early shows.
 
-#define SINTER_DEVICE_PAIR_KERNEL(name, ...)                                           \
-  void name(__VA_ARGS__);                                                              \
-  static const ::sinter::device::EmulatedKernel registered_##name(#name, &name, true); \
+#define SINTER_DEVICE_PAIR_KERNEL(name, ...) SINTER_EMULATED_HOPPER_KERNEL(name, HopperPair, __VA_ARGS__)
+#define SINTER_DEVICE_HOPPER_KERNEL(name, ...) SINTER_EMULATED_HOPPER_KERNEL(name, Hopper, __VA_ARGS__)
+#define SINTER_EMULATED_HOPPER_KERNEL(name, kind, ...)                                                                         \
+  void name(__VA_ARGS__);                                                                                                      \
+  static const ::sinter::device::EmulatedKernel registered_##name(#name, &name, ::sinter::device::EmulatedKernel::Kind::kind); \
   void name(__VA_ARGS__)
 #define SINTER_PARAMETER_ADDRESS(address, parameter, kernel, number) address = uint64_t(uintptr_t(&parameter))
 #define SINTER_UNROLL_SOME
@@ -63,11 +65,12 @@ void make_barrier(uint32_t at, uint32_t arrivals);
 inline void publish_barriers() {}
 void wait_phase(uint32_t at, uint32_t parity);
 void arrive_expecting(uint32_t at, uint32_t bytes);
+void arrive_at(uint32_t at);
 void arrive_in_pair(uint32_t at, uint32_t rank);
 void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
-void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier);
-void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier);
+void copy_box(uint32_t to, uint64_t map, int i, int j, int k, int l, uint32_t barrier);
+void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier);
 inline void prefetch_map(uint64_t) {}
 
 inline void begin_products() {}
@@ -79,10 +82,19 @@ void wait_products() {
 }
 template <int N>
 void settle(float (&)[N]) {}
+template <int N>
+void settle(uint32_t (&)[N]) {}
+inline void stay_behind(int) {}
 void start_product_of(float* c, int count, uint64_t a, uint64_t b, bool bf16, bool first, bool turned);
 template <bool kBf16, bool kFirst, bool kTurned = false, int N>
 void start_product(float (&c)[N], uint64_t a, uint64_t b) {
   start_product_of(c, N, a, b, kBf16, kFirst, kTurned);
+}
+
+void add_summed_rows_of(float* c, int count, const uint32_t* a, uint64_t rows, bool bf16);
+template <bool kBf16, int N>
+void add_summed_rows(float (&c)[N], const uint32_t* a, uint64_t rows) {
+  add_summed_rows_of(c, N, a, rows, kBf16);
 }
 
 }  // namespace sinter::device

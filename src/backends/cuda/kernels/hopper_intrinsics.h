@@ -13,12 +13,11 @@ SINTER_DEVICE_INLINE uint64_t product_operand(uint32_t at) {
   constexpr uint64_t kEightRows = 1024 / 16, kSwizzled128 = 1;
   return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | kEightRows << 32 | kSwizzled128 << 62;
 }
-
-/// Describes its transpose: 64 rows that are columns of a product's `b`, as copied by 64, the next 64 columns behind them. 16
-/// rows further: + 128.
-SINTER_DEVICE_INLINE uint64_t turned_operand(uint32_t at) {
-  constexpr uint64_t kEightRows = 1024 / 16, kNextColumns = 64 * 128 / 16, kSwizzled128 = 1;
-  return (at & 0x3ffff) >> 4 | kNextColumns << 16 | kEightRows << 32 | kSwizzled128 << 62;
+/// The same rows as the right matrix of a product that sums over rows, not columns: its columns are 64 of these, the next 64 lie
+/// `next_columns` bytes further. 16 rows further: + 128.
+SINTER_DEVICE_INLINE uint64_t summed_rows_operand(uint32_t at, uint32_t next_columns) {
+  constexpr uint64_t kEightRows = 1024 / 16, kSwizzled128 = 1;
+  return (at & 0x3ffff) >> 4 | uint64_t(next_columns / 16) << 16 | kEightRows << 32 | kSwizzled128 << 62;
 }
 
 }  // namespace sinter::device
@@ -34,6 +33,8 @@ SINTER_DEVICE_INLINE uint64_t turned_operand(uint32_t at) {
 
 /// A kernel whose blocks come in pairs (ENTRY_DIRECTIVES of sinter_device_code say so to the device).
 #define SINTER_DEVICE_PAIR_KERNEL(name, ...) SINTER_DEVICE_KERNEL(name, __VA_ARGS__)
+/// A kernel of blocks by themselves that uses what is here.
+#define SINTER_DEVICE_HOPPER_KERNEL(name, ...) SINTER_DEVICE_KERNEL(name, __VA_ARGS__)
 #define SINTER_UNROLL_SOME _Pragma("unroll 4")
 
 namespace sinter::device {
@@ -101,6 +102,10 @@ SINTER_DEVICE_INLINE void wait_phase(uint32_t at, uint32_t parity) {
 SINTER_DEVICE_INLINE void arrive_expecting(uint32_t at, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
+/// Arrives at a barrier of this block.
+SINTER_DEVICE_INLINE void arrive_at(uint32_t at) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+}
 /// Arrives at the barrier that lies at this address in a block of the pair. What other threads wait for with it is that this
 /// one's products have read what they were given; a release for the whole pair would wait for all its memory besides, each time.
 SINTER_DEVICE_INLINE void arrive_in_pair(uint32_t at, uint32_t rank) {
@@ -128,19 +133,19 @@ SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int colum
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
       : "memory");
 }
-/// copy_tile() of a map with four axes: 64 channels of a box of pixels. Coordinates may be negative.
-SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, uint32_t barrier) {
+/// copy_tile() of a map with four axes. Coordinates may be negative.
+SINTER_DEVICE_INLINE void copy_box(uint32_t to, uint64_t map, int i, int j, int k, int l, uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
-      "l"(map), "r"(channel), "r"(x), "r"(y), "r"(picture), "r"(barrier)
+      "l"(map), "r"(i), "r"(j), "r"(k), "r"(l), "r"(barrier)
       : "memory");
 }
-/// copy_tile_to_pair() of a map with three axes: 64 channels of one pixel of many filters' windows.
-SINTER_DEVICE_INLINE void copy_filters_to_pair(uint32_t to, uint64_t map, int channel, int tap, int filter, uint32_t barrier) {
+/// copy_tile_to_pair() of a map with three axes.
+SINTER_DEVICE_INLINE void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], "
       "[%5], %6;" ::"r"(to),
-      "l"(map), "r"(channel), "r"(tap), "r"(filter), "r"(barrier), "h"(uint16_t(3))
+      "l"(map), "r"(i), "r"(j), "r"(k), "r"(barrier), "h"(uint16_t(3))
       : "memory");
 }
 SINTER_DEVICE_INLINE void prefetch_map(uint64_t map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
@@ -161,9 +166,22 @@ SINTER_DEVICE_INLINE void settle(float (&sums)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+/// Keeps waits that follow behind what was computed before. The compiler of machine code moves them in front of arithmetic that
+/// they do not depend on, but nothing across a branch: here is one that is never taken. `count`: the same in all threads, not
+/// negative.
+SINTER_DEVICE_INLINE void stay_behind(int count) {
+  asm volatile("{ .reg .pred always; setp.ge.s32 always, %0, 0; @always bra GO; nanosleep.u32 1; GO: }" ::"r"(count) : "memory");
+}
+/// What products read from registers is not written before here.
+template <int N>
+SINTER_DEVICE_INLINE void settle(uint32_t (&words)[N]) {
+  SINTER_UNROLL
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(words[i])::"memory");
+}
+
 /// c += a . b^T for 64 rows of a and 2 * (count of c) rows of b, 16 columns of each. With g = lane / 4, t = lane % 4 * 2 and w
 /// the warp of the warpgroup: c[4 j] and the next are row 16 w + g, columns 8 j + t and the next; c[4 j + 2] and the next of row
-/// g + 8. kFirst: c = a . b^T. kTurned: b is a turned_operand().
+/// g + 8. kFirst: c = a . b^T. kTurned: b is of summed_rows_operand().
 #define SINTER_PRODUCT_CODE(columns, type, count, after, names, adds, turned)                                              \
   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." #type "." #type " {" names "}, %" #count ", %" #after ", " #adds \
   ", 1, 1, 0, " #turned ";"
@@ -202,6 +220,38 @@ SINTER_DEVICE_INLINE void settle(float (&sums)[N]) {
 
 SINTER_START_PRODUCT(128, 64, 65, SINTER_NAMES_60 ", " SINTER_NAMES_4(6), SINTER_SUMS_64)
 SINTER_START_PRODUCT(160, 80, 81, SINTER_NAMES_80, SINTER_SUMS_80)
+
+/// c += a . b for 64 rows of a in registers, as multiply_bf16() has 16 of them for each warp, and b of summed_rows_operand().
+#define SINTER_SUMMED_ROWS_CODE(columns, type, a0, a1, a2, a3, b, names)                                                       \
+  "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." #type "." #type " {" names "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 \
+  "}, %" #b ", 1, 1, 1, 1;"
+#define SINTER_ADD_SUMMED_ROWS(columns, count, a0, a1, a2, a3, b, names, SUMS)                    \
+  template <bool kBf16>                                                                           \
+  SINTER_DEVICE_INLINE void add_summed_rows(float(&c)[count], const uint32_t* a, uint64_t rows) { \
+    if constexpr (kBf16)                                                                          \
+      asm volatile(SINTER_SUMMED_ROWS_CODE(columns, bf16, a0, a1, a2, a3, b, names)               \
+                   : SUMS("+f")                                                                   \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(rows));                      \
+    else                                                                                          \
+      asm volatile(SINTER_SUMMED_ROWS_CODE(columns, f16, a0, a1, a2, a3, b, names)                \
+                   : SUMS("+f")                                                                   \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(rows));                      \
+  }
+#define SINTER_NAMES_20 SINTER_NAMES_10() ", " SINTER_NAMES_10(1)
+#define SINTER_NAMES_30 SINTER_NAMES_20 ", " SINTER_NAMES_10(2)
+#define SINTER_SUMS_20(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_4(as, 16)
+#define SINTER_SUMS_32(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_16(as, 16)
+#define SINTER_SUMS_40(as) SINTER_SUMS_32(as), SINTER_SUMS_4(as, 32), SINTER_SUMS_4(as, 36)
+SINTER_ADD_SUMMED_ROWS(40, 20, 20, 21, 22, 23, 24, SINTER_NAMES_20, SINTER_SUMS_20)
+SINTER_ADD_SUMMED_ROWS(64, 32, 32, 33, 34, 35, 36, SINTER_NAMES_30 ", %30, %31", SINTER_SUMS_32)
+SINTER_ADD_SUMMED_ROWS(80, 40, 40, 41, 42, 43, 44, SINTER_NAMES_30 ", " SINTER_NAMES_10(3), SINTER_SUMS_40)
+#undef SINTER_ADD_SUMMED_ROWS
+#undef SINTER_SUMMED_ROWS_CODE
+#undef SINTER_NAMES_20
+#undef SINTER_NAMES_30
+#undef SINTER_SUMS_20
+#undef SINTER_SUMS_32
+#undef SINTER_SUMS_40
 #undef SINTER_START_PRODUCT
 #undef SINTER_PRODUCT_CODE
 #undef SINTER_NAMES_4

@@ -4,7 +4,7 @@
 #include <array>
 #include <limits>
 
-#include "backends/cuda/driver_api.h"
+#include "backends/cuda/kernels/tensor_map.h"
 #include "base/error.h"
 #include "base/rounding.h"
 
@@ -12,7 +12,6 @@ namespace sinter::cuda {
 namespace {
 
 constexpr int64_t kRows = device::kTileRows, kDepth = device::kTileDepth;
-constexpr int64_t kBytes = 2;  // of an element
 /// Rows of tiles that are made before the next column of tiles: what blocks read at a time is about square.
 constexpr int64_t kGroupPairs = 8;
 
@@ -29,19 +28,9 @@ TileProductCall with_strides(TileProductCall c) {
   return c;
 }
 
-// The driver's numbers.
-constexpr int kMapF16 = 6, kMapBf16 = 9;
-constexpr int kNotInterleaved = 0, kSwizzle128 = 3, kPromoteTo256 = 3, kZeroOutside = 0;
-
 /// Rows of k elements, of which boxes of `box_rows` by kTileDepth are copied.
 TiledArray matrix(DType type, DevicePtr at, int64_t rows, int64_t k, int64_t stride, int64_t box_rows) {
-  return {.at = at, .type = type, .sizes = {k, rows}, .strides = {stride}, .box = {kDepth, box_rows}, .steps = {1, 1}};
-}
-
-std::string listed(const std::vector<int64_t>& numbers) {
-  std::string text;
-  for (int64_t number : numbers) text += fmt::format("{}{}", text.empty() ? "" : ", ", number);
-  return text;
+  return {.at = at, .type = type, .sizes = {k, rows}, .strides = {stride}, .box = {kDepth, box_rows}};
 }
 
 }  // namespace
@@ -60,23 +49,6 @@ std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& d
   for (int64_t stride : {c.a_stride, c.weights_stride, c.out_stride, c.residual_stride}) aligned = aligned && stride % 8 == 0;
   if (!aligned) return "tile products need addresses and rows at multiples of 16 bytes";
   return {};
-}
-
-void describe(uint64_t (&map)[16], const TiledArray& array) {
-  constexpr size_t kMostAxes = 5;
-  const size_t axes = array.sizes.size();
-  SINTER_ASSERT(axes <= kMostAxes && array.strides.size() + 1 == axes && array.box.size() == axes && array.steps.size() == axes);
-  alignas(64) uint64_t made[16];
-  uint64_t sizes[kMostAxes], strides[kMostAxes];
-  uint32_t box[kMostAxes], steps[kMostAxes];
-  for (size_t i = 0; i < axes; ++i) {
-    sizes[i] = uint64_t(array.sizes[i]), box[i] = uint32_t(array.box[i]), steps[i] = uint32_t(array.steps[i]);
-    if (i > 0) strides[i - 1] = uint64_t(array.strides[i - 1] * kBytes);
-  }
-  check(driver().encode_tiled_map(made, array.type == DType::f16 ? kMapF16 : kMapBf16, unsigned(axes), array.at, sizes, strides,
-                                  box, steps, kNotInterleaved, kSwizzle128, kPromoteTo256, kZeroOutside),
-        "describing an array of {}, strides {}, in tiles of {}", listed(array.sizes), listed(array.strides), listed(array.box));
-  std::copy(std::begin(made), std::end(made), map);
 }
 
 std::span<const device::TileForm> tile_forms() { return kForms; }

@@ -158,7 +158,8 @@ struct TileProduct {
     wait_phase(full + 8 * stage, parity);
     const uint32_t at = stages + stage * kStageBytes;
     const uint64_t left = product_operand(at);
-    const uint64_t right = RowMap::kTurned ? turned_operand(at + kLeftBytes) : product_operand(at + kLeftBytes);
+    const uint64_t right =
+        RowMap::kTurned ? summed_rows_operand(at + kLeftBytes, kTileDepth * 128) : product_operand(at + kLeftBytes);
     begin_products();
     SINTER_UNROLL
     for (int i = 0; i < kTileDepth / 16; ++i) {

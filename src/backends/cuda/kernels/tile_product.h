@@ -44,18 +44,6 @@ double tile_share(const TileProductCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileProductCall& call, int multiprocessors);
 
-/// An array in memory as the copying unit sees it, and the boxes of it that are copied at a time: the innermost axis first, which
-/// is dense and of which kTileDepth elements are copied.
-struct TiledArray {
-  DevicePtr at = 0;
-  DType type = DType::bf16;
-  std::vector<int64_t> sizes, strides;  ///< strides: in elements, of all axes but the first
-  std::vector<int64_t> box;             ///< in elements of the array, so many of which are copied as steps leave
-  std::vector<int64_t> steps;           ///< every so manyth element is copied
-};
-/// Asks the driver for the description that kernels give to the copying unit.
-void describe(uint64_t (&map)[16], const TiledArray& array);
-
 /// A call as it is launched.
 struct TileProduct {
   std::string kernel;

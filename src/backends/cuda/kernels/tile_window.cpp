@@ -114,7 +114,7 @@ TileWindow tile_window_without_maps(const TileWindowCall& c, int form, int multi
                  .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
                  .box = {kDepth, box.w * c.stride, box.h * c.stride, box.n},
                  .steps = {1, c.stride, c.stride, 1}};
-  made.filters = {.at = c.filters, .type = c.type, .steps = {1, 1, 1}};
+  made.filters = {.at = c.filters, .type = c.type};
   if (c.doubles) {
     made.filters.sizes = {c.out_c, kPlaces * kDoublingTaps, c.c};
     made.filters.strides = {c.out_c, kPlaces * kDoublingTaps * c.out_c};

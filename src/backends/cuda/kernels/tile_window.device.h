@@ -35,12 +35,12 @@ struct WindowRows {
   }
 
   SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& s, const Tile& tile, uint32_t barrier) const {
-    copy_pixels(to, map, s.channel, tile.x * window.stride + s.x - window.left, tile.y * window.stride + s.y - window.top,
-                tile.picture, barrier);
+    copy_box(to, map, s.channel, tile.x * window.stride + s.x - window.left, tile.y * window.stride + s.y - window.top,
+             tile.picture, barrier);
   }
   SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& s, const Tile&, int weight,
                                          uint32_t barrier) const {
-    copy_filters_to_pair(to, map, s.channel, s.tap, weight, barrier);
+    copy_box_to_pair(to, map, s.channel, s.tap, weight, barrier);
   }
   /// The pixel that is a tile's row.
   SINTER_DEVICE_INLINE Tile pixel(const Tile& tile, int row) const {
@@ -77,12 +77,12 @@ struct DoubledRows {
     return {rows.tile(row - place * of_place), place & 1, place >> 1};
   }
   SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& s, const Tile& tile, uint32_t barrier) const {
-    copy_pixels(to, map, s.channel, tile.of.x + s.x - 1 + tile.odd_x, tile.of.y + s.y - 1 + tile.odd_y, tile.of.picture, barrier);
+    copy_box(to, map, s.channel, tile.of.x + s.x - 1 + tile.odd_x, tile.of.y + s.y - 1 + tile.odd_y, tile.of.picture, barrier);
   }
   SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& s, const Tile& tile, int weight,
                                          uint32_t barrier) const {
     const int tap = (3 - 2 * s.y - tile.odd_y) * 4 + 3 - 2 * s.x - tile.odd_x;
-    copy_filters_to_pair(to, map, weight, tap, s.channel, barrier);
+    copy_box_to_pair(to, map, weight, tap, s.channel, barrier);
   }
   SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
     const WindowArguments& w = rows.window;

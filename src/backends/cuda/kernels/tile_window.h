@@ -1,4 +1,5 @@
 #pragma once
+#include "backends/cuda/kernels/tensor_map.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "backends/cuda/kernels/tile_window_arguments.h"
 

@@ -1,0 +1,20 @@
+#pragma once
+#include <cstring>
+
+#include "backends/cuda/kernels/hopper_emulation.h"
+#include "backends/cuda/kernels/tensor_map.h"
+
+namespace sinter::cuda {
+
+/// What emulated copies of boxes read in place of the driver's description.
+inline void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array) {
+  device::EmulatedBoxMap box{array.at, {1, 1, 1, 1}, {1, 0, 0, 0}, {1, 1, 1, 1}, {1, 1, 1, 1}};
+  for (size_t i = 0; i < array.sizes.size(); ++i) {
+    box.sizes[i] = array.sizes[i], box.box[i] = int32_t(array.box[i]);
+    if (!array.steps.empty()) box.steps[i] = int32_t(array.steps[i]);
+    if (i > 0) box.strides[i] = array.strides[i - 1];
+  }
+  std::memcpy(map, &box, sizeof box);
+}
+
+}  // namespace sinter::cuda
