@@ -1,6 +1,7 @@
 // One step of U-Nets and FLUX, and one decoding, on a CUDA device at real size with random weights made there.
 //   cuda_model_bench [sdxl] [sd15] [flux] [vae] [--dtype bf16|f16|f32|tf32|fp8] [--size N] [--json FILE]
-//     --attention-dtype fp8   self-attention that can multiplies in f8e4m3; both: without, then with, and how far apart they are
+//     --attention-dtype fp8   self-attention that can multiplies in f8e4m3
+//     --against DTYPE the first step in another type too, untimed, and how far apart the two are
 //     --tune          time the vendors' candidates
 //     --launched      launch by launch, as in the modes without capture
 //     --first-only    stop after the first step, and the first one at a second size
@@ -31,14 +32,14 @@ namespace {
 
 struct Options {
   std::set<std::string> models;
-  std::string dtype_name = "bf16", json;
+  std::string dtype_name = "bf16", against, json;
   DType dtype = DType::bf16;
   int64_t size = 0;
   double seconds = 5;
   bool tune = false, launched = false, first_only = false, launches = false, cold = false, whole = false;
   bool tf32 = false;
   bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
-  bool fp8_attention = false, both_attentions = false;
+  bool fp8_attention = false;
   double budget = -1;  // of weights, in GB
   std::string mode() const { return budget >= 0 ? "streamed" : launched ? "launched" : tune ? "tuned" : "default"; }
 };
@@ -324,25 +325,27 @@ Tensor bench(const std::string& name, const Options& o) {
   return out[0];
 }
 
-void bench_attentions(const std::string& name, Options o) {
-  if (!o.both_attentions || name == "vae") return void(bench(name, o));
-  Tensor expected = bench(name, o);
-  o.fp8_attention = true;
-  fmt::print("  the first step differs by {:.2e} of its size\n", relative_error(bench(name, o), expected));
-}
-
-void set_attention(Options& o, const std::string& text) {
-  o.fp8_attention = text == "fp8", o.both_attentions = text == "both";
-  if (!o.fp8_attention && !o.both_attentions && text != "auto")
-    fail(Code::InvalidArgument, "--attention-dtype {}: there are auto, fp8 and both", text);
-}
-
 void set_dtype(Options& o, const std::string& text) {
   o.dtype_name = text;
   o.fp8 = text == "fp8", o.tf32 = text == "tf32";
   auto dtype = parse_dtype(o.fp8 ? "bf16" : o.tf32 ? "f32" : text);
   if (!dtype) fail(Code::InvalidArgument, "--dtype {}: there are bf16, f16, f32, tf32 (f32 with rounded factors) and fp8", text);
   o.dtype = *dtype;
+}
+
+void set_attention(Options& o, const std::string& text) {
+  o.fp8_attention = text == "fp8";
+  if (!o.fp8_attention && text != "auto") fail(Code::InvalidArgument, "--attention-dtype {}: there are auto and fp8", text);
+}
+
+void bench_against(const std::string& name, const Options& o) {
+  if (o.against.empty()) return void(bench(name, o));
+  Options other{.size = o.size};
+  set_dtype(other, o.against);
+  other.first_only = true, other.cold = o.cold;
+  const Tensor expected = bench(name, other);
+  fmt::print("  the first step differs by {:.2e} of its size from that in {}\n", relative_error(bench(name, o), expected),
+             o.against);
 }
 
 Options parse(int argc, char** argv) {
@@ -361,6 +364,8 @@ Options parse(int argc, char** argv) {
       *flag->second = true;
     else if (word == "--dtype")
       set_dtype(o, value());
+    else if (word == "--against")
+      o.against = value();
     else if (word == "--attention-dtype")
       set_attention(o, value());
     else if (word == "--size")
@@ -387,7 +392,7 @@ int main(int argc, char** argv) {
       fmt::print("skipped: no CUDA device: {}\n", why);
       return 0;
     }
-    for (const std::string& name : options.models) bench_attentions(name, options);
+    for (const std::string& name : options.models) bench_against(name, options);
     return 0;
   } catch (const std::exception& e) {
     fmt::print(stderr, "error: {}\n", e.what());
