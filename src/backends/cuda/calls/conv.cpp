@@ -163,6 +163,7 @@ class ConvPlanner {
   Planned<ConvPlan> plan(const TuneOn<ConvBuffers>* tune) {
     if (!has_own_) return library(tune);
     const std::optional<Stored> stored = find();
+    if (stored) vendor_.note_promising(family(), stored->form >= 0 ? kOurs : kTheirs);
     if (stored && stored->form >= 0) return {own(stored->form, stored->choice), {}};
     if (stored || (!tune && !expected_to_win())) {
       auto planned = library(tune);
@@ -219,7 +220,7 @@ class ConvPlanner {
   std::string family() const { return fmt::format("conv or window {}", conv_family(shape_)); }
   bool library_is_hopeless() const {
     const std::set<std::string> promising = vendor_.promising(family());
-    return promising.contains("own") && !promising.contains("library") && expected_to_win();
+    return promising.contains(kOurs) && !promising.contains(kTheirs) && expected_to_win();
   }
 
   Planned<ConvPlan> fastest(const TuneOn<ConvBuffers>& tune) {
@@ -238,8 +239,7 @@ class ConvPlanner {
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
     const bool is_library = has_library && best == 0;
     for (size_t i = 0; i < times.size(); ++i)
-      if (times[i] <= times[size_t(best)] * kPromising)
-        vendor_.note_promising(family(), has_library && i == 0 ? "library" : "own");
+      if (times[i] <= times[size_t(best)] * kPromising) vendor_.note_promising(family(), has_library && i == 0 ? kTheirs : kOurs);
     const Stored chosen{.form = is_library ? -1 : plans[size_t(best)]->tile_form(),
                         .choice = {.microseconds = times[size_t(best)], .candidates = int(times.size())}};
     store(chosen, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
@@ -276,7 +276,7 @@ class ConvPlanner {
     }
   }
 
-  static constexpr const char* kKind = "conv or window";
+  static constexpr const char *kKind = "conv or window", *kOurs = "ours", *kTheirs = "the library's";
   Digest key() const { return choice_key(kKind, shape_.text(), facts_, true); }
 
   Vendor& vendor_;

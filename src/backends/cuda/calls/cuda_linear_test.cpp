@@ -301,6 +301,23 @@ TEST_CASE("a timed choice is stored, found again and gives the same bits") {
   CHECK(!plan_linear(v->vendor, s)->choice().from_cache);
 }
 
+TEST_CASE("of about as many rows as were timed before, only candidates are timed that were good then") {
+  TestVendor* v = test_vendor(NeedsLibrary::CublasLt);
+  if (!v) return;
+  auto timed = [&](int64_t m) {
+    const LinearShape s{.m = m, .n = 648, .k = 640};
+    Case c(*v, s);
+    const TuneOn<LinearBuffers> tune{v->stream(), c.buffers(), v->workspace};
+    const auto plan = plan_linear(v->vendor, s, &tune);
+    REQUIRE(plan);
+    return plan->choice().candidates;
+  };
+  const int first = timed(4096);
+  CHECK(first > 4);
+  CHECK(timed(4000) <= 4);
+  CHECK(timed(512) > 4);
+}
+
 TEST_CASE("a bound product runs the same inside a captured graph") {
   TestVendor* v = test_vendor(NeedsLibrary::CublasLt);
   if (!v) return;

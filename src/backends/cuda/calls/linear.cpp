@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "backends/cuda/calls/tuning.h"
@@ -37,7 +38,10 @@ enum PreferenceAttribute {
 constexpr uint32_t kReductionsInFull = 2;
 constexpr int kTransposed = 1;
 constexpr int kOuterVector = 3;
-constexpr int kCandidates = 8;
+/// Of the library's, and where one of them was among the best for about as many rows.
+constexpr int kCandidates = 8, kFurtherCandidates = 2;
+/// How far behind the best a candidate may be to be timed for about as many rows too.
+constexpr double kPromising = 1.05;
 
 /// What the heuristic and the check answer.
 struct HeuristicResult {
@@ -424,18 +428,14 @@ class LinearPlanner {
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
     if (!has_library() && !has_own()) return {nullptr, shape_.gated ? why_no_own_ : why_no_library_};
-    if (auto stored = find()) return {stored, {}};
+    if (auto stored = find()) {
+      vendor_.note_promising(family(), config(stored->tile_form_));
+      return {stored, {}};
+    }
     if (!tune && has_own() && tile_product_should_win(shape_, vendor_.context().device())) return {make_own(expected_form()), {}};
     int64_t most = tune ? std::min(tune->workspace.bytes, vendor_.limits().workspace_bytes) : vendor_.limits().workspace_bytes;
     auto start = std::chrono::steady_clock::now();
-    std::vector<std::shared_ptr<LinearPlan>> plans;
-    if (has_library())
-      for (const HeuristicResult& r : heuristic(tune ? kCandidates : 1, most))
-        plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
-    if (has_own() && (tune || plans.empty()))
-      for (int form = 0; form < int(tile_forms().size()); ++form)
-        if (tile_forms()[size_t(form)].gated == shape_.gated && (tune || form == expected_form()))
-          plans.push_back(make_own(form));
+    std::vector<std::shared_ptr<LinearPlan>> plans = tune ? candidates(most) : first(most);
     if (plans.empty()) return {nullptr, fmt::format("cuBLASLt {} has no kernel for {}", calls().version_text(), shape_.text())};
     return tune ? tuned(plans, *tune, start) : Planned<LinearPlan>{plans.front(), {}};
   }
@@ -444,6 +444,37 @@ class LinearPlanner {
   bool has_library() const { return why_no_library_.empty(); }
   bool has_own() const { return why_no_own_.empty(); }
   const CublasLtCalls& calls() const { return *vendor_.cublaslt(); }
+
+  /// What there is to choose from untimed.
+  std::vector<std::shared_ptr<LinearPlan>> first(int64_t most_workspace) {
+    std::vector<std::shared_ptr<LinearPlan>> plans;
+    if (has_library())
+      for (const HeuristicResult& r : heuristic(1, most_workspace))
+        plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
+    if (plans.empty() && has_own()) plans.push_back(make_own(expected_form()));
+    return plans;
+  }
+
+  /// What is timed: everything, or where about as many rows were timed before, what was good then.
+  std::vector<std::shared_ptr<LinearPlan>> candidates(int64_t most_workspace) {
+    const std::set<std::string> promising = vendor_.promising(family());
+    std::vector<std::shared_ptr<LinearPlan>> plans;
+    if (has_library() && (promising.empty() || promising.contains(config(-1))))
+      for (const HeuristicResult& r : heuristic(promising.empty() ? kCandidates : kFurtherCandidates, most_workspace))
+        plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
+    for (int form = 0; has_own() && form < int(tile_forms().size()); ++form)
+      if (tile_forms()[size_t(form)].gated == shape_.gated && (promising.empty() || promising.contains(config(form))))
+        plans.push_back(make_own(form));
+    return plans.empty() ? first(most_workspace) : plans;
+  }
+
+  /// Products that differ but for a few rows.
+  std::string family() const {
+    LinearShape others = shape_;
+    others.m = 1;
+    return fmt::format("linear of about 2^{} rows, {}", std::lround(std::log2(double(shape_.m))), others.text());
+  }
+  static std::string config(int tile_form) { return tile_form < 0 ? "the library's" : fmt::format("ours, form {}", tile_form); }
 
   int expected_form() const { return best_tile_form(tile_call(shape_, {}), vendor_.context().device().multiprocessors); }
 
@@ -490,6 +521,8 @@ class LinearPlanner {
     std::vector<double> times = time_calls(vendor_.context(), tune.stream, calls);
     int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
+    for (size_t i = 0; i < times.size(); ++i)
+      if (times[i] <= times[size_t(best)] * kPromising) vendor_.note_promising(family(), config(plans[i]->tile_form_));
     plans[size_t(best)]->choice_ = {.microseconds = times[size_t(best)], .candidates = int(times.size())};
     store(*plans[size_t(best)], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     return {plans[size_t(best)], {}};
