@@ -56,6 +56,7 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
     enlarge(shape, buffers, picture, filters);
     buffers.in = picture, buffers.weights = filters;
   }
+  buffers.early_weights = !step.computed && !larger.needed;  // nothing of a run writes them
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
   if (tail.out_type == step.in_type) {
     const auto added = add_vendor_call("conv", shape, buffers, plan_conv, prepare_conv, engine_.options().tune);

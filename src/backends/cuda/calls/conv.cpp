@@ -13,7 +13,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of what choices between the library and tile windows are stored under: raise it when their kernels change.
-constexpr std::string_view kTileWindows = "1";
+constexpr std::string_view kTileWindows = "2";
 /// From which tile_share() on a tile window is taken untimed. Measured on an H200 against cuDNN's best of eight: tiles of 160
 /// columns 1.11 to 1.52 times as fast at shares of 0.97, tiles of 128 0.95 to 0.98 times, but 1.04 to 1.24 with a residual
 /// and 1.17 to 1.87 to twice the size with a bias. At 0.61 it is 1.03 to 1.24, at 0.3 less than 0.9.
@@ -55,6 +55,7 @@ TileWindowCall window_call(const ConvShape& s, const ConvBuffers& b) {
   call.in = b.in, call.filters = b.weights, call.out = b.out;
   if (s.bias) call.bias = b.bias;
   if (s.residual) call.residual = b.residual;
+  call.early_weights = b.early_weights;
   return call;
 }
 

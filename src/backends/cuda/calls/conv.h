@@ -41,6 +41,8 @@ struct ConvShape {
 struct ConvBuffers {
   DevicePtr in = 0, weights = 0, out = 0;
   DevicePtr bias = 0, residual = 0;
+  /// No kernel of the stream writes the weights: a call may read them before those queued in front of it have ended.
+  bool early_weights = false;
 };
 
 /// What will run: the library's plan, or a tile window of ours (kernels/tile_window.h). Valid as long as its Vendor.

@@ -419,7 +419,7 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
 }
 
 void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::array<int, 4>& first, uint32_t barrier) {
-  need_operands();
+  if (!map.early) need_operands();
   if (to % 1024) fail(Code::Internal, "a box is copied to {}, no multiple of 1024", to);
   std::array<int, 4> counts;
   for (size_t i = 0; i < 4; ++i) counts[i] = (map.box[i] + map.steps[i] - 1) / map.steps[i];

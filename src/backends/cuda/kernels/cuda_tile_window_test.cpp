@@ -222,6 +222,7 @@ void check_window(TestTarget& target, const TileWindowCall& call, int form, bool
   CAPTURE(bias);
   CAPTURE(adds);
   Convolution c(target, call, bias, adds);
+  c.call.early_weights = adds;
   if (in_place) {
     std::vector<float> held = c.residual;
     held.resize(held.size() + 64, NAN);
@@ -230,7 +231,7 @@ void check_window(TestTarget& target, const TileWindowCall& call, int form, bool
   if (target.emulated()) {
     TileWindow made = tile_window_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
     describe_for_emulation(made.product.maps.a, made.pixels);
-    describe_for_emulation(made.product.maps.weights, made.filters);
+    describe_for_emulation(made.product.maps.weights, made.filters, c.call.early_weights);
     made.launch(target);
   } else {
     const TileWindow made = tile_window(c.call, form, target.multiprocessors());

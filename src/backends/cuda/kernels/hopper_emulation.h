@@ -33,6 +33,7 @@ struct EmulatedBoxMap {
   uint64_t base;
   int64_t sizes[4], strides[4];  // strides in elements
   int32_t box[4], steps[4];      // of a box, every so manyth element along an axis
+  bool early;                    // as above
 };
 static_assert(sizeof(EmulatedBoxMap) <= 128);
 

@@ -6,9 +6,9 @@
 
 namespace sinter::cuda {
 
-/// What emulated copies of boxes read in place of the driver's description.
-inline void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array) {
-  device::EmulatedBoxMap box{array.at, {1, 1, 1, 1}, {1, 0, 0, 0}, {1, 1, 1, 1}, {1, 1, 1, 1}};
+/// What emulated copies of boxes read in place of the driver's description. `early`: they may before wait_for_operands().
+inline void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array, bool early = false) {
+  device::EmulatedBoxMap box{array.at, {1, 1, 1, 1}, {1, 0, 0, 0}, {1, 1, 1, 1}, {1, 1, 1, 1}, early};
   for (size_t i = 0; i < array.sizes.size(); ++i) {
     box.sizes[i] = array.sizes[i], box.box[i] = int32_t(array.box[i]);
     if (!array.steps.empty()) box.steps[i] = int32_t(array.steps[i]);

@@ -71,6 +71,7 @@ TileProductCall product_of(const TileWindowCall& c) {
   const int64_t boxes = c.doubles ? kPlaces * boxes_of_place(c) : Covered(c).boxes(c.n);
   TileProductCall product{.m = boxes * kRows, .n = c.out_c, .k = taps(c) * round_up(c.c, kDepth), .type = c.type};
   product.a = c.in, product.weights = c.filters, product.out = c.out, product.bias = c.bias, product.residual = c.residual;
+  product.early_weights = c.early_weights;
   return product;
 }
 

@@ -18,6 +18,7 @@ struct TileWindowCall {
   DType type = DType::bf16;                          ///< of everything: bf16 or f16
   DevicePtr in = 0, filters = 0, out = 0;
   DevicePtr bias = 0, residual = 0;  ///< 0: none; the residual may be `out`
+  bool early_weights = false;        ///< of the filters, as of a product's weights
 
   int64_t out_h() const { return doubles ? 2 * h : (h + top + bottom - kernel_h) / stride + 1; }
   int64_t out_w() const { return doubles ? 2 * w : (w + left + right - kernel_w) / stride + 1; }
