@@ -3,10 +3,10 @@
 #include <chrono>
 #include <limits>
 
+#include "backends/cuda/calls/contest.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/resident_attention.h"
 #include "backends/cuda/kernels/tile_attention.h"
-#include "base/bytes.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -275,6 +275,12 @@ Planned<Plan> plan_with(Vendor& vendor, const AttentionShape& s, CudnnRequest& r
   return {std::make_shared<Plan>(s, planned.plan), {}};
 }
 
+Facts attention_facts(const Vendor& vendor) {
+  Facts facts = vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0);
+  facts.emplace_back("own attention", kOwnAttention);
+  return facts;
+}
+
 class AttentionPlanner {
  public:
   AttentionPlanner(Vendor& vendor, const AttentionShape& shape, const TuneOn<AttentionBuffers>* tune)
@@ -283,14 +289,16 @@ class AttentionPlanner {
         tune_(tune),
         why_no_library_(vendor.cudnn() ? known_refusal(shape, device().capability()) : vendor.why_no_cudnn()),
         why_no_own_(vendor.kernels() ? why_no_own_attention(shape, device()) : "kernels of ours are not asked for"),
-        facts_(vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0)) {
-    facts_.emplace_back("own attention", kOwnAttention);
-  }
+        contest_(vendor, "own attention", s_.text(), fmt::format("own attention of {} heads, {}", s_.heads, family_of(s_)),
+                 attention_facts(vendor)) {}
 
   Planned<AttentionPlan> plan() {
     if (!why_no_own_.empty()) return why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
     if (!why_no_library_.empty()) return own();
-    if (auto stored = find()) return *stored;
+    if (const auto stored = contest_.find()) {
+      contest_.note_good(stored->form);
+      return stored->is_own() ? own(stored->choice) : library();
+    }
     if (tokens_do_not_matter()) return own();
     if (!tune_ && own_attention_should_win(s_, device())) return own();
     Planned<AttentionPlan> theirs = library();
@@ -302,16 +310,12 @@ class AttentionPlanner {
   bool times_library() {
     if (!why_no_library_.empty()) return false;
     if (!why_no_own_.empty()) return true;
-    const auto stored = find_choice();
-    return stored ? !stored->is_own : !tokens_do_not_matter();
+    const auto stored = contest_.find();
+    return stored ? !stored->is_own() : !tokens_do_not_matter();
   }
 
  private:
-  struct OwnChoice {
-    bool is_own;
-    Choice choice;
-  };
-  static constexpr const char *kOurs = "ours", *kTheirs = "the library's";
+  static constexpr int kOurs = 0;
 
   const DeviceInfo& device() const { return vendor_.context().device(); }
 
@@ -331,55 +335,21 @@ class AttentionPlanner {
     std::vector<std::unique_ptr<BoundCall>> calls;
     for (const auto& plan : {ours, theirs}) calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
     const std::vector<double> times = time_calls(vendor_.context(), tune_->stream, calls);
-    const bool is_own = best_candidate(times) == 0;
-    vendor_.note_promising(family(), is_own ? kOurs : kTheirs);
-    const Choice choice{.microseconds = times[0], .candidates = theirs->choice().candidates + 1};
-    store(is_own, choice, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    return is_own ? own(choice) : theirs;
-  }
-
-  /// Stored: whether it is ours, time of ours in microseconds, and how many were timed. Which of theirs is stored by itself.
-  void store(bool is_own, const Choice& choice, double seconds) {
-    if (!vendor_.cache()) return;
-    ByteWriter writer;
-    writer.put(uint8_t(is_own));
-    writer.put(choice.microseconds);
-    writer.put(int32_t(choice.candidates));
-    vendor_.cache()->put(key(), writer.take(), choice_facts("own attention", s_.text(), facts_, true, seconds));
-  }
-
-  std::optional<Planned<AttentionPlan>> find() {
-    const auto stored = find_choice();
-    if (!stored) return {};
-    vendor_.note_promising(family(), stored->is_own ? kOurs : kTheirs);
-    return stored->is_own ? own(stored->choice) : library();
-  }
-  std::optional<OwnChoice> find_choice() {
-    // Asked first, because a search for what was never timed would be counted as a miss.
-    if (!vendor_.cache() || !vendor_.cache()->contains(key())) return {};
-    auto stored = vendor_.cache()->find(key(), choice_facts("own attention", s_.text(), facts_, true));
-    if (!stored) return {};
-    try {
-      ByteReader reader(*stored);
-      const bool is_own = reader.get<uint8_t>() != 0;
-      return OwnChoice{is_own, {.microseconds = reader.get<double>(), .candidates = reader.get<int32_t>(), .from_cache = true}};
-    } catch (const Error& e) {
-      if (e.code() != Code::Corrupt) throw;
-      return {};  // damaged: chosen anew
-    }
+    const Winner winner{.form = best_candidate(times) == 0 ? kOurs : Winner::kLibrary,
+                        .choice = {.microseconds = times[0], .candidates = theirs->choice().candidates + 1}};
+    contest_.note_good(winner.form);
+    contest_.keep(winner, start);  // which of theirs is kept by itself
+    return winner.is_own() ? own(winner.choice) : theirs;
   }
 
   /// What timing finds hardly depends on the number of tokens, and a plan of the library's takes 33 ms.
-  bool tokens_do_not_matter() { return vendor_.promising(family()) == std::set<std::string>{kOurs}; }
-  std::string family() const { return fmt::format("own attention of {} heads, {}", s_.heads, family_of(s_)); }
-
-  Digest key() const { return choice_key("own attention", s_.text(), facts_, true); }
+  bool tokens_do_not_matter() const { return contest_.only_ours_are_good(); }
 
   Vendor& vendor_;
   const AttentionShape& s_;
   const TuneOn<AttentionBuffers>* tune_;
   std::string why_no_library_, why_no_own_;
-  Facts facts_;
+  Contest contest_;
 };
 
 }  // namespace

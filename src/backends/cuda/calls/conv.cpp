@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <chrono>
 
+#include "backends/cuda/calls/contest.h"
 #include "backends/cuda/calls/conv_graph.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/tile_window.h"
-#include "base/bytes.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -150,6 +150,12 @@ bool tile_window_should_win(const ConvShape& s, const DeviceInfo& device) {
   return (s.residual || s.doubles) && share >= kNarrowShare;
 }
 
+Facts conv_facts(const Vendor& vendor) {
+  Facts facts = vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0);
+  facts.emplace_back("tile windows", kTileWindows);
+  return facts;
+}
+
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
 class ConvPlanner {
  public:
@@ -157,15 +163,13 @@ class ConvPlanner {
       : vendor_(vendor),
         shape_(shape),
         has_own_(vendor.kernels() && why_no_tile_window(shape, vendor.context().device()).empty()),
-        facts_(vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0)) {
-    facts_.emplace_back("tile windows", kTileWindows);
-  }
+        contest_(vendor, "conv or window", shape.text(), "conv or window " + conv_family(shape), conv_facts(vendor)) {}
 
   Planned<ConvPlan> plan(const TuneOn<ConvBuffers>* tune) {
     if (!has_own_) return library(tune);
-    const std::optional<Stored> stored = find();
-    if (stored) vendor_.note_promising(family(), stored->form >= 0 ? kOurs : kTheirs);
-    if (stored && stored->form >= 0) return {own(stored->form, stored->choice), {}};
+    const std::optional<Winner> stored = find();
+    if (stored) contest_.note_good(stored->form);
+    if (stored && stored->is_own()) return {own(stored->form, stored->choice), {}};
     if (stored || (!tune && !expected_to_win())) {
       auto planned = library(tune);
       return planned ? planned : Planned<ConvPlan>{own(expected_form(), {}), {}};
@@ -175,18 +179,13 @@ class ConvPlanner {
 
   Prepared prepare() {
     if (has_own_) {
-      const std::optional<Stored> stored = find();
-      if (stored ? stored->form >= 0 : library_is_hopeless()) return nullptr;
+      const std::optional<Winner> stored = find();
+      if (stored ? stored->is_own() : library_is_hopeless()) return nullptr;
     }
     return prepare_cudnn(vendor_, conv_request(library_shape(shape_, true)));
   }
 
  private:
-  struct Stored {
-    int form;  ///< -1: the library's
-    Choice choice;
-  };
-
   int multiprocessors() const { return vendor_.context().device().multiprocessors; }
   int expected_form() const { return best_tile_form(window_call(shape_, {}), multiprocessors()); }
   bool expected_to_win() const { return tile_window_should_win(shape_, vendor_.context().device()); }
@@ -218,11 +217,7 @@ class ConvPlanner {
 
   // Where one size of a family was clearly a tile window's, others are that fill the device as well: cuDNN's plans take 2.2 ms
   // each, those with residuals 0.4 s, and timing them more.
-  std::string family() const { return fmt::format("conv or window {}", conv_family(shape_)); }
-  bool library_is_hopeless() const {
-    const std::set<std::string> promising = vendor_.promising(family());
-    return promising.contains(kOurs) && !promising.contains(kTheirs) && expected_to_win();
-  }
+  bool library_is_hopeless() const { return contest_.only_ours_are_good() && expected_to_win(); }
 
   Planned<ConvPlan> fastest(const TuneOn<ConvBuffers>& tune) {
     const auto start = std::chrono::steady_clock::now();
@@ -238,52 +233,27 @@ class ConvPlanner {
     if (has_library) times.front() += pass_microseconds(shape_, plans.front()->shape());
     const int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
-    const bool is_library = has_library && best == 0;
+    auto form = [&](size_t i) { return has_library && i == 0 ? Winner::kLibrary : plans[i]->tile_form(); };
     for (size_t i = 0; i < times.size(); ++i)
-      if (times[i] <= times[size_t(best)] * kPromising) vendor_.note_promising(family(), has_library && i == 0 ? kTheirs : kOurs);
-    const Stored chosen{.form = is_library ? -1 : plans[size_t(best)]->tile_form(),
+      if (times[i] <= times[size_t(best)] * kPromising) contest_.note_good(form(i));
+    const Winner winner{.form = form(size_t(best)),
                         .choice = {.microseconds = times[size_t(best)], .candidates = int(times.size())}};
-    store(chosen, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    if (is_library) return {plans.front(), {}};
-    return {own(chosen.form, chosen.choice), {}};
+    contest_.keep(winner, start);
+    if (!winner.is_own()) return {plans.front(), {}};
+    return {own(winner.form, winner.choice), {}};
   }
 
-  /// Stored: form, time in microseconds, how many were timed.
-  void store(const Stored& chosen, double seconds) {
-    if (!vendor_.cache()) return;
-    ByteWriter writer;
-    writer.put(int32_t(chosen.form));
-    writer.put(chosen.choice.microseconds);
-    writer.put(int32_t(chosen.choice.candidates));
-    vendor_.cache()->put(key(), writer.take(), choice_facts(kKind, shape_.text(), facts_, true, seconds));
+  std::optional<Winner> find() const {
+    const std::vector<int> forms = tile_window_forms(shape_.doubles);
+    auto winner = contest_.find();
+    const bool known = winner && (!winner->is_own() || std::find(forms.begin(), forms.end(), winner->form) != forms.end());
+    return known ? winner : std::nullopt;
   }
-
-  std::optional<Stored> find() const {
-    // Asked first, because a search for what was never timed would be counted as a miss.
-    if (!vendor_.cache() || !vendor_.cache()->contains(key())) return {};
-    auto bytes = vendor_.cache()->find(key(), choice_facts(kKind, shape_.text(), facts_, true));
-    if (!bytes) return {};
-    try {
-      ByteReader reader(*bytes);
-      Stored stored{.form = reader.get<int32_t>()};
-      stored.choice.microseconds = reader.get<double>();
-      stored.choice.candidates = reader.get<int32_t>();
-      stored.choice.from_cache = true;
-      const std::vector<int> forms = tile_window_forms(shape_.doubles);
-      const bool known = stored.form < 0 || std::find(forms.begin(), forms.end(), stored.form) != forms.end();
-      return known ? std::optional(stored) : std::nullopt;
-    } catch (const Error&) {
-      return {};  // damaged: chosen anew
-    }
-  }
-
-  static constexpr const char *kKind = "conv or window", *kOurs = "ours", *kTheirs = "the library's";
-  Digest key() const { return choice_key(kKind, shape_.text(), facts_, true); }
 
   Vendor& vendor_;
   ConvShape shape_;
   bool has_own_;
-  Facts facts_;
+  Contest contest_;
 };
 
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& s, const TuneOn<ConvBuffers>* tune) {

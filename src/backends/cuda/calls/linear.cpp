@@ -5,9 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "backends/cuda/calls/contest.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/tile_product.h"
-#include "base/bytes.h"
+#include "base/error.h"
 
 namespace sinter::cuda {
 namespace {
@@ -424,12 +425,12 @@ class LinearPlanner {
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
         why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
-        facts_(linear_facts(vendor)) {}
+        contest_(vendor, "linear", shape.text(), family(shape), linear_facts(vendor)) {}
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
     if (!has_library() && !has_own()) return {nullptr, shape_.gated ? why_no_own_ : why_no_library_};
     if (auto stored = find()) {
-      vendor_.note_promising(family(), config(stored->tile_form_));
+      contest_.note_good(stored->tile_form_);
       return {stored, {}};
     }
     if (!tune && has_own() && tile_product_should_win(shape_, vendor_.context().device())) return {make_own(expected_form()), {}};
@@ -457,24 +458,23 @@ class LinearPlanner {
 
   /// What is timed: everything, or where about as many rows were timed before, what was good then.
   std::vector<std::shared_ptr<LinearPlan>> candidates(int64_t most_workspace) {
-    const std::set<std::string> promising = vendor_.promising(family());
+    const std::set<int> good = contest_.good();
     std::vector<std::shared_ptr<LinearPlan>> plans;
-    if (has_library() && (promising.empty() || promising.contains(config(-1))))
-      for (const HeuristicResult& r : heuristic(promising.empty() ? kCandidates : kFurtherCandidates, most_workspace))
+    if (has_library() && (good.empty() || good.contains(Winner::kLibrary)))
+      for (const HeuristicResult& r : heuristic(good.empty() ? kCandidates : kFurtherCandidates, most_workspace))
         plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
     for (int form = 0; has_own() && form < int(tile_forms().size()); ++form)
-      if (tile_forms()[size_t(form)].gated == shape_.gated && (promising.empty() || promising.contains(config(form))))
+      if (tile_forms()[size_t(form)].gated == shape_.gated && (good.empty() || good.contains(form)))
         plans.push_back(make_own(form));
     return plans.empty() ? first(most_workspace) : plans;
   }
 
   /// Products that differ but for a few rows.
-  std::string family() const {
-    LinearShape others = shape_;
-    others.m = 1;
-    return fmt::format("linear of about 2^{} rows, {}", std::lround(std::log2(double(shape_.m))), others.text());
+  static std::string family(LinearShape shape) {
+    const long rows = std::lround(std::log2(double(shape.m)));
+    shape.m = 1;
+    return fmt::format("linear of about 2^{} rows, {}", rows, shape.text());
   }
-  static std::string config(int tile_form) { return tile_form < 0 ? "the library's" : fmt::format("ours, form {}", tile_form); }
 
   int expected_form() const { return best_tile_form(tile_call(shape_, {}), vendor_.context().device().multiprocessors); }
 
@@ -522,38 +522,19 @@ class LinearPlanner {
     int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
     for (size_t i = 0; i < times.size(); ++i)
-      if (times[i] <= times[size_t(best)] * kPromising) vendor_.note_promising(family(), config(plans[i]->tile_form_));
-    plans[size_t(best)]->choice_ = {.microseconds = times[size_t(best)], .candidates = int(times.size())};
-    store(*plans[size_t(best)], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      if (times[i] <= times[size_t(best)] * kPromising) contest_.note_good(plans[i]->tile_form_);
+    LinearPlan& plan = *plans[size_t(best)];
+    plan.choice_ = {.microseconds = times[size_t(best)], .candidates = int(times.size())};
+    Winner winner{.form = plan.tile_form_, .choice = plan.choice_};
+    std::copy(std::begin(plan.algorithm_), std::end(plan.algorithm_), winner.algorithm.begin());
+    contest_.keep(winner, start);
     return {plans[size_t(best)], {}};
   }
 
-  /// Stored: the 64 bytes of the algorithm, time in microseconds, how many were timed, and the form of a tile product or -1.
-  void store(const LinearPlan& plan, double seconds) {
-    if (!vendor_.cache()) return;
-    ByteWriter writer;
-    for (uint64_t word : plan.algorithm_) writer.put(word);
-    writer.put(plan.choice_.microseconds);
-    writer.put(int32_t(plan.choice_.candidates));
-    writer.put(int32_t(plan.tile_form_));
-    vendor_.cache()->put(key(), writer.take(), choice_facts("linear", shape_.text(), facts_, true, seconds));
-  }
-
   std::shared_ptr<LinearPlan> find() {
-    // Asked first, because a search for what was never timed would be counted as a miss.
-    if (!vendor_.cache() || !vendor_.cache()->contains(key())) return nullptr;
-    auto stored = vendor_.cache()->find(key(), choice_facts("linear", shape_.text(), facts_, true));
-    if (!stored) return nullptr;
-    try {
-      ByteReader reader(*stored);
-      uint64_t algorithm[8];
-      for (uint64_t& word : algorithm) word = reader.get<uint64_t>();
-      Choice choice{.microseconds = reader.get<double>(), .candidates = reader.get<int32_t>(), .from_cache = true};
-      const int form = reader.get<int32_t>();
-      return form < 0 ? accepted(algorithm, choice) : accepted_own(form, choice);
-    } catch (const Error&) {
-      return nullptr;  // damaged: chosen anew
-    }
+    const auto winner = contest_.find();
+    if (!winner) return nullptr;
+    return winner->is_own() ? accepted_own(winner->form, winner->choice) : accepted(winner->algorithm.data(), winner->choice);
   }
 
   std::shared_ptr<LinearPlan> accepted_own(int form, const Choice& choice) {
@@ -577,12 +558,10 @@ class LinearPlanner {
     return plan;
   }
 
-  Digest key() const { return choice_key("linear", shape_.text(), facts_, true); }
-
   Vendor& vendor_;
   LinearShape shape_;
   std::string why_no_library_, why_no_own_;
-  Facts facts_;
+  Contest contest_;
 };
 
 Facts linear_facts(const Vendor& vendor) {

@@ -1,0 +1,46 @@
+#pragma once
+#include <array>
+#include <chrono>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "backends/cuda/calls/vendor.h"
+
+namespace sinter::cuda {
+
+/// What was fastest for a call that a library's kernels and ours compete for.
+struct Winner {
+  static constexpr int kLibrary = -1;
+  int form = kLibrary;  ///< of our kernels
+  Choice choice;
+  std::array<uint64_t, 8> algorithm{};  ///< the library's, where it is known by that
+  bool is_own() const { return form >= 0; }
+};
+
+/// Keeps winners in the cache, and in this process what was good for other calls of a family, such as those of other sizes.
+class Contest {
+ public:
+  /// `facts`: what the outcome depends on beside the shape: device, versions of the library and of our kernels.
+  Contest(Vendor& vendor, std::string kind, std::string shape, std::string family, Facts facts)
+      : vendor_(vendor), kind_(std::move(kind)), shape_(std::move(shape)), family_(std::move(family)), facts_(std::move(facts)) {}
+
+  /// The winner that is kept; nothing where there is none, or a damaged one. Its form may be one that there is not.
+  std::optional<Winner> find() const;
+  /// `start`: when timing began.
+  void keep(const Winner& winner, std::chrono::steady_clock::time_point start) const;
+
+  void note_good(int form) const;
+  /// The forms that were good for the family; empty: nothing is known.
+  std::set<int> good() const;
+  bool only_ours_are_good() const;
+
+ private:
+  Digest key() const { return choice_key(kind_, shape_, facts_, true); }
+
+  Vendor& vendor_;
+  std::string kind_, shape_, family_;
+  Facts facts_;
+};
+
+}  // namespace sinter::cuda
