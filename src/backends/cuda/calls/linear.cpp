@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 
 #include "backends/cuda/calls/contest.h"
+#include "backends/cuda/calls/cublaslt_product.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "base/error.h"
@@ -13,85 +13,10 @@
 namespace sinter::cuda {
 namespace {
 
-// The library's numbers for what we use.
-enum DescriptorAttribute {
-  kTransposeA = 3,
-  kTransposeB = 4,
-  kEpilogue = 7,
-  kBiasPointer = 8,
-  kScalePointerA = 17,
-  kScalePointerB = 18,
-  kFastAccumulate = 25,
-  kBiasType = 26,
-  kScaleModeA = 31,
-  kScaleModeB = 32
-};
-enum LayoutAttribute { kBatchCount = 5, kBatchStride = 6 };
-enum PreferenceAttribute {
-  kMaxWorkspace = 1,
-  kReductions = 3,
-  kAlignmentA = 5,
-  kAlignmentB = 6,
-  kAlignmentC = 7,
-  kAlignmentD = 8
-};
-/// Parts of a sum may be joined in f32 (2), not in the type of the result (in place: 1, elsewhere: 4), whose digits are too few.
-constexpr uint32_t kReductionsInFull = 2;
-constexpr int kTransposed = 1;
-constexpr int kOuterVector = 3;
 /// Of the library's, and where one of them was among the best for about as many rows.
 constexpr int kCandidates = 8, kFurtherCandidates = 2;
 /// How far behind the best a candidate may be to be timed for about as many rows too.
 constexpr double kPromising = 1.05;
-
-/// What the heuristic and the check answer.
-struct HeuristicResult {
-  uint64_t algorithm[8];
-  size_t workspace_bytes;
-  int state;
-  float waves;
-  int reserved[4];
-};
-
-int library_type(DType type) {
-  switch (type) {
-    case DType::f32:
-      return 0;
-    case DType::f16:
-      return 2;
-    case DType::bf16:
-      return 14;
-    case DType::f8e4m3:
-      return 28;
-    case DType::f8e5m2:
-      return 29;
-    default:
-      fail(Code::InvalidArgument, "linear: {} is no type of cuBLASLt products", name(type));
-  }
-}
-
-int compute_type(LinearCompute compute) {
-  switch (compute) {
-    case LinearCompute::F16Accumulate:
-      return 64;
-    case LinearCompute::TF32:
-      return 77;
-    default:
-      return 68;
-  }
-}
-
-int epilogue_number(LinearEpilogue epilogue) {
-  switch (epilogue) {
-    case LinearEpilogue::None:
-      return 1;
-    case LinearEpilogue::Bias:
-      return 4;
-    case LinearEpilogue::BiasGelu:
-      return 36;
-  }
-  return 1;
-}
 
 std::string_view name_of(LinearEpilogue epilogue) {
   switch (epilogue) {
@@ -103,103 +28,6 @@ std::string_view name_of(LinearEpilogue epilogue) {
       return "bias_gelu";
   }
   return "";
-}
-
-std::string_view name_of(LinearCompute compute) {
-  switch (compute) {
-    case LinearCompute::F32:
-      return "f32";
-    case LinearCompute::TF32:
-      return "tf32";
-    case LinearCompute::F16Accumulate:
-      return "f16_sums";
-    case LinearCompute::FP8Tensor:
-      return "fp8";
-    case LinearCompute::FP8Vector:
-      return "fp8_vectors";
-  }
-  return "";
-}
-
-/// Owns one of the library's small objects.
-class Handle {
- public:
-  using Destroy = int (*)(void*);
-  explicit Handle(Destroy destroy) : destroy_(destroy) {}
-  ~Handle() {
-    if (object_) destroy_(object_);
-  }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  void** out() { return &object_; }
-  void* get() const { return object_; }
-
- private:
-  void* object_ = nullptr;
-  Destroy destroy_;
-};
-
-void check(const CublasLtCalls& calls, int status, const char* attempted) {
-  if (status) [[unlikely]]
-    fail_cublaslt(calls, status, attempted);
-}
-
-/// The operation, without pointers.
-void make_operation(const CublasLtCalls& calls, const LinearShape& s, Handle& operation) {
-  bool half = s.compute == LinearCompute::F16Accumulate;
-  check(calls, calls.operation_create(operation.out(), compute_type(s.compute), library_type(half ? DType::f16 : DType::f32)),
-        "describing a matrix product");
-  auto set = [&](int attribute, auto value) {
-    check(calls, calls.operation_set(operation.get(), attribute, &value, sizeof value), "describing a matrix product");
-  };
-  // The library is column-major: it computes the transpose of `out`, from the weights as its A and our `a` as its B.
-  set(kTransposeA, int32_t(s.weights_are_kn ? 0 : kTransposed));
-  set(kTransposeB, int32_t(0));
-  set(kEpilogue, uint32_t(epilogue_number(s.epilogue)));
-  if (s.epilogue != LinearEpilogue::None) set(kBiasType, int32_t(library_type(s.bias())));
-  if (s.is_fp8()) set(kFastAccumulate, int8_t(s.fast_accumulate));
-  if (s.compute == LinearCompute::FP8Vector) {
-    set(kScaleModeA, int32_t(kOuterVector));
-    set(kScaleModeB, int32_t(kOuterVector));
-  }
-}
-
-void set_pointers(const CublasLtCalls& calls, const LinearShape& s, const LinearBuffers& b, void* operation) {
-  auto set = [&](int attribute, DevicePtr value) {
-    check(calls, calls.operation_set(operation, attribute, &value, sizeof value), "giving a matrix product its addresses");
-  };
-  if (s.epilogue != LinearEpilogue::None) set(kBiasPointer, b.bias);
-  if (s.is_fp8()) {
-    set(kScalePointerA, b.weights_scale);
-    set(kScalePointerB, b.a_scale);
-  }
-}
-
-void make_layout(const CublasLtCalls& calls, DType type, int64_t rows, int64_t columns, int64_t stride, int64_t batch,
-                 int64_t batch_stride, Handle& layout) {
-  check(calls, calls.layout_create(layout.out(), library_type(type), uint64_t(rows), uint64_t(columns), stride),
-        "describing a matrix");
-  if (batch == 1) return;
-  int32_t count = int32_t(batch);
-  check(calls, calls.layout_set(layout.get(), kBatchCount, &count, sizeof count), "describing a matrix");
-  check(calls, calls.layout_set(layout.get(), kBatchStride, &batch_stride, sizeof batch_stride), "describing a matrix");
-}
-
-/// Why the library cannot do it, where we know without asking.
-std::string known_refusal(const LinearShape& s, const DeviceInfo& device) {
-  if (s.gated) return "cuBLASLt gates nothing";
-  if (s.a != s.weights) return fmt::format("cuBLASLt wants both inputs alike, not {} and {}", name(s.a), name(s.weights));
-  if (s.residual && s.epilogue == LinearEpilogue::BiasGelu) return "cuBLASLt adds the residual before GELU, not after";
-  if (s.is_fp8() != (s.a == DType::f8e4m3))
-    return fmt::format("inputs of {} do not go with {} sums", name(s.a), name_of(s.compute));
-  if (s.compute == LinearCompute::TF32 && s.a != DType::f32) return "TF32 is a way to use f32 inputs";
-  if (s.compute == LinearCompute::F16Accumulate && (s.a != DType::f16 || s.out != DType::f16)) return "f16 sums need f16 tensors";
-  if (!s.is_fp8()) return {};
-  if (!device.has_fp8()) return fmt::format("{} has no fp8 units", device.name);
-  if (s.weights_are_kn) return "fp8 products need weights as [n, k]";
-  if (s.k % 16 || s.a_stride % 16 || s.weights_stride % 16 || s.n % 8)
-    return fmt::format("fp8 products need k and row strides in multiples of 16 and n in multiples of 8, not k {} n {}", s.k, s.n);
-  return {};
 }
 
 void need_address(DevicePtr address, int alignment, const char* what) {
@@ -240,10 +68,23 @@ TileProductCall tile_call(const LinearShape& s, const LinearBuffers& b) {
   return call;
 }
 
-constexpr float kOneF32 = 1, kZeroF32 = 0;
-constexpr uint16_t kOneF16 = 0x3c00, kZeroF16 = 0;
-
 }  // namespace
+
+std::string_view name_of(LinearCompute compute) {
+  switch (compute) {
+    case LinearCompute::F32:
+      return "f32";
+    case LinearCompute::TF32:
+      return "tf32";
+    case LinearCompute::F16Accumulate:
+      return "f16_sums";
+    case LinearCompute::FP8Tensor:
+      return "fp8";
+    case LinearCompute::FP8Vector:
+      return "fp8_vectors";
+  }
+  return "";
+}
 
 DType LinearShape::bias() const { return is_fp8() && out == DType::f32 ? DType::bf16 : out; }
 
@@ -312,31 +153,6 @@ bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device)
   return (s.gated && share >= kGatedShare) || (s.residual && share >= kResidualShare);
 }
 
-/// The operation with stand-in pointers, and the matrices as the library names them: a, b, c, d.
-struct LinearPlan::Descriptors {
-  const CublasLtCalls& calls;
-  Handle operation, a, b, c, d;
-
-  Descriptors(const CublasLtCalls& library, const LinearShape& s)
-      : calls(library),
-        operation(library.operation_destroy),
-        a(library.layout_destroy),
-        b(library.layout_destroy),
-        c(library.layout_destroy),
-        d(library.layout_destroy) {
-    make_operation(calls, s, operation);
-    // The heuristic looks at the pointers' alignment; these are never read.
-    DevicePtr stand_in = DevicePtr(1) << 20;
-    set_pointers(calls, s, {.bias = stand_in, .a_scale = stand_in, .weights_scale = stand_in}, operation.get());
-    int64_t weights_rows = s.weights_are_kn ? s.n : s.k, weights_columns = s.weights_are_kn ? s.k : s.n;
-    make_layout(calls, s.weights, weights_rows, weights_columns, s.weights_stride, s.batch, s.weights_batch, a);
-    make_layout(calls, s.a, s.k, s.m, s.a_stride, s.batch, s.a_batch, b);
-    make_layout(calls, s.out, s.n, s.m, s.residual ? s.residual_stride : s.out_stride, s.batch,
-                s.residual ? s.residual_batch : s.out_batch, c);
-    make_layout(calls, s.out, s.n, s.m, s.out_stride, s.batch, s.out_batch, d);
-  }
-};
-
 namespace {
 
 class BoundTileProduct : public BoundCall {
@@ -352,51 +168,9 @@ class BoundTileProduct : public BoundCall {
   TileProduct product_;
 };
 
-class BoundLinear : public BoundCall {
- public:
-  BoundLinear(std::shared_ptr<const LinearPlan> plan, const CublasLtCalls& calls, void* handle, const LinearBuffers& buffers,
-              const Workspace& workspace)
-      : plan_(std::move(plan)),
-        calls_(calls),
-        handle_(handle),
-        operation_(calls.operation_destroy),
-        buffers_(buffers),
-        workspace_(workspace) {
-    make_operation(calls, plan_->shape(), operation_);
-    set_pointers(calls, plan_->shape(), buffers, operation_.get());
-  }
-
-  void launch(const Stream& stream) const override {
-    bool half = plan_->shape().compute == LinearCompute::F16Accumulate;
-    bool residual = plan_->shape().residual;
-    const void* one = half ? static_cast<const void*>(&kOneF16) : &kOneF32;
-    const void* scale = half ? one : &buffers_.scale;
-    const void* zero = half ? static_cast<const void*>(&kZeroF16) : &kZeroF32;
-    DevicePtr c = residual ? buffers_.residual : buffers_.out;
-    int status = calls_.matmul(handle_, operation_.get(), scale, pointer(buffers_.weights), a, pointer(buffers_.a), b,
-                               residual ? one : zero, pointer(c), this->c, pointer(buffers_.out), d, algorithm,
-                               pointer(workspace_.address), size_t(workspace_.bytes), stream.handle());
-    if (status) [[unlikely]]
-      fail_cublaslt(calls_, status, fmt::format("multiplying {}", plan_->shape().text()));
-  }
-
-  void *a = nullptr, *b = nullptr, *c = nullptr, *d = nullptr;
-  const uint64_t* algorithm = nullptr;
-
- private:
-  static void* pointer(DevicePtr address) { return reinterpret_cast<void*>(address); }
-  std::shared_ptr<const LinearPlan> plan_;  // owns what the pointers above point to
-  const CublasLtCalls& calls_;
-  void* handle_;
-  Handle operation_;
-  LinearBuffers buffers_;
-  Workspace workspace_;
-};
-
 }  // namespace
 
 LinearPlan::LinearPlan(Vendor& vendor, const LinearShape& shape) : vendor_(vendor), shape_(shape) {}
-LinearPlan::~LinearPlan() = default;
 
 std::unique_ptr<BoundCall> LinearPlan::bind(const LinearBuffers& buffers, const Workspace& workspace) const {
   check_buffers(shape_, buffers);
@@ -405,17 +179,7 @@ std::unique_ptr<BoundCall> LinearPlan::bind(const LinearBuffers& buffers, const 
     return std::make_unique<BoundTileProduct>(*vendor_.kernels(),
                                               tile_product(tile_call(shape_, buffers), tile_form_, multiprocessors));
   }
-  if (workspace.bytes < workspace_bytes_)
-    fail(Code::InvalidArgument, "linear {}: {} bytes of workspace, {} are needed", shape_.text(), workspace.bytes,
-         workspace_bytes_);
-  auto call =
-      std::make_unique<BoundLinear>(shared_from_this(), *vendor_.cublaslt(), vendor_.cublaslt_handle(), buffers, workspace);
-  call->a = descriptors_->a.get();
-  call->b = descriptors_->b.get();
-  call->c = descriptors_->c.get();
-  call->d = descriptors_->d.get();
-  call->algorithm = algorithm_;
-  return call;
+  return library_->bind({algorithm_, workspace_bytes_}, buffers, workspace);
 }
 
 class LinearPlanner {
@@ -423,7 +187,7 @@ class LinearPlanner {
   LinearPlanner(Vendor& vendor, const LinearShape& shape)
       : vendor_(vendor),
         shape_(shape),
-        why_no_library_(vendor.cublaslt() ? known_refusal(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
+        why_no_library_(vendor.cublaslt() ? why_no_cublaslt_product(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
         why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
         contest_(vendor, "linear", shape.text(), family(shape), linear_facts(vendor)) {}
 
@@ -437,21 +201,20 @@ class LinearPlanner {
     int64_t most = tune ? std::min(tune->workspace.bytes, vendor_.limits().workspace_bytes) : vendor_.limits().workspace_bytes;
     auto start = std::chrono::steady_clock::now();
     std::vector<std::shared_ptr<LinearPlan>> plans = tune ? candidates(most) : first(most);
-    if (plans.empty()) return {nullptr, fmt::format("cuBLASLt {} has no kernel for {}", calls().version_text(), shape_.text())};
+    if (plans.empty())
+      return {nullptr, fmt::format("cuBLASLt {} has no kernel for {}", vendor_.cublaslt()->version_text(), shape_.text())};
     return tune ? tuned(plans, *tune, start) : Planned<LinearPlan>{plans.front(), {}};
   }
 
  private:
   bool has_library() const { return why_no_library_.empty(); }
   bool has_own() const { return why_no_own_.empty(); }
-  const CublasLtCalls& calls() const { return *vendor_.cublaslt(); }
 
   /// What there is to choose from untimed.
   std::vector<std::shared_ptr<LinearPlan>> first(int64_t most_workspace) {
     std::vector<std::shared_ptr<LinearPlan>> plans;
     if (has_library())
-      for (const HeuristicResult& r : heuristic(1, most_workspace))
-        plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
+      for (const CublasLtAlgorithm& a : library().algorithms(1, most_workspace)) plans.push_back(make(a));
     if (plans.empty() && has_own()) plans.push_back(make_own(expected_form()));
     return plans;
   }
@@ -461,8 +224,8 @@ class LinearPlanner {
     const std::set<int> good = contest_.good();
     std::vector<std::shared_ptr<LinearPlan>> plans;
     if (has_library() && (good.empty() || good.contains(Winner::kLibrary)))
-      for (const HeuristicResult& r : heuristic(good.empty() ? kCandidates : kFurtherCandidates, most_workspace))
-        plans.push_back(make(r.algorithm, int64_t(r.workspace_bytes)));
+      for (const CublasLtAlgorithm& a : library().algorithms(good.empty() ? kCandidates : kFurtherCandidates, most_workspace))
+        plans.push_back(make(a));
     for (int form = 0; has_own() && form < int(tile_forms().size()); ++form)
       if (tile_forms()[size_t(form)].gated == shape_.gated && (good.empty() || good.contains(form)))
         plans.push_back(make_own(form));
@@ -486,32 +249,16 @@ class LinearPlanner {
     return plan;
   }
 
-  std::shared_ptr<LinearPlan> make(const uint64_t* algorithm, int64_t workspace_bytes) {
-    std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
-    plan->descriptors_ = std::make_unique<LinearPlan::Descriptors>(calls(), shape_);
-    std::memcpy(plan->algorithm_, algorithm, sizeof plan->algorithm_);
-    plan->workspace_bytes_ = workspace_bytes;
-    return plan;
+  const CublasLtProduct& library() {
+    if (!library_) library_ = std::make_shared<CublasLtProduct>(vendor_, shape_);
+    return *library_;
   }
-
-  std::vector<HeuristicResult> heuristic(int count, int64_t most_workspace) {
-    LinearPlan::Descriptors descriptors(calls(), shape_);
-    Handle preference(calls().preference_destroy);
-    check(calls(), calls().preference_create(preference.out()), "asking for a matrix product");
-    auto set = [&](int attribute, auto value) {
-      check(calls(), calls().preference_set(preference.get(), attribute, &value, sizeof value), "asking for a matrix product");
-    };
-    set(kMaxWorkspace, uint64_t(most_workspace));
-    set(kReductions, kReductionsInFull);
-    for (int attribute : {kAlignmentA, kAlignmentB, kAlignmentC, kAlignmentD}) set(attribute, uint32_t(shape_.alignment));
-    std::vector<HeuristicResult> results(static_cast<size_t>(count));
-    int found = 0;
-    int status =
-        calls().heuristic(vendor_.cublaslt_handle(), descriptors.operation.get(), descriptors.a.get(), descriptors.b.get(),
-                          descriptors.c.get(), descriptors.d.get(), preference.get(), count, results.data(), &found);
-    results.resize(status ? 0 : size_t(found));  // not supported: an empty list
-    std::erase_if(results, [](const HeuristicResult& r) { return r.state != 0; });
-    return results;
+  std::shared_ptr<LinearPlan> make(const CublasLtAlgorithm& algorithm) {
+    std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
+    plan->library_ = library_;
+    plan->algorithm_ = algorithm.words;
+    plan->workspace_bytes_ = algorithm.workspace_bytes;
+    return plan;
   }
 
   Planned<LinearPlan> tuned(const std::vector<std::shared_ptr<LinearPlan>>& plans, const TuneOn<LinearBuffers>& tune,
@@ -525,16 +272,14 @@ class LinearPlanner {
       if (times[i] <= times[size_t(best)] * kPromising) contest_.note_good(plans[i]->tile_form_);
     LinearPlan& plan = *plans[size_t(best)];
     plan.choice_ = {.microseconds = times[size_t(best)], .candidates = int(times.size())};
-    Winner winner{.form = plan.tile_form_, .choice = plan.choice_};
-    std::copy(std::begin(plan.algorithm_), std::end(plan.algorithm_), winner.algorithm.begin());
-    contest_.keep(winner, start);
+    contest_.keep({.form = plan.tile_form_, .choice = plan.choice_, .algorithm = plan.algorithm_}, start);
     return {plans[size_t(best)], {}};
   }
 
   std::shared_ptr<LinearPlan> find() {
     const auto winner = contest_.find();
     if (!winner) return nullptr;
-    return winner->is_own() ? accepted_own(winner->form, winner->choice) : accepted(winner->algorithm.data(), winner->choice);
+    return winner->is_own() ? accepted_own(winner->form, winner->choice) : accepted(winner->algorithm, winner->choice);
   }
 
   std::shared_ptr<LinearPlan> accepted_own(int form, const Choice& choice) {
@@ -545,15 +290,11 @@ class LinearPlanner {
   }
 
   /// The library says whether it still knows the algorithm.
-  std::shared_ptr<LinearPlan> accepted(const uint64_t* algorithm, const Choice& choice) {
+  std::shared_ptr<LinearPlan> accepted(const std::array<uint64_t, 8>& words, const Choice& choice) {
     if (!has_library()) return nullptr;
-    auto plan = make(algorithm, 0);
-    const auto& d = *plan->descriptors_;
-    HeuristicResult result{};
-    int status = calls().check_algorithm(vendor_.cublaslt_handle(), d.operation.get(), d.a.get(), d.b.get(), d.c.get(), d.d.get(),
-                                         algorithm, &result);
-    if (status || result.state || int64_t(result.workspace_bytes) > vendor_.limits().workspace_bytes) return nullptr;
-    plan->workspace_bytes_ = int64_t(result.workspace_bytes);
+    const auto algorithm = library().accepted(words);
+    if (!algorithm || algorithm->workspace_bytes > vendor_.limits().workspace_bytes) return nullptr;
+    auto plan = make(*algorithm);
     plan->choice_ = choice;
     return plan;
   }
@@ -562,6 +303,7 @@ class LinearPlanner {
   LinearShape shape_;
   std::string why_no_library_, why_no_own_;
   Contest contest_;
+  std::shared_ptr<const CublasLtProduct> library_;  // once it is needed
 };
 
 Facts linear_facts(const Vendor& vendor) {

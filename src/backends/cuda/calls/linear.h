@@ -1,6 +1,9 @@
 #pragma once
-#include <functional>
+#include <array>
 #include <initializer_list>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "backends/cuda/calls/vendor.h"
 #include "tensor/dtype.h"
@@ -20,6 +23,8 @@ enum class LinearCompute {
   FP8Tensor,      ///< e4m3 inputs, one f32 factor for all of `a` and one for all weights
   FP8Vector,      ///< e4m3 inputs, one f32 factor for each row of `a` and one for each row of the weights (output feature)
 };
+
+std::string_view name_of(LinearCompute compute);
 
 /// out[b, m, n] = epilogue(sum over k of a[b, m, k] * weights[b, n, k]) (+ residual[b, m, n]), all row-major, strides in
 /// elements. A product of two computed tensors is the same thing; see weights_are_kn. cuBLASLt makes it, or on devices of
@@ -80,10 +85,11 @@ struct LinearBuffers {
   DevicePtr a_scale = 0, weights_scale = 0;
 };
 
-/// What the library will run, for one shape. Valid as long as its Vendor.
-class LinearPlan : public std::enable_shared_from_this<LinearPlan> {
+class CublasLtProduct;
+
+/// What will run for one shape. Valid as long as its Vendor.
+class LinearPlan {
  public:
-  ~LinearPlan();
   LinearPlan(const LinearPlan&) = delete;
   LinearPlan& operator=(const LinearPlan&) = delete;
 
@@ -97,13 +103,12 @@ class LinearPlan : public std::enable_shared_from_this<LinearPlan> {
 
  private:
   friend class LinearPlanner;
-  struct Descriptors;
   LinearPlan(Vendor& vendor, const LinearShape& shape);
 
   Vendor& vendor_;
   LinearShape shape_;
-  std::unique_ptr<Descriptors> descriptors_;  ///< the library's; none for a tile product
-  uint64_t algorithm_[8] = {};
+  std::shared_ptr<const CublasLtProduct> library_;  ///< none for a tile product
+  std::array<uint64_t, 8> algorithm_{};             ///< the library's
   int tile_form_ = -1;
   int64_t workspace_bytes_ = 0;
   Choice choice_;
