@@ -253,7 +253,7 @@ double side_by_side(const Image& image, const Options& options, int count) {
 void threads(const Bench& bench) {
   auto image = bench.picture("raccoon256");
   if (!image) return;
-  constexpr int kCounts[] = {1, 2, 4}, kRounds = 7;
+  constexpr int kCounts[] = {1, 2, 4}, kRounds = 15;
   const int64_t shapes = bench.quick ? 200 : 1000;
   Result best[std::size(kCounts)];
   std::vector<double> ratios;

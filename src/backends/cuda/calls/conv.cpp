@@ -19,7 +19,7 @@ constexpr std::string_view kTileWindows = "2";
 /// and 1.17 to 1.87 to twice the size with a bias. At 0.61 it is 1.03 to 1.24, at 0.3 less than 0.9.
 constexpr double kWideShare = 0.85, kNarrowShare = 0.9;
 /// What came so near to the best is timed at other sizes too.
-constexpr double kPromising = 1.1;
+constexpr double kPromising = 1.03;
 
 void check_shape(const ConvShape& s) {
   if (s.axes.size() != 2 && s.axes.size() != 3)
