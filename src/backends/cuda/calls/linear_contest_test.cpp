@@ -73,7 +73,8 @@ void check_results(Device& d) {
     for (bool residual : {false, true})
       for (int64_t more : {0, 4}) {
         shape.epilogue = bias ? LinearEpilogue::Bias : LinearEpilogue::None, shape.residual = residual;
-        shape.a_stride = 5 + more, shape.weights_stride = 5 + more, shape.out_stride = 8 + more, shape.residual_stride = 8 + 2 * more;
+        shape.a_stride = 5 + more, shape.weights_stride = 5 + more, shape.out_stride = 8 + more,
+        shape.residual_stride = 8 + 2 * more;
         Product p(d.context, d.stream, shape);
         const TuneOn<LinearBuffers> tune{d.stream, p.buffers, d.workspace};
         for (const auto* on : {static_cast<const TuneOn<LinearBuffers>*>(nullptr), &tune}) {
