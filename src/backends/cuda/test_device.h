@@ -38,4 +38,24 @@ inline TestDevice* test_device() {
   return device.get();
 }
 
+/// The test device where it does what `why_not` gives no reason against; null after saying what is missing.
+template <class WhyNot>
+TestDevice* test_device_that(const WhyNot& why_not) {
+  TestDevice* device = test_device();
+  if (!device) return nullptr;
+  const std::string why = why_not(device->context.device());
+  if (!why.empty()) MESSAGE("skipped: " << why);
+  return why.empty() ? device : nullptr;
+}
+
+/// What rules ask of a device that is not there.
+inline DeviceInfo hopper() {
+  DeviceInfo device;
+  device.name = "a Hopper";
+  device.capability_major = 9;
+  device.multiprocessors = 132;
+  device.cuda_version = 13000;
+  return device;
+}
+
 }  // namespace sinter::cuda

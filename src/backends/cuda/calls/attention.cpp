@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "backends/cuda/calls/contest.h"
+#include "backends/cuda/calls/own_call.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/resident_attention.h"
 #include "backends/cuda/kernels/tile_attention.h"
@@ -240,19 +241,6 @@ std::string own_module(OwnAttention which, const AttentionCall& call) {
   return which == OwnAttention::Tiles ? tile_attention_module(call) : resident_module(call);
 }
 
-class BoundTileAttention : public BoundCall {
- public:
-  BoundTileAttention(Kernels& kernels, const TileAttention& made) : kernels_(kernels), made_(made) {}
-  void launch(const Stream& stream) const override {
-    KernelStream target(kernels_, stream);
-    made_.launch(target);
-  }
-
- private:
-  Kernels& kernels_;
-  TileAttention made_;
-};
-
 class BoundResidentAttention : public BoundCall {
  public:
   BoundResidentAttention(Kernels& kernels, const AttentionCall& call) : kernels_(kernels), call_(call) {}
@@ -376,7 +364,7 @@ std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, 
     if (own_ == OwnAttention::Tiles) {
       TileAttention made = tile_attention(call, kernels_->context().device().multiprocessors);
       kernels_->function(made.kernel);
-      return std::make_unique<BoundTileAttention>(*kernels_, made);
+      return std::make_unique<OwnCall<TileAttention>>(*kernels_, made);
     }
     kernels_->function(resident_kernel(call));
     return std::make_unique<BoundResidentAttention>(*kernels_, call);

@@ -5,6 +5,7 @@
 
 #include "backends/cuda/calls/contest.h"
 #include "backends/cuda/calls/conv_graph.h"
+#include "backends/cuda/calls/own_call.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/tile_window.h"
 #include "base/error.h"
@@ -78,19 +79,6 @@ double pass_microseconds(const ConvShape& whole, const ConvShape& plan) {
   return kLaunch + touches * double(whole.out_pixels() * whole.out_c * byte_size(whole.type)) / kBytesPerMicrosecond;
 }
 
-class BoundTileWindow : public BoundCall {
- public:
-  BoundTileWindow(Kernels& kernels, TileWindow window) : kernels_(kernels), window_(std::move(window)) {}
-  void launch(const Stream& stream) const override {
-    KernelStream target(kernels_, stream);
-    window_.launch(target);
-  }
-
- private:
-  Kernels& kernels_;
-  TileWindow window_;
-};
-
 }  // namespace
 
 int64_t ConvShape::out_pixels() const {
@@ -125,8 +113,8 @@ std::unique_ptr<BoundCall> ConvPlan::bind(const ConvBuffers& buffers, const Work
   auto arguments = conv_arguments(shape_, buffers);
   if (library_) return library_->bind(std::move(arguments), {}, workspace);
   const int multiprocessors = vendor_->context().device().multiprocessors;
-  return std::make_unique<BoundTileWindow>(*vendor_->kernels(),
-                                           tile_window(window_call(shape_, buffers), tile_form_, multiprocessors));
+  return std::make_unique<OwnCall<TileWindow>>(*vendor_->kernels(),
+                                               tile_window(window_call(shape_, buffers), tile_form_, multiprocessors));
 }
 
 std::string why_no_tile_window(const ConvShape& s, const DeviceInfo& device) {

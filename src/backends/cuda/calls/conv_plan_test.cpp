@@ -5,6 +5,7 @@
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/tuning.h"
+#include "backends/cuda/test_device.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -32,20 +33,11 @@ TEST_CASE("residuals are added by convolutions of 16 bits whose results are larg
   CHECK_FALSE(fused(512, 128, DType::f32));
 }
 
-DeviceInfo h200() {
-  DeviceInfo device;
-  device.name = "an H200";
-  device.capability_major = 9;
-  device.cuda_version = 13000;
-  device.multiprocessors = 132;
-  return device;
-}
-
 TEST_CASE("untimed, tile windows are taken where their tiles fill the device, and for nothing else") {
   auto wins = [](int64_t size, int64_t c, int64_t out_c, auto change) {
     ConvShape shape{.n = 2, .c = c, .out_c = out_c, .axes = {{.in = size}, {.in = size}}};
     change(shape);
-    return tile_window_should_win(shape, h200());
+    return tile_window_should_win(shape, hopper());
   };
   auto as_it_is = [](ConvShape&) {};
   CHECK(wins(64, 320, 320, as_it_is));
@@ -69,10 +61,10 @@ TEST_CASE("untimed, tile windows are taken where their tiles fill the device, an
 }
 
 TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that have them") {
-  CHECK(tile_window_modules(DType::bf16, false, h200()) ==
+  CHECK(tile_window_modules(DType::bf16, false, hopper()) ==
         std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16"});
-  CHECK(tile_window_modules(DType::f32, false, h200()).empty());
-  DeviceInfo ampere = h200();
+  CHECK(tile_window_modules(DType::f32, false, hopper()).empty());
+  DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
   CHECK(tile_window_modules(DType::bf16, true, ampere).empty());
 }

@@ -6,6 +6,7 @@
 
 #include "backends/cuda/calls/contest.h"
 #include "backends/cuda/calls/cublaslt_product.h"
+#include "backends/cuda/calls/own_call.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "base/error.h"
@@ -153,31 +154,14 @@ bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device)
   return (s.gated && share >= kGatedShare) || (s.residual && share >= kResidualShare);
 }
 
-namespace {
-
-class BoundTileProduct : public BoundCall {
- public:
-  BoundTileProduct(Kernels& kernels, TileProduct product) : kernels_(kernels), product_(std::move(product)) {}
-  void launch(const Stream& stream) const override {
-    KernelStream target(kernels_, stream);
-    product_.launch(target);
-  }
-
- private:
-  Kernels& kernels_;
-  TileProduct product_;
-};
-
-}  // namespace
-
 LinearPlan::LinearPlan(Vendor& vendor, const LinearShape& shape) : vendor_(vendor), shape_(shape) {}
 
 std::unique_ptr<BoundCall> LinearPlan::bind(const LinearBuffers& buffers, const Workspace& workspace) const {
   check_buffers(shape_, buffers);
   if (is_own()) {
     const int multiprocessors = vendor_.context().device().multiprocessors;
-    return std::make_unique<BoundTileProduct>(*vendor_.kernels(),
-                                              tile_product(tile_call(shape_, buffers), tile_form_, multiprocessors));
+    return std::make_unique<OwnCall<TileProduct>>(*vendor_.kernels(),
+                                                  tile_product(tile_call(shape_, buffers), tile_form_, multiprocessors));
   }
   return library_->bind({algorithm_, workspace_bytes_}, buffers, workspace);
 }

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include "backends/cuda/test_device.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -51,17 +52,8 @@ TEST_CASE("sizes and strides that make no sense are refused") {
                        Error);
 }
 
-DeviceInfo h200() {
-  DeviceInfo device;
-  device.name = "an H200";
-  device.capability_major = 9;
-  device.multiprocessors = 132;
-  device.cuda_version = 13000;
-  return device;
-}
-
 TEST_CASE("untimed, tile products are taken for GEGLU and residuals whose tiles fill the device, and for nothing else") {
-  auto wins = [](const LinearShape& shape) { return tile_product_should_win(shape, h200()); };
+  auto wins = [](const LinearShape& shape) { return tile_product_should_win(shape, hopper()); };
   auto gated = [](int64_t m, int64_t n, int64_t k) {
     return LinearShape{.m = m, .n = n, .k = k, .epilogue = LinearEpilogue::Bias, .gated = true};
   };
@@ -85,19 +77,19 @@ TEST_CASE("untimed, tile products are taken for GEGLU and residuals whose tiles 
   LinearShape narrow = gated(2048, 5120, 1280);
   narrow.alignment = 8;
   CHECK(!wins(narrow));
-  DeviceInfo ampere = h200();
+  DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
   CHECK(!tile_product_should_win(gated(2048, 5120, 1280), ampere));
 }
 
 TEST_CASE("modules of tile products are wanted for products that may be made by them, and for no others") {
-  CHECK(tile_modules(DType::bf16, true, false, false, h200()) ==
+  CHECK(tile_modules(DType::bf16, true, false, false, hopper()) ==
         std::vector<std::string>{"tile_product_160_bf16", "tile_product_128_bf16"});
-  CHECK(tile_modules(DType::f16, false, true, false, h200()).size() == 2);
-  CHECK(tile_modules(DType::bf16, false, false, true, h200()).size() == 2);
-  CHECK(tile_modules(DType::bf16, false, false, false, h200()).empty());
-  CHECK(tile_modules(DType::f32, false, true, true, h200()).empty());
-  DeviceInfo ampere = h200();
+  CHECK(tile_modules(DType::f16, false, true, false, hopper()).size() == 2);
+  CHECK(tile_modules(DType::bf16, false, false, true, hopper()).size() == 2);
+  CHECK(tile_modules(DType::bf16, false, false, false, hopper()).empty());
+  CHECK(tile_modules(DType::f32, false, true, true, hopper()).empty());
+  DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
   CHECK(tile_modules(DType::bf16, true, false, false, ampere).empty());
 }

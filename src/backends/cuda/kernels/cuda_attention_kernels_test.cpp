@@ -197,27 +197,14 @@ void launch_tiles(KernelTarget& t, const AttentionCall& c) {
 
 void check_tiles(TestTarget& t, const Case& c) { check_attention(t, c, launch_tiles); }
 
-DeviceInfo hopper() {
-  DeviceInfo device;
-  device.name = "a Hopper";
-  device.capability_major = 9;
-  device.cuda_version = 12000;
-  return device;
-}
-
 AttentionCall dense(int64_t heads, int64_t tokens, int64_t d) {
   AttentionCall c{.heads = heads, .queries = tokens, .keys = tokens, .d = d};
   c.q_strides = c.k_strides = c.v_strides = c.out_strides = {tokens * heads * d, heads * d, d};
   return c;
 }
 
-/// Null where there is no device for it, after saying so.
 TestDevice* device_for_tiles() {
-  TestDevice* device = test_device();
-  if (!device) return nullptr;
-  const std::string why = why_no_tile_attention(dense(1, 64, 64), device->context.device());
-  if (!why.empty()) MESSAGE("skipped: " << why);
-  return why.empty() ? device : nullptr;
+  return test_device_that([](const DeviceInfo& device) { return why_no_tile_attention(dense(1, 64, 64), device); });
 }
 
 TEST_CASE("emulated attention by whole tiles agrees with f64: odd numbers of queries and keys, fused operands, any scale") {

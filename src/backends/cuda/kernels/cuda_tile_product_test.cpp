@@ -18,14 +18,6 @@ namespace {
 double gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 double gelu_erf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
 
-DeviceInfo hopper() {
-  DeviceInfo device;
-  device.name = "a Hopper";
-  device.capability_major = 9;
-  device.cuda_version = 12000;
-  return device;
-}
-
 TileProductCall made_up(int64_t m, int64_t n, int64_t k) {
   TileProductCall call{.m = m, .n = n, .k = k};
   call.a = call.weights = call.out = 4096;
@@ -202,13 +194,7 @@ constexpr int kEmulatedMultiprocessors = 2;  // one pair of blocks makes all til
 
 /// Null where there is no such device, after saying so.
 TestDevice* hopper_device() {
-  TestDevice* device = test_device();
-  if (!device) return nullptr;
-  if (const std::string why = why_no_tile_product(made_up(128, 128, 64), device->context.device()); !why.empty()) {
-    MESSAGE("skipped: " << why);
-    return nullptr;
-  }
-  return device;
+  return test_device_that([](const DeviceInfo& device) { return why_no_tile_product(made_up(128, 128, 64), device); });
 }
 
 /// The maps that emulated copies read.

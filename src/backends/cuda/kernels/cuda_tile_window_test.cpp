@@ -19,14 +19,6 @@
 namespace sinter::cuda {
 namespace {
 
-DeviceInfo hopper() {
-  DeviceInfo device;
-  device.name = "a Hopper";
-  device.capability_major = 9;
-  device.cuda_version = 12000;
-  return device;
-}
-
 TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
   TileWindowCall call{.n = n, .h = h, .w = w, .c = c, .out_c = out_c};
   call.in = call.filters = call.out = 4096;
@@ -273,13 +265,7 @@ TEST_CASE("emulated windows agree with sums in double") {
 
 /// Null where there is no such device, after saying so.
 TestDevice* hopper_device() {
-  TestDevice* device = test_device();
-  if (!device) return nullptr;
-  if (const std::string why = why_no_tile_window(window(2, 8, 8, 64, 64), device->context.device()); !why.empty()) {
-    MESSAGE("skipped: " << why);
-    return nullptr;
-  }
-  return device;
+  return test_device_that([](const DeviceInfo& device) { return why_no_tile_window(window(2, 8, 8, 64, 64), device); });
 }
 
 TEST_CASE("emulated windows to twice the size agree with sums in double") {

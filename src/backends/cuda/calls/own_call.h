@@ -1,0 +1,22 @@
+#pragma once
+#include "backends/cuda/calls/vendor.h"
+#include "backends/cuda/kernels/kernels.h"
+
+namespace sinter::cuda {
+
+/// A kernel of ours with its addresses, as kernels/*.h make one that launches itself.
+template <class Made>
+class OwnCall : public BoundCall {
+ public:
+  OwnCall(Kernels& kernels, Made made) : kernels_(kernels), made_(std::move(made)) {}
+  void launch(const Stream& stream) const override {
+    KernelStream target(kernels_, stream);
+    made_.launch(target);
+  }
+
+ private:
+  Kernels& kernels_;
+  Made made_;
+};
+
+}  // namespace sinter::cuda
