@@ -1,23 +1,17 @@
 // How failures of the driver are told, against the made-up driver of tests/fake_cuda: a process of its own for each, since a
 // process opens the driver once.
 #include <doctest/doctest.h>
-#include <sys/wait.h>
 
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 
 #include "backends/cuda/driver.h"
 #include "base/error.h"
-#include "cli.h"
 #include "gpu_memory_case.h"
+#include "made_up_driver.h"
 
 namespace sinter::cuda {
 namespace {
-
-namespace fs = std::filesystem;
-
-std::string fake_folder() { return (fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "fake_cuda").string(); }
 
 /// The header of machine code of a CUDA device, and nothing in it.
 std::string smallest_image() {
@@ -75,19 +69,17 @@ TEST_CASE("made-up driver: one step" * doctest::skip()) {
   fmt::print("[[{}]]\n", outcome(step));
 }
 
+/// What a process printed between double brackets.
+std::string told(const std::string& text) {
+  const size_t begin = text.find("[["), end = text.find("]]");
+  REQUIRE_MESSAGE(begin != text.npos, text);
+  return text.substr(begin + 2, end - begin - 2);
+}
+
 /// The outcome of a step in a process whose driver fails as told.
 std::string with(const std::string& failures, const std::string& step, const std::string& more = "") {
-  TemporaryFolder folder;
-  const std::string out = (folder / "out.txt").string();
-  const std::string command = fmt::format(
-      "LD_LIBRARY_PATH={} FAKE_CUDA_FAIL={} FAKE_CUDA_STEP={} {} /proc/{}/exe --no-skip -tc='made-up driver: one*' > {} 2>&1",
-      fake_folder(), failures, step, more, ::getpid(), out);
-  const int status = std::system(command.c_str());
-  const std::string text = read_file(out);
-  CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), text);
-  const size_t begin = text.find("[["), end = text.find("]]");
-  REQUIRE(begin != text.npos);
-  return text.substr(begin + 2, end - begin - 2);
+  return told(
+      run_on_made_up_driver(fmt::format("FAKE_CUDA_FAIL={} FAKE_CUDA_STEP={} {}", failures, step, more), "made-up driver: one*"));
 }
 
 bool says(const std::string& text, Code code, std::initializer_list<const char*> words) {
@@ -179,19 +171,7 @@ std::string outcomes_of_runs() {
 TEST_CASE("made-up driver: runs of growing size" * doctest::skip()) { fmt::print("[[{}]]\n", outcomes_of_runs()); }
 
 TEST_CASE("an engine whose device was too full for one run works for the next, smaller one") {
-  auto runs = [](const std::string& environment) {
-    TemporaryFolder folder;
-    const std::string out = (folder / "out.txt").string();
-    const int status =
-        std::system(fmt::format("LD_LIBRARY_PATH={} {} /proc/{}/exe --no-skip -tc='made-up driver: runs*' > {} 2>&1",
-                                fake_folder(), environment, ::getpid(), out)
-                        .c_str());
-    const std::string text = read_file(out);
-    CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), text);
-    const size_t begin = text.find("[["), end = text.find("]]");
-    REQUIRE_MESSAGE(begin != text.npos, text);
-    return text.substr(begin + 2, end - begin - 2);
-  };
+  auto runs = [](const std::string& environment) { return told(run_on_made_up_driver(environment, "made-up driver: runs*")); };
   CHECK(runs("") == "ran ran ran ran ran and 0 notes");
   // Here the large one fits once the vendors' workspace, which it does not need, has been given back.
   CHECK(runs("FAKE_CUDA_MEMORY=850000000") == "ran ran ran ran ran and 1 notes");
@@ -202,10 +182,7 @@ TEST_CASE("sinter devices lists the devices of a driver and says what they lack"
   TemporaryFolder folder;
   Cli sinter(folder);
   auto run = [&](std::vector<std::string> words) {
-    return sinter.finish(sinter.start(std::move(words), [] {
-      ::setenv("LD_LIBRARY_PATH", fake_folder().c_str(), 1);
-      ::setenv("FAKE_CUDA_MEMORY", "12345", 1);
-    }));
+    return sinter.finish(sinter.start(std::move(words), on_made_up_driver({{"FAKE_CUDA_MEMORY", "12345"}})));
   };
   CliResult result = run({"devices", "--json"});
   REQUIRE(result.exit_code == 0);

@@ -58,4 +58,16 @@ inline DeviceInfo hopper() {
   return device;
 }
 
+/// Checks what is said against a good call on hopper() once `change` has changed the call or the device.
+template <class Call>
+auto refusals(const Call& good, std::string (*why_not)(const Call&, const DeviceInfo&)) {
+  return [=](auto change, std::string_view why) {
+    Call call = good;
+    DeviceInfo device = hopper();
+    change(call, device);
+    const std::string said = why_not(call, device);
+    CHECK_MESSAGE(said.find(why) != said.npos, said);
+  };
+}
+
 }  // namespace sinter::cuda

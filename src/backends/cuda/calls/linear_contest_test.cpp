@@ -1,15 +1,10 @@
 // How products are planned, against the made-up driver and library of tests/fake_cuda: a process of its own, since a process
 // opens them once.
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-
-#include <cstdlib>
-#include <filesystem>
 
 #include "backends/cuda/calls/linear.h"
 #include "base/error.h"
-#include "cli.h"
-#include "temporary_folder.h"
+#include "made_up_driver.h"
 
 namespace sinter::cuda {
 namespace {
@@ -131,16 +126,8 @@ TEST_CASE("made-up cuBLASLt: all checks" * doctest::skip()) {
 }
 
 TEST_CASE("products are the library's, timed or not, kept and found again, and chosen anew where that is damaged") {
-  namespace fs = std::filesystem;
-  const fs::path build = fs::read_symlink("/proc/self/exe").parent_path().parent_path();
-  TemporaryFolder folder;
-  const std::string out = (folder / "out.txt").string();
-  const std::string command = fmt::format(
-      "LD_LIBRARY_PATH={} SINTER_CUDA_LIBRARIES={} FAKE_CUDA_VERSION=13000 /proc/{}/exe --no-skip -tc='made-up cuBLASLt*' > {} "
-      "2>&1",
-      (build / "fake_cuda").string(), (build / "fake_cublaslt").string(), ::getpid(), out);
-  const int status = std::system(command.c_str());
-  CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), read_file(out));
+  run_on_made_up_driver(fmt::format("SINTER_CUDA_LIBRARIES={} FAKE_CUDA_VERSION=13000", made_up_library("fake_cublaslt")),
+                        "made-up cuBLASLt*");
 }
 
 }  // namespace

@@ -283,13 +283,7 @@ TEST_CASE("attention by whole tiles has a kernel for each call that it takes, an
       CHECK(form.slots() >= 4);
       CHECK(form.shared_bytes() <= 227 * 1024);
     }
-  auto refused = [&](auto change, std::string_view why) {
-    AttentionCall call = good;
-    DeviceInfo device = hopper();
-    change(call, device);
-    const std::string said = why_no_tile_attention(call, device);
-    CHECK_MESSAGE(said.find(why) != said.npos, said);
-  };
+  const auto refused = refusals<AttentionCall>(good, why_no_tile_attention);
   refused([](auto&, auto& d) { d.capability_major = 8; }, "capability 9.0");
   refused([](auto&, auto& d) { d.cuda_version = 11080; }, "CUDA 12.0");
   refused([](auto& c, auto&) { c.type = DType::f32; }, "f32");

@@ -89,13 +89,7 @@ TEST_CASE("the form of tiles that fills the device's last round is taken") {
 TEST_CASE("tile products say why they cannot do a call") {
   const TileProductCall good = made_up(2048, 1280, 1280);
   CHECK(why_no_tile_product(good, hopper()) == "");
-  auto refused = [&](auto change, std::string_view why) {
-    TileProductCall call = good;
-    DeviceInfo device = hopper();
-    change(call, device);
-    const std::string said = why_no_tile_product(call, device);
-    CHECK_MESSAGE(said.find(why) != said.npos, said);
-  };
+  const auto refused = refusals<TileProductCall>(good, why_no_tile_product);
   refused([](auto&, auto& d) { d.capability_major = 8; }, "capability 9.0");
   refused([](auto&, auto& d) { d.capability_major = 10; }, "capability 9.0");
   refused([](auto&, auto& d) { d.cuda_version = 11080; }, "CUDA 12.0");

@@ -111,13 +111,7 @@ TEST_CASE("the steps of a window are the same counted one by one and begun anywh
 TEST_CASE("tile windows say why they cannot do a convolution") {
   const TileWindowCall good = window(2, 64, 64, 320, 320);
   CHECK(why_no_tile_window(good, hopper()) == "");
-  auto refused = [&](auto change, std::string_view why) {
-    TileWindowCall call = good;
-    DeviceInfo device = hopper();
-    change(call, device);
-    const std::string said = why_no_tile_window(call, device);
-    CHECK_MESSAGE(said.find(why) != said.npos, said);
-  };
+  const auto refused = refusals<TileWindowCall>(good, why_no_tile_window);
   refused([](auto& c, auto&) { c.c = 4; }, "4");
   refused([](auto& c, auto&) { c.out_c = 4; }, "4");
   refused([](auto& c, auto&) { c.stride = 9; }, "9 pixels apart");
