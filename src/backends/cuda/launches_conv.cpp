@@ -3,6 +3,7 @@
 #include "backends/cuda/kernels/gemm.h"
 #include "backends/cuda/launch_steps.h"
 #include "backends/cuda/schedules.h"
+#include "backends/cuda/thin_conv_steps.h"
 #include "base/rounding.h"
 
 namespace sinter::cuda {
@@ -64,17 +65,11 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
     const bool rest_follows = left_out(&ConvShape::residual) || left_out(&ConvShape::bias);
     if (added.why_none.empty()) return rest_follows ? add_step(in, RowStep{*step.epilogue}) : void();
   }
-  ConvCall own;
-  own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in, own.c = step.c, own.out_c = step.out_c;
-  own.kernel_h = int(step.kernel_h), own.kernel_w = int(step.kernel_w), own.stride = int(step.stride);
-  own.pad_top = int(step.top), own.pad_left = int(step.left), own.pad_bottom = int(step.bottom), own.pad_right = int(step.right);
-  own.type = step.in_type, own.in = buffers.in, own.filters = buffers.weights;
-  own.epilogue = {.out = buffers.out,
-                  .out_type = tail.out_type,
-                  .bias = buffers.bias,
-                  .bias_type = tail.out_type,
-                  .residual = buffers.residual,
-                  .residual_type = tail.out_type};
+  ConvCall own = conv_call(step);
+  own.n = shape.n, own.h = shape.axes[0].in, own.w = shape.axes[1].in;
+  own.in = buffers.in, own.filters = buffers.weights;
+  own.epilogue.out = buffers.out, own.epilogue.bias = buffers.bias;
+  own.epilogue.residual = buffers.residual, own.epilogue.residual_type = tail.out_type;
   engine_.kernels().load("gemm");
   if (shape.doubles) return add_places(own, shape.text());
   launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });

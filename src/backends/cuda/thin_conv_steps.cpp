@@ -5,14 +5,19 @@
 
 namespace sinter::cuda {
 
-std::optional<ConvCall> thin_conv_call(const ConvStep& step, const DeviceInfo& device) {
-  // What computes filters in a run may still be busy when the kernel reads them.
-  if (!step.tail || step.tail->adds || step.doubled || step.computed) return {};
+ConvCall conv_call(const ConvStep& step) {
   ConvCall call{.c = step.c, .out_c = step.out_c, .kernel_h = int(step.kernel_h), .kernel_w = int(step.kernel_w)};
   call.stride = int(step.stride);
   call.pad_top = int(step.top), call.pad_left = int(step.left), call.pad_bottom = int(step.bottom),
   call.pad_right = int(step.right);
   call.type = step.in_type, call.epilogue.out_type = call.epilogue.bias_type = step.tail->out_type;
+  return call;
+}
+
+std::optional<ConvCall> thin_conv_call(const ConvStep& step, const DeviceInfo& device) {
+  // What computes filters in a run may still be busy when the kernel reads them.
+  if (!step.tail || step.tail->adds || step.doubled || step.computed) return {};
+  const ConvCall call = conv_call(step);
   if (thin_conv_module(call, device).empty()) return {};
   return call;
 }

@@ -241,17 +241,9 @@ std::string own_module(OwnAttention which, const AttentionCall& call) {
   return which == OwnAttention::Tiles ? tile_attention_module(call) : resident_module(call);
 }
 
-class BoundResidentAttention : public BoundCall {
- public:
-  BoundResidentAttention(Kernels& kernels, const AttentionCall& call) : kernels_(kernels), call_(call) {}
-  void launch(const Stream& stream) const override {
-    KernelStream target(kernels_, stream);
-    resident_attention(target, call_);
-  }
-
- private:
-  Kernels& kernels_;
-  AttentionCall call_;
+struct ResidentAttention {
+  AttentionCall call;
+  void launch(KernelTarget& target) const { resident_attention(target, call); }
 };
 
 template <class Plan, class Buffers>
@@ -263,12 +255,6 @@ Planned<Plan> plan_with(Vendor& vendor, const AttentionShape& s, CudnnRequest& r
   return {std::make_shared<Plan>(s, planned.plan), {}};
 }
 
-Facts attention_facts(const Vendor& vendor) {
-  Facts facts = vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0);
-  facts.emplace_back("own attention", kOwnAttention);
-  return facts;
-}
-
 class AttentionPlanner {
  public:
   AttentionPlanner(Vendor& vendor, const AttentionShape& shape, const TuneOn<AttentionBuffers>* tune)
@@ -278,7 +264,7 @@ class AttentionPlanner {
         why_no_library_(vendor.cudnn() ? known_refusal(shape, device().capability()) : vendor.why_no_cudnn()),
         why_no_own_(vendor.kernels() ? why_no_own_attention(shape, device()) : "kernels of ours are not asked for"),
         contest_(vendor, "own attention", s_.text(), fmt::format("own attention of {} heads, {}", s_.heads, family_of(s_)),
-                 attention_facts(vendor)) {}
+                 cudnn_contest_facts(vendor, "own attention", kOwnAttention)) {}
 
   Planned<AttentionPlan> plan() {
     if (!why_no_own_.empty()) return why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
@@ -367,7 +353,7 @@ std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, 
       return std::make_unique<OwnCall<TileAttention>>(*kernels_, made);
     }
     kernels_->function(resident_kernel(call));
-    return std::make_unique<BoundResidentAttention>(*kernels_, call);
+    return std::make_unique<OwnCall<ResidentAttention>>(*kernels_, ResidentAttention{call});
   }
   return plan_->bind(std::move(arguments), std::move(numbers), workspace);
 }

@@ -5,6 +5,12 @@
 
 namespace sinter::cuda {
 
+Facts cudnn_contest_facts(const Vendor& vendor, std::string ours, std::string_view version) {
+  Facts facts = vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0);
+  facts.emplace_back(std::move(ours), version);
+  return facts;
+}
+
 std::optional<Winner> Contest::find() const {
   // Asked first, because a search for what was never timed would be counted as a miss.
   if (!vendor_.cache() || !vendor_.cache()->contains(key())) return {};

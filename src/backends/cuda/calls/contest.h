@@ -18,6 +18,9 @@ struct Winner {
   bool is_own() const { return form >= 0; }
 };
 
+/// What contests with cuDNN depend on beside the shape; `ours` and `version` name the kernels of ours.
+Facts cudnn_contest_facts(const Vendor& vendor, std::string ours, std::string_view version);
+
 /// Keeps winners in the cache, and in this process what was good for other calls of a family, such as those of other sizes.
 class Contest {
  public:

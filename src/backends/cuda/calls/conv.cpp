@@ -138,12 +138,6 @@ bool tile_window_should_win(const ConvShape& s, const DeviceInfo& device) {
   return (s.residual || s.doubles) && share >= kNarrowShare;
 }
 
-Facts conv_facts(const Vendor& vendor) {
-  Facts facts = vendor.key_facts("cudnn", vendor.cudnn() ? vendor.cudnn()->version : 0);
-  facts.emplace_back("tile windows", kTileWindows);
-  return facts;
-}
-
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
 class ConvPlanner {
  public:
@@ -151,7 +145,8 @@ class ConvPlanner {
       : vendor_(vendor),
         shape_(shape),
         has_own_(vendor.kernels() && why_no_tile_window(shape, vendor.context().device()).empty()),
-        contest_(vendor, "conv or window", shape.text(), "conv or window " + conv_family(shape), conv_facts(vendor)) {}
+        contest_(vendor, "conv or window", shape.text(), "conv or window " + conv_family(shape),
+                 cudnn_contest_facts(vendor, "tile windows", kTileWindows)) {}
 
   Planned<ConvPlan> plan(const TuneOn<ConvBuffers>* tune) {
     if (!has_own_) return library(tune);

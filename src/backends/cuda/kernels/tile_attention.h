@@ -1,5 +1,4 @@
 #pragma once
-#include <span>
 #include <string>
 
 #include "backends/cuda/kernels/attention.h"
