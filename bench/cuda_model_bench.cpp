@@ -7,6 +7,7 @@
 //     --first-only    stop after the first step, and the first one at a second size
 //     --seconds N     of steps without a pause (5)
 //     --launches      list the slowest launches
+//     --without       how much shorter a step is without each kind of launch, and without each of one shape
 //     --cold          keep nothing in the cache on disk
 //     --budget GB     stream blocks' weights from the host's memory until all weights fit into it (0: as many as can be)
 //     --whole         compute in every step what a picture computes once
@@ -36,7 +37,7 @@ struct Options {
   DType dtype = DType::bf16;
   int64_t size = 0;
   double seconds = 5;
-  bool tune = false, launched = false, first_only = false, launches = false, cold = false, whole = false;
+  bool tune = false, launched = false, first_only = false, launches = false, without = false, cold = false, whole = false;
   bool tf32 = false;
   bool fp8 = false;  // with bf16: wide linear layers of denoisers multiply in f8e4m3
   bool fp8_attention = false;
@@ -170,6 +171,47 @@ void print_launches(cuda::Engine& engine, cuda::Plan& plan, bool each) {
   fmt::print("\n");
   auto all = grouped(plan.launches(), [](const cuda::Launch& l) { return fmt::format("{:<16} {}", l.kind, l.detail); });
   for (size_t i = 0; i < std::min<size_t>(all.size(), 40); ++i) print(all[i].first, all[i].second);
+}
+
+/// The best of three groups of ten steps, of the launches that `keep` says.
+template <class Keep>
+double step_with(cuda::Engine& engine, const std::vector<cuda::Launch>& launches, const Keep& keep) {
+  cuda::Capture capture(engine.stream());
+  for (const cuda::Launch& l : launches)
+    if (keep(l)) l.run();
+  cuda::CapturedGraph graph = capture.finish();
+  constexpr int kSteps = 10;
+  cuda::Event begin(engine.context(), cuda::Event::Timing::Yes), end(engine.context(), cuda::Event::Timing::Yes);
+  graph.launch(engine.stream());
+  double best = 1e30;
+  for (int group = 0; group < 3; ++group) {
+    begin.record(engine.stream());
+    for (int i = 0; i < kSteps; ++i) graph.launch(engine.stream());
+    end.record(engine.stream());
+    end.synchronize();
+    best = std::min(best, end.milliseconds_since(begin) / kSteps);
+  }
+  return best;
+}
+
+/// What launches cost among the others: a launch timed alone hides nothing of its beginning and end behind its neighbours.
+void print_without(cuda::Engine& engine, cuda::Plan& plan) {
+  const std::vector<cuda::Launch>& launches = plan.launches();
+  const double whole = step_with(engine, launches, [](const cuda::Launch&) { return true; });
+  auto print = [&](const auto& key) {
+    std::vector<std::pair<double, std::string>> lines;
+    for (const auto& [name, group] : grouped(launches, key)) {
+      const double saved = whole - step_with(engine, launches, [&](const cuda::Launch& l) { return key(l) != name; });
+      lines.push_back({saved, fmt::format("{:>8.3f} ms {:>5.1f} %  {:>4} x {:>8.1f} us  {}", saved, saved / whole * 100,
+                                          group.count, saved / group.count * 1e3, name)});
+    }
+    std::sort(lines.rbegin(), lines.rend());
+    fmt::print("\n");
+    for (size_t i = 0; i < std::min<size_t>(lines.size(), 70); ++i) fmt::print("    {}\n", lines[i].second);
+  };
+  fmt::print("\n    a step of {:.3f} ms is shorter without\n", whole);
+  print([](const cuda::Launch& l) { return std::string(l.kind); });
+  print([](const cuda::Launch& l) { return fmt::format("{:<16} {}", l.kind, l.detail); });
 }
 
 /// What was compiled or planned since the cache was made, and kept.
@@ -309,6 +351,7 @@ Tensor bench(const std::string& name, const Options& o) {
   if (!o.whole) second_size(engine, network, parts, model, inputs, line);
   if (!o.first_only) {
     print_launches(engine, plan, o.launches);
+    if (o.without) print_without(engine, plan);
     KernelTimer timer;
     auto kernels = timer.measure([&] {
       plan.submit();
@@ -351,7 +394,8 @@ void bench_against(const std::string& name, const Options& o) {
 Options parse(int argc, char** argv) {
   Options o;
   std::map<std::string, bool*> flags{{"--tune", &o.tune},         {"--launched", &o.launched}, {"--first-only", &o.first_only},
-                                     {"--launches", &o.launches}, {"--cold", &o.cold},         {"--whole", &o.whole}};
+                                     {"--launches", &o.launches}, {"--without", &o.without},   {"--cold", &o.cold},
+                                     {"--whole", &o.whole}};
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
     auto value = [&] {
