@@ -53,7 +53,10 @@ LaunchBuilder::Added<Plan> LaunchBuilder::add_vendor_call(const char* kind, cons
   }
   auto plan = std::any_cast<Planned<Plan>>(known.planned);
   if (!plan) return {plan.why_none, nullptr};
-  call(kind, shape.text(), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
+  std::string detail = shape.text();
+  if constexpr (requires { plan->is_own(); }) detail += plan->is_own() ? ", ours" : "";
+  if (plan->choice().microseconds > 0) detail += fmt::format(", alone {:.1f} us", plan->choice().microseconds);
+  call(kind, std::move(detail), plan->workspace_bytes(), [=, plan = plan.plan, e = &engine_](const Workspace& workspace) {
     return [bound = std::shared_ptr<BoundCall>(plan->bind(buffers, workspace)), e] { bound->launch(e->stream()); };
   });
   return {{}, plan.plan};
