@@ -16,8 +16,9 @@ constexpr double kToleranceF16 = 1e-2;   // sums in f16
 constexpr double kToleranceFP8 = 5e-3;   // the units keep about 13 bits of a sum
 
 /// Where no kernel does the epilogue in one go, as with rows that are not 16 bytes apart or with a residual in place, the library
-/// rounds the sum to the result's type before it adds: bf16 has 8 digits.
-constexpr double kToleranceRoundedTwice = 0x1p-9;
+/// rounds the sum to the result's type before it adds: bf16 has 8 digits. One of the kernels that timing may choose was 1.14
+/// halves of the last of them off (129 x 65 x 33, cuBLASLt 13.1), which a sum that is cut off and not rounded may be.
+constexpr double kToleranceRoundedTwice = 0x1p-8;
 
 double tolerance(const LinearShape& s) {
   if (s.is_fp8()) return kToleranceFP8;
