@@ -1,5 +1,6 @@
 // Group norms with SiLU at the U-Nets' sizes, each fed by the one before, as plans run them: replayed as one device graph.
-//   cuda_group_norm_bench [bf16|f16]
+//   cuda_group_norm_bench [bf16|f16] [plain] [SIDExCHANNELS ...]
+// plain: without SiLU. Sizes: two pictures of each; none: those of the U-Nets.
 // Prints the microseconds and launches of one, and how fast it reads and writes its map once.
 #include <fmt/format.h>
 
@@ -20,7 +21,7 @@ constexpr int kChain = 20;
 struct Chain {
   Graph graph;
   Bindings sizes;
-  Chain(int64_t batch, int64_t side, int64_t channels, DType type) {
+  Chain(int64_t batch, int64_t side, int64_t channels, DType type, bool plain) {
     Dim n = Dim::symbol("bench_batch"), s = Dim::symbol("bench_side");
     for (auto [dim, size] : {std::pair{n, batch}, {s, side}}) {
       std::vector<SymbolId> symbols;
@@ -29,13 +30,16 @@ struct Chain {
     }
     Value x = graph.input("x", {type, {n, s, s, channels}});
     Value gamma = graph.weight("gamma", {type, {channels}}), beta = graph.weight("beta", {type, {channels}});
-    for (int i = 0; i < kChain; ++i) x = silu(group_norm(x, gamma, beta, 32, 1e-5));
+    for (int i = 0; i < kChain; ++i) {
+      x = group_norm(x, gamma, beta, 32, 1e-5);
+      if (!plain) x = silu(x);
+    }
     graph.output("y", x);
   }
 };
 
-void bench(cuda::Engine& engine, int64_t batch, int64_t side, int64_t channels, DType type) {
-  Chain chain(batch, side, channels, type);
+void bench(cuda::Engine& engine, int64_t batch, int64_t side, int64_t channels, DType type, bool plain) {
+  Chain chain(batch, side, channels, type, plain);
   CompileReport report;
   CompiledGraph compiled(engine, chain.graph, {.label = "group norms"}, report);
   cuda::BoundWeights weights(engine, compiled);
@@ -60,18 +64,42 @@ void bench(cuda::Engine& engine, int64_t batch, int64_t side, int64_t channels, 
   std::fflush(stdout);
 }
 
+struct Size {
+  int64_t side, channels;
+};
+Size size_of(const std::string& text) {
+  Size size = {};
+  char after = 0;
+  if (std::sscanf(text.c_str(), "%ldx%ld%c", &size.side, &size.channels, &after) != 2 || size.side < 1 || size.channels < 1)
+    fail(Code::InvalidArgument, "'{}' is no size; sizes are SIDExCHANNELS, 64x320 for example", text);
+  return size;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   try {
-    const DType type = count > 1 && std::string(arguments[1]) == "f16" ? DType::f16 : DType::bf16;
+    DType type = DType::bf16;
+    bool plain = false;
+    std::vector<Size> sizes;
+    for (int i = 1; i < count; ++i) {
+      const std::string argument = arguments[i];
+      if (argument == "bf16" || argument == "f16")
+        type = argument == "f16" ? DType::f16 : DType::bf16;
+      else if (argument == "plain")
+        plain = true;
+      else
+        sizes.push_back(size_of(argument));
+    }
     Cache cache({.memory_only = true});
     cuda::Engine engine(cache, 0, 0);
-    for (auto [side, channels] : {std::pair{8, 1280}, {8, 2560},  {16, 640},  {16, 1280}, {16, 1920}, {16, 2560}, {32, 320},
-                                  {32, 640},          {32, 960},  {32, 1280}, {32, 1920}, {32, 2560}, {64, 320},  {64, 640},
-                                  {64, 960},          {64, 1280}, {64, 1920}, {128, 320}, {128, 640}, {128, 960}})
-      bench(engine, 2, side, channels, type);
-    for (auto [side, channels] : {std::pair{32, 1280}, {64, 320}, {128, 512}}) bench(engine, 1, side, channels, type);
+    for (auto [side, channels] : sizes) bench(engine, 2, side, channels, type, plain);
+    if (!sizes.empty()) return 0;
+    for (auto [side, channels] : {Size{8, 1280}, {8, 2560},  {16, 640},  {16, 1280}, {16, 1920}, {16, 2560}, {32, 320},
+                                  {32, 640},     {32, 960},  {32, 1280}, {32, 1920}, {32, 2560}, {64, 320},  {64, 640},
+                                  {64, 960},     {64, 1280}, {64, 1920}, {128, 320}, {128, 640}, {128, 960}})
+      bench(engine, 2, side, channels, type, plain);
+    for (auto [side, channels] : {Size{32, 1280}, {64, 320}, {128, 512}}) bench(engine, 1, side, channels, type, plain);
   } catch (const Error& e) {
     fmt::print(stderr, "{}\n", e.message());
     return 1;

@@ -15,7 +15,7 @@ find_program(SINTER_DEVICE_CLANG NAMES clang++-19 HINTS /usr/lib/llvm-19/bin)
 set(SINTER_EMBED_SCRIPT ${CMAKE_CURRENT_LIST_DIR}/EmbedText.cmake)
 set(SINTER_PTX_OF_sm_80 ptx71)  # CUDA 11.1
 set(SINTER_PTX_OF_sm_89 ptx81)  # CUDA 12.1
-set(SINTER_PTX_OF_sm_90 ptx78)  # CUDA 11.8
+set(SINTER_PTX_OF_sm_90 ptx81)  # CUDA 12.1
 set(SINTER_PTX_OF_sm_90a ptx80)  # CUDA 12.0
 
 function(sinter_device_code target)

@@ -300,10 +300,6 @@ int blocks_x() { return int(block().shape().grid.x); }
 void barrier() { block().meet_block(); }
 void cluster_arrive() { block().arrive_in_cluster(); }
 void cluster_wait() { block().wait_in_cluster(); }
-void read_of_cluster(float (&out)[4], const void* shared, int rank) {
-  if (uintptr_t(shared) % 16) fail(Code::Internal, "read_of_cluster: the address is not aligned to 16 bytes");
-  std::memcpy(out, block().shared_of(rank) + (static_cast<const char*>(shared) - block().shared()), sizeof out);
-}
 void wait_for_operands() { block().thread().has_operands = true; }
 void need_operands() {
   if (!block().thread().has_operands)
@@ -349,6 +345,7 @@ float reciprocal_fast(float x) { return 1.f / x; }
 float log2_fast(float x) { return std::log2(x); }
 float sine_fast(float x) { return std::sin(x); }
 float cosine_fast(float x) { return std::cos(x); }
+float inverse_root_fast(float x) { return 1 / std::sqrt(x); }
 float square_root(float x) { return std::sqrt(x); }
 double square_root(double x) { return std::sqrt(x); }
 
@@ -401,6 +398,17 @@ void end_phase(Phases& p) {
   p.missing = p.arrivals;
   p.parity ^= 1;
 }
+
+}  // namespace
+void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier) {
+  if (to % 8) fail(Code::Internal, "two numbers are sent to {}, no multiple of 8", to);
+  const float both[] = {first, second};
+  std::memcpy(block().shared_of(rank) + to, both, sizeof both);
+  Phases& p = phases(barrier, rank);
+  p.bytes -= int32_t(sizeof both);
+  end_phase(p);
+}
+namespace {
 
 void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, int row, uint32_t barrier) {
   constexpr int kColumns = 64;

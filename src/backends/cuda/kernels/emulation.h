@@ -55,7 +55,6 @@ int blocks_x();
 void barrier();
 void cluster_arrive();
 void cluster_wait();
-void read_of_cluster(float (&out)[4], const void* shared, int rank);
 /// Kernels before are always over; but who should wait for them has to (see need_operands).
 void wait_for_operands();
 uint32_t arrive(uint32_t* counter);
@@ -88,6 +87,7 @@ float reciprocal_fast(float x);
 float log2_fast(float x);
 float sine_fast(float x);
 float cosine_fast(float x);
+float inverse_root_fast(float x);
 float square_root(float x);
 double square_root(double x);
 

@@ -5,9 +5,9 @@
 
 namespace sinter::cuda {
 
-/// out = group_norm(x + addend), or its SiLU, in one launch that reads x once: blocks keep their part of the map in shared
-/// memory, and those that have parts of one group are a cluster and tell each other their sums. Arithmetic is f32, statistics as
-/// group_stats makes them.
+/// out = group_norm(x + addend), or its SiLU, in one launch that reads x once: blocks keep their part of the map in registers and
+/// shared memory, and those that have parts of one group are a cluster and send each other their sums. Arithmetic is f32, sums are
+/// taken around an element of the group.
 struct GroupNormCall {
   GroupStatsCall of;  ///< but for `out`, workspace and counters, which are not used
   bool silu = false;

@@ -68,6 +68,7 @@ void wait_phase(uint32_t at, uint32_t parity);
 void arrive_expecting(uint32_t at, uint32_t bytes);
 void arrive_at(uint32_t at);
 void arrive_in_pair(uint32_t at, uint32_t rank);
+void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier);
 void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
 void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
 void copy_box(uint32_t to, uint64_t map, int i, int j, int k, int l, uint32_t barrier);

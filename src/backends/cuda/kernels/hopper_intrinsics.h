@@ -116,6 +116,16 @@ SINTER_DEVICE_INLINE void arrive_in_pair(uint32_t at, uint32_t rank) {
       : "memory");
 }
 
+/// Writes two numbers to this address, a multiple of 8, in the shared memory of the cluster's block `rank`. Their bytes count at
+/// its barrier; who has waited there sees them.
+SINTER_DEVICE_INLINE void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier) {
+  asm volatile(
+      "{ .reg .b32 there, counts; mapa.shared::cluster.u32 there, %0, %2; mapa.shared::cluster.u32 counts, %1, %2; "
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%3, %4}, [counts]; }" ::"r"(to),
+      "r"(barrier), "r"(rank), "f"(first), "f"(second)
+      : "memory");
+}
+
 /// Starts copying a tile of the matrix that `map` describes, from (row, column) on; what lies outside becomes zero. Its bytes
 /// count at `barrier`.
 SINTER_DEVICE_INLINE void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
