@@ -232,7 +232,7 @@ std::pair<std::vector<CudnnArgument>, std::vector<float>> arguments_of(const Fp8
 }
 
 /// Part of what choices between the library's attention and ours are stored under: raise it when our kernels change.
-constexpr std::string_view kOwnAttention = "2";
+constexpr std::string_view kOwnAttention = "3";
 
 /// With more keys, those that are held at once leave fewer blocks to a multiprocessor.
 constexpr int64_t kMostResidentKeys = 160;

@@ -57,6 +57,11 @@ uint32_t rank_in_pair();
 void pair_barrier();
 void named_barrier(int number, int threads);
 void named_arrive(int number, int threads);
+inline bool any_lane(bool so) {
+  uint32_t any = so;
+  for (int lanes = 16; lanes > 0; lanes /= 2) any |= shuffle_xor(any, lanes);
+  return any != 0;
+}
 template <int kCount>
 void more_registers() {}
 template <int kCount>

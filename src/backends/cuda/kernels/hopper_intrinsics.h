@@ -72,6 +72,15 @@ SINTER_DEVICE_INLINE void named_arrive(int number, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+/// Whether it is so in any lane of the warp.
+SINTER_DEVICE_INLINE bool any_lane(bool so) {
+  uint32_t any;
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.any.pred p, p, 0xffffffff; selp.u32 %0, 1, 0, p; }"
+               : "=r"(any)
+               : "r"(uint32_t(so)));
+  return any != 0;
+}
+
 /// How many registers a thread of this warpgroup has from here on.
 template <int kCount>
 SINTER_DEVICE_INLINE void more_registers() {

@@ -3,8 +3,11 @@
 //
 // One warpgroup lets the copying unit bring tiles of keys and values through a ring of slots in shared memory. Each of the others
 // has 64 queries: it multiplies them with 128 keys, turns the scores into weights in its registers, and multiplies these with the
-// values. While the scores of the next keys and the sums of the last are multiplied it exponentiates, and while one warpgroup
-// exponentiates others multiply. Blocks stay, and go from group of queries to group of queries.
+// values, while other warpgroups are at something else. Blocks stay, and go from group of queries to group of queries.
+//
+// Weights are powers of two counted from the largest score of a row among the first keys, whatever comes later: f32 and bf16 have
+// room for what is larger, and f16 is given it. Where a row has overflown in the end, or lost its digits, the block makes the
+// group again when it is done with all, from the largest of all scores, for which it multiplies queries and keys once more.
 //
 // Of 64 queries and 128 keys the exponentials take 512 cycles, products with heads of 40 take 352, of 64: 512.
 #include "backends/cuda/kernels/hopper_intrinsics.h"
@@ -19,11 +22,18 @@ struct TileAttention {
   static constexpr int kScores = kKeys / 2, kSums = kD / 2;  // of a thread
   static constexpr int kSteps = kKeys / 16;
   static constexpr int kTurn = 1;  // the first of the named barriers that say whose turn it is
-  /// Of the exponentials, those that come before the sums of the last keys are waited for: measured for each form.
-  static constexpr int kBeforeSums = kD == 64 ? kScores / 2 : kScores;
+  static_assert(kForm.registers() <= kForm.started_registers());
+  static constexpr bool kAhead = kForm.ahead();
+  /// Weights of a row are added up by a product with ones. Products of one warp wait for those of warpgroups, so only where
+  /// these are waited for anyway; otherwise by additions, while other warpgroups exponentiate.
+  static constexpr bool kTotalsByProduct = kAhead;
   static constexpr float kLog2E = 1.4426950408889634f, kNegativeInfinity = -__builtin_inff();
   /// Scores times 0 would not be masked; by so little they all count the same.
   static constexpr float kLeastScale = 1e-30f;
+  /// The first tile's largest weight is 2^-kRoom: the less room, the more digits small weights have as f16.
+  static constexpr int kRoom = kBf16 ? 0 : 4;
+  /// A row whose total is outside has lost digits, or overflown.
+  static constexpr float kLeastTotal = kBf16 ? 0.5f : 0x1p-5f, kMostTotal = 0x1p126f;
   using Scores = float[kScores];
   using Sums = float[kSums];
   using Weights = uint32_t[kSteps * 4];
@@ -40,21 +50,23 @@ struct TileAttention {
   };
   /// Of the two rows of a thread's tile: row lane / 4 of its warp's 16 and the one 8 further.
   struct Rows {
-    float largest[2] = {kNegativeInfinity, kNegativeInfinity}, total[2] = {0, 0};
+    float base[2];  // what exponents of two are counted from
+    // Totals of weights as they are multiplied with values: of this lane's, or, where a product makes them, of the row's, twice.
+    float totals[4] = {0, 0, 0, 0};
   };
 
   const TileAttentionArguments& args;
   const int maker, warp, lane, steps;
-  uint32_t slots, queries, staging, full, empty, queries_full, queries_empty;  // addresses in shared memory
-  float scale;                                                                 // of exponents of two, positive
+  uint32_t slots, queries, staging, full, empty, queries_full, queries_empty, failed;  // addresses in shared memory
+  float scale;                                                                         // of exponents of two
 
   SINTER_DEVICE_INLINE explicit TileAttention(const TileAttentionArguments& a)
       : args(a),
-        maker(thread_x() / 128 - 1),
+        maker(thread_x() / 128),
         warp(thread_x() / 32 % 4),
         lane(thread_x() % 32),
         steps(divide_up(a.keys, kKeys)),
-        scale(larger(a.scale < 0 ? -a.scale : a.scale, kLeastScale) * kLog2E) {
+        scale((a.scale < 0 ? -larger(-a.scale, kLeastScale) : larger(a.scale, kLeastScale)) * kLog2E) {
     slots = (shared_address(shared_memory()) + 1023) & ~1023u;
     queries = slots + kSlots * kForm.slot_bytes();
     const uint32_t behind = queries + kMakers * kForm.query_bytes();
@@ -63,6 +75,7 @@ struct TileAttention {
     empty = full + 8 * kSlots;
     queries_full = empty + 8 * kSlots;
     queries_empty = queries_full + 8 * kMakers;
+    failed = queries_empty + 8 * kMakers;
   }
 
   SINTER_DEVICE_INLINE void prepare() {
@@ -77,6 +90,7 @@ struct TileAttention {
       }
       publish_barriers();
     }
+    if (thread_x() < kAttentionMarks) shared_at<uint32_t>(failed + 4 * uint32_t(thread_x())) = 0;
     barrier();
   }
 
@@ -84,7 +98,7 @@ struct TileAttention {
 
   /// Rows of a head, from a token on.
   SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, int head, int token, int rows, uint32_t barrier) const {
-    if (thread_x() != 0) return;
+    if (thread_x() % 128 != 0) return;
     const int entry = head / args.heads;
     arrive_expecting(barrier, uint32_t(kForm.boxes() * rows * 128));
     SINTER_UNROLL
@@ -99,15 +113,20 @@ struct TileAttention {
     warp_barrier();
   }
   /// The order is that in which they are used; the last keys, of which some may be none, come first.
-  SINTER_DEVICE_INLINE void bring(uint64_t maps) const {
+  SINTER_DEVICE_INLINE void bring_group(Slot& next, uint64_t k, uint64_t v, int head, bool exactly) const {
+    const int last = (steps - 1) * kKeys;
+    if (exactly)
+      for (int token = last; token >= 0; token -= kKeys) bring_slot(next, k, head, token);
+    if constexpr (kAhead) bring_slot(next, k, head, last);
+    for (int token = last; token >= 0; token -= kKeys) {
+      if (const int key = kAhead ? token - kKeys : token; key >= 0) bring_slot(next, k, head, key);
+      bring_slot(next, v, head, token);
+    }
+  }
+  SINTER_DEVICE_INLINE void bring(uint64_t maps, Slot& next, uint32_t& parities, bool again) const {
     const uint64_t q = maps, k = q + sizeof(TileAttentionMaps::q), v = k + sizeof(TileAttentionMaps::k);
-    prefetch_map(q);
-    prefetch_map(k);
-    prefetch_map(v);
-    wait_for_operands();
-    Slot next;
-    uint32_t parities = (1u << kMakers) - 1;
-    for (int g = block_x(); g < args.order.groups(); g += blocks_x()) {
+    for (int g = block_x(), i = 0; g < args.order.groups(); g += blocks_x(), ++i) {
+      if (again && !has_failed(i)) continue;
       const auto group = args.order.group(g);
       for (int m = 0; m < group.width; ++m) {
         wait_phase(queries_empty + 8 * m, parities >> m & 1);
@@ -116,14 +135,12 @@ struct TileAttention {
                   queries_full + 8 * m);
         warp_barrier();
       }
-      int token = (steps - 1) * kKeys;
-      bring_slot(next, k, group.head, token);
-      for (; token > 0; token -= kKeys) {
-        bring_slot(next, k, group.head, token - kKeys);
-        bring_slot(next, v, group.head, token);
-      }
-      bring_slot(next, v, group.head, token);
+      bring_group(next, k, v, group.head, again);
     }
+  }
+  /// Of the groups that this block makes, that one, or another that shares its mark.
+  SINTER_DEVICE_INLINE bool has_failed(int group) const {
+    return shared_at<uint32_t>(failed + 4 * uint32_t(group % kAttentionMarks)) != 0;
   }
 
   // The warpgroups that make results.
@@ -161,53 +178,100 @@ struct TileAttention {
     commit_products();
   }
 
-  /// Scores become powers of two, whose largest of a row is 1; `corrections`: what earlier sums of a row are to be multiplied by.
-  /// Calls sums_are_needed() once kBeforeSums are done.
-  template <class Body>
-  SINTER_DEVICE_INLINE void exponentiate(Scores& scores, Rows& rows, float (&corrections)[2], const Body& sums_are_needed) const {
-    if (args.scale < 0) {
-      SINTER_UNROLL
-      for (int i = 0; i < kScores; ++i) scores[i] = -scores[i];
-    }
-    float base[2];
+  /// Raises `largest` to the rows' largest exponents among these scores.
+  SINTER_DEVICE_INLINE void look(const Scores& scores, float (&largest)[2]) const {
     SINTER_UNROLL
     for (int half = 0; half < 2; ++half) {
-      // Two at a time, because each waits for the one before.
-      float even = rows.largest[half], odd = even;
+      float even = largest[half], odd = even;  // two, because each waits for the one before
       SINTER_UNROLL
       for (int i = half * 2; i < kScores; i += 4) {
-        even = larger(even, scores[i]);
-        odd = larger(odd, scores[i + 1]);
+        even = larger(even, scores[i] * scale);
+        odd = larger(odd, scores[i + 1] * scale);
       }
-      float most = larger(even, odd);
+      largest[half] = larger(even, odd);
+    }
+  }
+  SINTER_DEVICE_INLINE void choose_bases(Rows& rows, const float (&largest)[2]) const {
+    SINTER_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      float most = largest[half];
       most = larger(most, shuffle_xor(most, 1));  // four lanes share a row
       most = larger(most, shuffle_xor(most, 2));
       // A row that has seen no key yet has no distance: infinity minus infinity is no number.
-      base[half] = most == kNegativeInfinity ? 0.f : most * scale;
-      corrections[half] = exp2_fast(rows.largest[half] * scale - base[half]);
-      rows.largest[half] = most;
+      rows.base[half] = most == kNegativeInfinity ? 0.f : most + float(kRoom);
     }
-    float even[2] = {0, 0}, odd[2] = {0, 0};
+  }
+  /// Scores of 16 keys become powers of two, whose bits are added to `bits`.
+  SINTER_DEVICE_INLINE void exponentiate(Scores& scores, const Rows& rows, int step, uint32_t& bits) const {
     SINTER_UNROLL
-    for (int i = 0; i < kScores; i += 2) {
-      const int half = i / 2 % 2;
-      scores[i] = exp2_fast(scores[i] * scale - base[half]);
-      scores[i + 1] = exp2_fast(scores[i + 1] * scale - base[half]);
-      even[half] += scores[i];
-      odd[half] += scores[i + 1];
-      if (i + 2 == kBeforeSums) sums_are_needed(scores);
+    for (int i = step * 8; i < step * 8 + 8; ++i) {
+      scores[i] = exp2_fast(scores[i] * scale - rows.base[i / 2 % 2]);
+      bits |= as_bits(scores[i]);
+    }
+  }
+  /// Whether any has become large.
+  SINTER_DEVICE_INLINE bool exponentiate(Scores& scores, const Rows& rows) const {
+    constexpr uint32_t kTwoOrMore = 0x40000000;  // of a number that is not negative
+    uint32_t bits = 0;
+    SINTER_UNROLL
+    for (int step = 0; step < kSteps; ++step) exponentiate(scores, rows, step, bits);
+    return (bits & kTwoOrMore) != 0;
+  }
+  /// f16 overflows where weights are large, so then they, and what was made of earlier ones, are counted from another base.
+  static SINTER_DEVICE_INLINE void lower(Scores& scores, Sums& sums, Rows& rows) {
+    float factors[2];
+    SINTER_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      float most = 0;
+      SINTER_UNROLL
+      for (int i = half * 2; i < kScores; i += 4) most = larger(larger(most, scores[i]), scores[i + 1]);
+      most = larger(most, shuffle_xor(most, 1));
+      most = larger(most, shuffle_xor(most, 2));
+      const int down = most >= 2.f ? int(as_bits(most) >> 23) - 127 + kRoom : 0;
+      factors[half] = as_float(uint32_t(127 - least(down, 127)) << 23);  // of infinity: 0, which makes it no number
+      rows.base[half] += float(down);
+      rows.totals[half * 2] *= factors[half];
+      rows.totals[half * 2 + 1] *= factors[half];
     }
     SINTER_UNROLL
-    for (int half = 0; half < 2; ++half) rows.total[half] = rows.total[half] * corrections[half] + (even[half] + odd[half]);
-  }
-  /// Two products' results side by side are the left matrix of the next product.
-  static SINTER_DEVICE_INLINE void pack(const Scores& scores, Weights& weights) {
+    for (int i = 0; i < kScores; ++i) scores[i] *= factors[i / 2 % 2];
     SINTER_UNROLL
-    for (int i = 0; i < kSteps * 4; ++i)
-      weights[i] =
-          kBf16 ? floats_to_bf16_pair(scores[2 * i], scores[2 * i + 1]) : floats_to_f16_pair(scores[2 * i], scores[2 * i + 1]);
+    for (int i = 0; i < kSums; ++i) sums[i] *= factors[i / 2 % 2];
   }
-  /// Of the last tile of keys, those that there are none of; before a negative scale turns them.
+  /// Of 16 keys. Two products' results side by side are the left matrix of the next product.
+  static SINTER_DEVICE_INLINE void pack(const Scores& scores, Weights& weights, Rows& rows, int step) {
+    constexpr uint32_t kOnes = kBf16 ? 0x3f803f80 : 0x3c003c00;
+    uint32_t left[4];
+    SINTER_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float* pair = scores + step * 8 + i * 2;
+      weights[step * 4 + i] = left[i] = pair_of<kBf16>(pair[0], pair[1]);
+      if constexpr (!kTotalsByProduct) {
+        rows.totals[i % 2 * 2] += kBf16 ? as_float(left[i] << 16) : f16_bits_to_float(uint16_t(left[i]));
+        rows.totals[i % 2 * 2] += kBf16 ? as_float(left[i] & 0xffff0000) : f16_bits_to_float(uint16_t(left[i] >> 16));
+      }
+    }
+    if constexpr (kTotalsByProduct) multiply<kBf16>(rows.totals, left, kOnes, kOnes);
+  }
+  static SINTER_DEVICE_INLINE void pack(Scores& scores, Weights& weights, Sums& sums, Rows& rows, bool some_are_large) {
+    if (!kBf16 && any_lane(some_are_large)) lower(scores, sums, rows);
+    SINTER_UNROLL
+    for (int step = 0; step < kSteps; ++step) pack(scores, weights, rows, step);
+  }
+  SINTER_DEVICE_INLINE void weigh(Scores& scores, Weights& weights, Sums& sums, Rows& rows) const {
+    if constexpr (kBf16) {
+      uint32_t bits = 0;
+      SINTER_UNROLL
+      for (int step = 0; step < kSteps; ++step) {
+        exponentiate(scores, rows, step, bits);
+        pack(scores, weights, rows, step);
+      }
+    } else {
+      const bool some_are_large = exponentiate(scores, rows);
+      pack(scores, weights, sums, rows, some_are_large);
+    }
+  }
+  /// Of the last tile of keys, those that there are none of.
   SINTER_DEVICE_INLINE void mask(Scores& scores) const {
     const int left = args.keys - (steps - 1) * kKeys - lane % 4 * 2;
     if (args.keys % kKeys == 0) return;
@@ -216,21 +280,62 @@ struct TileAttention {
     for (int i = 0; i < kScores; ++i) scores[i] = i / 4 * 8 + i % 2 < left ? scores[i] : none;
   }
 
-  /// All keys for this warpgroup's queries.
-  SINTER_DEVICE_INLINE void gather(Slot& next, Sums& sums, Rows& rows) const {
-    Scores scores;
-    Weights weights;
-    float corrections[2];
-    SINTER_UNROLL
-    for (int i = 0; i < kSums; ++i) sums[i] = 0;
-    const Slot last_keys = next.taken();
-    start_scores(scores, await(last_keys));
+  SINTER_DEVICE_INLINE void make_scores(Scores& scores, const Slot& keys) const {
+    start_scores(scores, await(keys));
     wait_products<0>();
     settle(scores);
-    release(last_keys);
+    release(keys);
+  }
+  SINTER_DEVICE_INLINE void look_at_all(Slot& next, Rows& rows) const {
+    float largest[2] = {kNegativeInfinity, kNegativeInfinity};
+    for (int step = 0; step < steps; ++step) {
+      Scores scores;
+      make_scores(scores, next.taken());
+      if (step == 0) mask(scores);
+      look(scores, largest);
+    }
+    choose_bases(rows, largest);
+  }
+  SINTER_DEVICE_INLINE void look_at_first(Scores& scores, Rows& rows, bool bases_are_known) const {
     mask(scores);
-    exponentiate(scores, rows, corrections, [](Scores&) SINTER_INLINE_LAMBDA {});
-    pack(scores, weights);
+    if (bases_are_known) return;
+    float largest[2] = {kNegativeInfinity, kNegativeInfinity};
+    look(scores, largest);
+    choose_bases(rows, largest);
+  }
+  SINTER_DEVICE_INLINE void add_values(Sums& sums, Weights& weights, const Slot& values) const {
+    start_values(sums, weights, await(values));
+    wait_products<0>();
+    settle(sums);
+    settle(weights);
+    release(values);
+  }
+
+  /// All keys for this warpgroup's queries.
+  SINTER_DEVICE_INLINE void gather(Slot& next, Sums& sums, Rows& rows, bool exactly) const {
+    if (exactly) look_at_all(next, rows);
+    SINTER_UNROLL
+    for (int i = 0; i < kSums; ++i) sums[i] = 0;
+    kAhead ? gather_ahead(next, sums, rows, exactly) : gather_in_turn(next, sums, rows, exactly);
+  }
+  SINTER_DEVICE_INLINE void gather_in_turn(Slot& next, Sums& sums, Rows& rows, bool exactly) const {
+    Scores scores;
+    Weights weights;
+    for (int step = 0; step < steps; ++step) {
+      const Slot keys = next.taken(), values = next.taken();
+      make_scores(scores, keys);
+      if (step == 0) look_at_first(scores, rows, exactly);
+      weigh(scores, weights, sums, rows);
+      add_values(sums, weights, values);
+    }
+    if (lane == 0) arrive_at(queries_empty + 8 * maker);
+  }
+  SINTER_DEVICE_INLINE void gather_ahead(Slot& next, Sums& sums, Rows& rows, bool exactly) const {
+    Scores scores;
+    Weights weights;
+    make_scores(scores, next.taken());
+    look_at_first(scores, rows, exactly);
+    weigh(scores, weights, sums, rows);
     for (int step = 1; step < steps; ++step) {
       const Slot keys = next.taken(), values = next.taken();
       const uint32_t keys_at = await(keys);
@@ -241,50 +346,55 @@ struct TileAttention {
       wait_products<1>();
       settle(scores);
       release(keys);
-      exponentiate(scores, rows, corrections, [&](Scores& done) SINTER_INLINE_LAMBDA {
-        settle(done);
-        stay_behind(args.keys);
-        wait_products<0>();
-        settle(sums);
-        settle(weights);
-        release(values);
-      });
-      SINTER_UNROLL
-      for (int i = 0; i < kSums; ++i) sums[i] *= corrections[i / 2 % 2];
-      pack(scores, weights);
+      const bool some_are_large = exponentiate(scores, rows);
+      settle(scores);
+      stay_behind(args.keys);
+      wait_products<0>();
+      settle(sums);
+      settle(weights);
+      release(values);
+      pack(scores, weights, sums, rows, some_are_large);
     }
     if (lane == 0) arrive_at(queries_empty + 8 * maker);
-    const Slot values = next.taken();
-    start_values(sums, weights, await(values));
-    wait_products<0>();
-    settle(sums);
-    settle(weights);
-    release(values);
+    add_values(sums, weights, next.taken());
   }
   /// What others use passes by.
-  SINTER_DEVICE_INLINE void pass(Slot& next) const {
-    for (int i = 0; i < 2 * steps; ++i) {
+  SINTER_DEVICE_INLINE void pass(Slot& next, bool exactly) const {
+    const auto pass_slot = [&]() SINTER_INLINE_LAMBDA {
       const Slot slot = next.taken();
       await(slot);
-      if (i % 2 == 1 && i + 1 < 2 * steps) {
+      warp_barrier();
+      release(slot);
+    };
+    if (exactly)
+      for (int i = 0; i < steps; ++i) pass_slot();
+    for (int i = 0; i < steps; ++i) {
+      pass_slot();
+      if (kAhead && i > 0) {
         await_turn();
         end_turn();
       }
-      warp_barrier();
-      release(slot);
+      pass_slot();
     }
   }
 
   /// Through shared memory, so that each lane stores 16 bytes.
-  SINTER_DEVICE_INLINE void store(const Sums& sums, const Rows& rows, int head, int first_row) const {
+  SINTER_DEVICE_INLINE void store(const Sums& sums, const Rows& rows, int head, int first_row, int group) const {
     warp_barrier();  // all have stored what was there
     SINTER_UNROLL
     for (int half = 0; half < 2; ++half) {
-      float all = rows.total[half];
-      all += shuffle_xor(all, 1);
-      all += shuffle_xor(all, 2);
+      float all = rows.totals[half * 2];
+      if constexpr (!kTotalsByProduct) {
+        all += shuffle_xor(all, 1);
+        all += shuffle_xor(all, 2);
+      }
       const float share = all == 0.f ? 0.f : reciprocal_fast(all);  // no key at all gives zeros; NaN stays
       const uint32_t row = staging + uint32_t((half * 8 + lane / 4) * kForm.staging_pitch() + lane % 4 * 4);
+      float nothing = 0;  // but no number where a sum is none, or infinite
+      SINTER_UNROLL
+      for (int i = 0; i < kD / 8; ++i) nothing += (sums[i * 4 + half * 2] + sums[i * 4 + half * 2 + 1]) * 0.f;
+      if (!(all >= kLeastTotal && all <= kMostTotal && nothing == 0.f))
+        shared_at<uint32_t>(failed + 4 * uint32_t(group % kAttentionMarks)) = 1;
       SINTER_UNROLL
       for (int i = 0; i < kD / 8; ++i) {
         const float low = sums[i * 4 + half * 2] * share, high = sums[i * 4 + half * 2 + 1] * share;
@@ -304,35 +414,50 @@ struct TileAttention {
     }
   }
 
-  SINTER_DEVICE_INLINE void make() const {
-    Slot next;
-    uint32_t parity = 0;
-    // The last one begins with the first one's turn.
-    if (maker == kMakers - 1) end_turn();
-    for (int g = block_x(); g < args.order.groups(); g += blocks_x()) {
+  SINTER_DEVICE_INLINE void make(Slot& next, uint32_t& parity, bool again) const {
+    for (int g = block_x(), i = 0; g < args.order.groups(); g += blocks_x(), ++i) {
+      if (again && !has_failed(i)) continue;
       const auto group = args.order.group(g);
       if (maker >= group.width) {
-        pass(next);
+        pass(next, again);
         continue;
       }
       wait_phase(queries_full + 8 * maker, parity);
       parity ^= 1;
       Sums sums;
       Rows rows;
-      gather(next, sums, rows);
-      store(sums, rows, group.head, (group.first + maker) * kAttentionRows);
+      gather(next, sums, rows, again);
+      store(sums, rows, group.head, (group.first + maker) * kAttentionRows, i);
     }
-    if (maker == 0) await_turn();  // what the last one ended with
   }
 
   SINTER_DEVICE_INLINE void run(uint64_t maps) {
     prepare();
-    if (maker < 0) {
-      fewer_registers<kMakers == 3 ? 32 : 24>();
-      if (thread_x() < 32) bring(maps);
+    Slot next;
+    if (maker == kMakers) {
+      fewer_registers<kForm.copier_registers()>();
+      const bool copies = thread_x() % 128 < 32;
+      uint32_t parities = (1u << kMakers) - 1;
+      if (copies) {
+        prefetch_map(maps);
+        prefetch_map(maps + sizeof(TileAttentionMaps::q));
+        prefetch_map(maps + sizeof(TileAttentionMaps::q) + sizeof(TileAttentionMaps::k));
+        wait_for_operands();
+      }
+      for (int again = 0; again < 2; ++again) {
+        if (copies) bring(maps, next, parities, again != 0);
+        barrier();
+      }
     } else {
-      more_registers<kMakers == 3 ? 160 : 240>();
-      make();
+      more_registers<kForm.maker_registers()>();
+      uint32_t parity = 0;
+      // The last one begins with the first one's turn.
+      if (kAhead && maker == kMakers - 1) end_turn();
+      for (int again = 0; again < 2; ++again) {
+        make(next, parity, again != 0);
+        barrier();
+      }
+      if (kAhead && maker == 0) await_turn();  // what the last one ended with
     }
   }
 };

@@ -41,13 +41,24 @@ struct TileAttentionArguments {
 
 /// Queries of a warpgroup, keys that are taken at a time.
 constexpr int kAttentionRows = 64, kAttentionKeys = 128;
+/// Marks of groups that are to be made again, one for every so manyth group of a block.
+constexpr int kAttentionMarks = 32;
 
 /// A kernel's sizes.
 struct TileAttentionForm {
   int d;       ///< columns of results: heads have so many or fewer
-  int makers;  ///< warpgroups that make results, each with up to 240 (two) or 160 (three) registers a thread
+  int makers;  ///< warpgroups that make results
 
-  constexpr int depth() const { return (d + 15) / 16 * 16; }                   ///< columns that scores are summed over
+  /// Whether a warpgroup makes scores while its earlier weights are multiplied with values. Four have no registers for that; of
+  /// them some multiply while others exponentiate.
+  constexpr bool ahead() const { return makers < 4; }
+  constexpr int depth() const { return (d + 15) / 16 * 16; }  ///< columns that scores are summed over
+  /// Of a thread that makes results, and of one that copies.
+  constexpr int maker_registers() const { return makers == 2 ? 240 : makers == 3 ? 160 : 112; }
+  constexpr int copier_registers() const { return makers == 3 ? 32 : 24; }
+  /// Of a thread of each warpgroup together, and how many these begin with: who asks for more than there are waits for ever.
+  constexpr int registers() const { return makers * maker_registers() + copier_registers(); }
+  constexpr int started_registers() const { return 512 / (makers + 1) / 8 * 8 * (makers + 1); }
   constexpr int boxes() const { return (d + 63) / 64; }                        ///< of 64 columns that a tile is copied as
   constexpr int threads() const { return (makers + 1) * 128; }                 ///< one warpgroup copies
   constexpr int slot_bytes() const { return boxes() * kAttentionKeys * 128; }  ///< a tile of keys or of values
@@ -63,7 +74,7 @@ struct TileAttentionForm {
   constexpr int shared_bytes() const { return slots() * slot_bytes() + makers * (query_bytes() + 4 * staging_bytes()) + kRest; }
 
  private:
-  static constexpr int kRest = 1024 + 256;  // to align the tiles, and barriers
+  static constexpr int kRest = 1024 + 256 + kAttentionMarks * 4;  // to align the tiles, barriers and marks
 };
 
 }  // namespace sinter::device
