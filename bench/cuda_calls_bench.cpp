@@ -583,7 +583,7 @@ void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s
   const double flops = s.flops() * 1e-6;
   fmt::print("{:<40}", label);
   for (double time : times) fmt::print("{:>8.1f}{:>5.0f}", time, flops / time);
-  if (s.doubles) fmt::print("{:>26}", "");  // of one form
+  if (s.doubles) fmt::print("{:>52}", "");  // of one form
   const size_t forms = windows.size() / 2;
   auto pass = [&](int tensors) { return 1.5 + tensors * double(s.out_pixels() * s.out_c * byte_size(s.type)) / 4.2e6; };
   auto least = [&](size_t begin) {
@@ -599,8 +599,7 @@ void windows(Bench& b) {
   Kernels kernels(b.context);
   fmt::print("\n{:<40}{:>13}", "own convolutions: us and TFLOP/s", "cuDNN");
   for (const char* residual : {"", "+r"})
-    for (const device::TileForm& f : tile_forms())
-      if (!f.gated) fmt::print("{:>13}", fmt::format("own {}{}", f.columns, residual));
+    for (const device::WindowForm& f : window_forms()) fmt::print("{:>13}", fmt::format("own {}{}", f.columns, residual));
   fmt::print("{:>7}{:>7}{:>7}\n", "gain", "gain+r", "share");
   struct Size {
     const char* name;

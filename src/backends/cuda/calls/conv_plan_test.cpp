@@ -42,6 +42,8 @@ TEST_CASE("untimed, tile windows are taken where their tiles fill the device, an
   auto as_it_is = [](ConvShape&) {};
   CHECK(wins(64, 320, 320, as_it_is));
   CHECK(wins(64, 320, 320, [](ConvShape& s) { s.residual = true; }));
+  CHECK(wins(32, 640, 640, as_it_is));  // tiles of 80 columns
+  CHECK(!wins(16, 1280, 1280, as_it_is));
   CHECK(!wins(8, 1280, 1280, as_it_is));
   CHECK(!wins(64, 4, 320, as_it_is));
   CHECK(!wins(64, 320, 4, as_it_is));
@@ -62,7 +64,7 @@ TEST_CASE("untimed, tile windows are taken where their tiles fill the device, an
 
 TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that have them") {
   CHECK(tile_window_modules(DType::bf16, false, hopper()) ==
-        std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16"});
+        std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16", "tile_window_80_bf16"});
   CHECK(tile_window_modules(DType::f32, false, hopper()).empty());
   DeviceInfo ampere = hopper();
   ampere.capability_major = 8;

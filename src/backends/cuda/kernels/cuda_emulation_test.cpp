@@ -410,6 +410,9 @@ void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t 
 }
 namespace {
 
+/// Where in shared memory copies write, and products read, what belongs at an address.
+uint32_t swizzled(uint32_t at) { return at ^ (at >> 7 & 7) << 4; }
+
 void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, int row, uint32_t barrier) {
   constexpr int kColumns = 64;
   if (to % 1024) fail(Code::Internal, "a tile is copied to {}, no multiple of 1024", to);
@@ -419,7 +422,7 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
       uint16_t value = 0;
       if (row + r < map.rows && column + c < map.columns)
         std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + (row + r) * map.row_stride + column + c, 2);
-      std::memcpy(block().shared_of(rank) + to + r * 128 + ((c / 8) ^ (r & 7)) * 16 + c % 8 * 2, &value, 2);
+      std::memcpy(block().shared_of(rank) + swizzled(to + uint32_t(r * 128 + c * 2)), &value, 2);
     }
   Phases& p = phases(barrier, rank);
   p.bytes -= int32_t(map.box_rows * kColumns * 2);
@@ -428,7 +431,7 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
 
 void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::array<int, 4>& first, uint32_t barrier) {
   if (!map.early) need_operands();
-  if (to % 1024) fail(Code::Internal, "a box is copied to {}, no multiple of 1024", to);
+  if (to % 128) fail(Code::Internal, "a box is copied to {}, no multiple of 128", to);
   std::array<int, 4> counts;
   for (size_t i = 0; i < 4; ++i) counts[i] = (map.box[i] + map.steps[i] - 1) / map.steps[i];
   const int elements = counts[0] * counts[1] * counts[2] * counts[3];
@@ -442,19 +445,18 @@ void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::
     }
     uint16_t value = 0;
     if (inside) std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + at, 2);
-    const int row = e / counts[0], column = e % counts[0];
-    std::memcpy(block().shared_of(rank) + to + row * 128 + ((column / 8) ^ (row & 7)) * 16 + column % 8 * 2, &value, 2);
+    std::memcpy(block().shared_of(rank) + swizzled(to + uint32_t(e / counts[0] * 128 + e % counts[0] * 2)), &value, 2);
   }
   Phases& p = phases(barrier, rank);
   p.bytes -= int32_t(elements * 2);
   end_phase(p);
 }
 
-/// What a matrix in shared memory, described to products, has at an offset; chunks are swizzled over 8 rows of 128 bytes.
+/// What a matrix in shared memory, described to products, has at an offset.
 float operand_number(uint64_t operand, uint32_t offset, bool bf16) {
   const auto at = uint32_t(operand & 0x3fff) * 16 + offset;
   uint16_t bits;
-  std::memcpy(&bits, block().shared() + (at ^ (at >> 7 & 7) << 4), 2);
+  std::memcpy(&bits, block().shared() + swizzled(at), 2);
   return bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
 }
 uint32_t operand_step(uint64_t operand, int shift) { return uint32_t(operand >> shift & 0x3fff) * 16; }
@@ -503,6 +505,7 @@ void make_barrier(uint32_t at, uint32_t arrivals) { phases(at, block().rank()) =
 void wait_phase(uint32_t at, uint32_t parity) {
   while (phases(at, block().rank()).parity == parity) block().yield();
 }
+bool phase_ended(uint32_t at, uint32_t parity) { return phases(at, block().rank()).parity != parity; }
 void arrive_expecting(uint32_t at, uint32_t bytes) {
   Phases& p = phases(at, block().rank());
   p.bytes += int32_t(bytes);

@@ -70,6 +70,7 @@ void fewer_registers() {}
 void make_barrier(uint32_t at, uint32_t arrivals);
 inline void publish_barriers() {}
 void wait_phase(uint32_t at, uint32_t parity);
+bool phase_ended(uint32_t at, uint32_t parity);
 void arrive_expecting(uint32_t at, uint32_t bytes);
 void arrive_at(uint32_t at);
 void arrive_in_pair(uint32_t at, uint32_t rank);

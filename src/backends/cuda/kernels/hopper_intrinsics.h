@@ -8,10 +8,12 @@
 namespace sinter::device {
 
 /// Describes a matrix in shared memory to products: rows of 64 16-bit elements (128 bytes) whose chunks of 16 bytes are swizzled
-/// over 8 rows, as copy_tile() writes them; the address is a multiple of 1024. 16 columns further: + 2. 64 rows further: + 512.
-SINTER_DEVICE_INLINE uint64_t product_operand(uint32_t at) {
-  constexpr uint64_t kEightRows = 1024 / 16, kSwizzled128 = 1;
-  return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | kEightRows << 32 | kSwizzled128 << 62;
+/// by the bits of their address, as copy_tile() writes them. Rows begin at multiples of 128, and after each eight of them the
+/// next lie `eight_rows` bytes further, a multiple of 128 too. 16 columns further: + 2; n rows further where all are dense: + 8
+/// n.
+SINTER_DEVICE_INLINE uint64_t product_operand(uint32_t at, uint32_t eight_rows = 1024) {
+  constexpr uint64_t kSwizzled128 = 1;
+  return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(eight_rows / 16) << 32 | kSwizzled128 << 62;
 }
 /// The same rows as the right matrix of a product that sums over rows, not columns: its columns are 64 of these, the next 64 lie
 /// `next_columns` bytes further. 16 rows further: + 128.
@@ -106,6 +108,15 @@ SINTER_DEVICE_INLINE void wait_phase(uint32_t at, uint32_t parity) {
           at),
       "r"(parity)
       : "memory");
+}
+/// Whether the phase of this parity has ended, without waiting.
+SINTER_DEVICE_INLINE bool phase_ended(uint32_t at, uint32_t parity) {
+  uint32_t ended;
+  asm volatile("{ .reg .pred done; mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2; selp.u32 %0, 1, 0, done; }"
+               : "=r"(ended)
+               : "r"(at), "r"(parity)
+               : "memory");
+  return ended != 0;
 }
 /// Arrives, and announces bytes.
 SINTER_DEVICE_INLINE void arrive_expecting(uint32_t at, uint32_t bytes) {
@@ -231,12 +242,16 @@ SINTER_DEVICE_INLINE void settle(uint32_t (&words)[N]) {
 #define SINTER_NAMES_60 \
   SINTER_NAMES_10()     \
   ", " SINTER_NAMES_10(1) ", " SINTER_NAMES_10(2) ", " SINTER_NAMES_10(3) ", " SINTER_NAMES_10(4) ", " SINTER_NAMES_10(5)
+#define SINTER_NAMES_40 SINTER_NAMES_10() ", " SINTER_NAMES_10(1) ", " SINTER_NAMES_10(2) ", " SINTER_NAMES_10(3)
 #define SINTER_NAMES_80 SINTER_NAMES_60 ", " SINTER_NAMES_10(6) ", " SINTER_NAMES_10(7)
 #define SINTER_SUMS_4(as, i) as(c[i]), as(c[i + 1]), as(c[i + 2]), as(c[i + 3])
 #define SINTER_SUMS_16(as, i) SINTER_SUMS_4(as, i), SINTER_SUMS_4(as, i + 4), SINTER_SUMS_4(as, i + 8), SINTER_SUMS_4(as, i + 12)
+#define SINTER_SUMS_32(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_16(as, 16)
+#define SINTER_SUMS_40(as) SINTER_SUMS_32(as), SINTER_SUMS_4(as, 32), SINTER_SUMS_4(as, 36)
 #define SINTER_SUMS_64(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_16(as, 16), SINTER_SUMS_16(as, 32), SINTER_SUMS_16(as, 48)
 #define SINTER_SUMS_80(as) SINTER_SUMS_64(as), SINTER_SUMS_16(as, 64)
 
+SINTER_START_PRODUCT(80, 40, 41, SINTER_NAMES_40, SINTER_SUMS_40)
 SINTER_START_PRODUCT(128, 64, 65, SINTER_NAMES_60 ", " SINTER_NAMES_4(6), SINTER_SUMS_64)
 SINTER_START_PRODUCT(160, 80, 81, SINTER_NAMES_80, SINTER_SUMS_80)
 
@@ -259,28 +274,27 @@ SINTER_START_PRODUCT(160, 80, 81, SINTER_NAMES_80, SINTER_SUMS_80)
 #define SINTER_NAMES_20 SINTER_NAMES_10() ", " SINTER_NAMES_10(1)
 #define SINTER_NAMES_30 SINTER_NAMES_20 ", " SINTER_NAMES_10(2)
 #define SINTER_SUMS_20(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_4(as, 16)
-#define SINTER_SUMS_32(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_16(as, 16)
-#define SINTER_SUMS_40(as) SINTER_SUMS_32(as), SINTER_SUMS_4(as, 32), SINTER_SUMS_4(as, 36)
 SINTER_ADD_SUMMED_ROWS(40, 20, 20, 21, 22, 23, 24, SINTER_NAMES_20, SINTER_SUMS_20)
 SINTER_ADD_SUMMED_ROWS(64, 32, 32, 33, 34, 35, 36, SINTER_NAMES_30 ", %30, %31", SINTER_SUMS_32)
-SINTER_ADD_SUMMED_ROWS(80, 40, 40, 41, 42, 43, 44, SINTER_NAMES_30 ", " SINTER_NAMES_10(3), SINTER_SUMS_40)
+SINTER_ADD_SUMMED_ROWS(80, 40, 40, 41, 42, 43, 44, SINTER_NAMES_40, SINTER_SUMS_40)
 #undef SINTER_ADD_SUMMED_ROWS
 #undef SINTER_SUMMED_ROWS_CODE
 #undef SINTER_NAMES_20
 #undef SINTER_NAMES_30
 #undef SINTER_SUMS_20
-#undef SINTER_SUMS_32
-#undef SINTER_SUMS_40
 #undef SINTER_START_PRODUCT
 #undef SINTER_PRODUCT_CODE
 #undef SINTER_NAMES_4
 #undef SINTER_NAMES_6
 #undef SINTER_NAMES_8
 #undef SINTER_NAMES_10
+#undef SINTER_NAMES_40
 #undef SINTER_NAMES_60
 #undef SINTER_NAMES_80
 #undef SINTER_SUMS_4
 #undef SINTER_SUMS_16
+#undef SINTER_SUMS_32
+#undef SINTER_SUMS_40
 #undef SINTER_SUMS_64
 #undef SINTER_SUMS_80
 

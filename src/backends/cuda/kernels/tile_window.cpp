@@ -1,6 +1,7 @@
 #include "backends/cuda/kernels/tile_window.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "base/error.h"
@@ -9,129 +10,170 @@
 namespace sinter::cuda {
 namespace {
 
-constexpr int64_t kRows = device::kTileRows, kDepth = device::kTileDepth;
+constexpr int64_t kRows = device::kTileRows, kDepth = device::kTileDepth, kSide = device::kPatchSide;
+/// Rows of tiles that are made before the next column of tiles: what blocks read at a time is about square.
+constexpr int64_t kGroupPairs = 8;
+constexpr std::array<device::WindowForm, 3> kForms = {{{160}, {128}, {80}}};
 
-/// The pixels that boxes cover: where it doubles, those of one of four places, each of which has as many as the picture.
+constexpr int64_t kPlaces = 4;  // where it doubles, each with a window and as many pixels as the picture
+
+/// What the tiles multiply.
 struct Covered {
-  int64_t h, w;
-  TileBox box;
+  int64_t h, w, kernel_h, kernel_w, stride;
+  int64_t patches_x, patches_y;
+  int64_t tiles;           // where it doubles those of a place, even: two blocks share filters, which places do not
+  int64_t part_h, part_w;  // taps of the largest part
 
   explicit Covered(const TileWindowCall& c)
-      : h(c.doubles ? c.h : c.out_h()), w(c.doubles ? c.w : c.out_w()), box(tile_box(c.n, h, w)) {}
-  int64_t boxes_x() const { return divide_up(w, box.w); }
-  int64_t boxes_y() const { return divide_up(h, box.h); }
-  int64_t boxes(int64_t n) const { return divide_up(n, box.n) * boxes_y() * boxes_x(); }
+      : h(c.doubles ? c.h : c.out_h()),
+        w(c.doubles ? c.w : c.out_w()),
+        kernel_h(c.doubles ? 2 : c.kernel_h),
+        kernel_w(c.doubles ? 2 : c.kernel_w),
+        stride(c.doubles ? 1 : c.stride),
+        patches_x(divide_up(w, kSide)),
+        patches_y(divide_up(h, kSide)),
+        tiles(divide_up(c.n * patches_y * patches_x, device::kTilePatches)),
+        part_h(std::min<int64_t>(device::kPartSide, divide_up(kernel_h, stride))),
+        part_w(std::min<int64_t>(device::kPartSide, divide_up(kernel_w, stride))) {
+    if (c.doubles) tiles = round_up(tiles, 2);
+  }
+  int64_t taps() const { return kernel_h * kernel_w; }
+  /// Rows and columns of a box of pixels.
+  int64_t box_h() const { return kSide + part_h - 1; }
+  int64_t box_w() const { return kSide + part_w - 1; }
+  int64_t patch_bytes() const { return box_h() * box_w() * kDepth * 2; }
+  /// Parts of the window along an axis.
+  int64_t parts(int64_t kernel) const {
+    int64_t count = 0;
+    for (int64_t phase = 0; phase < std::min(stride, kernel); ++phase)
+      count += divide_up(divide_up(kernel - phase, stride), device::kPartSide);
+    return count;
+  }
 };
 
-constexpr int64_t kPlaces = 4, kDoublingTaps = 4;  // of each place
-int64_t taps(const TileWindowCall& c) { return c.doubles ? kDoublingTaps : c.kernel_h * c.kernel_w; }
-/// Two blocks share a tile of the filters, which places do not.
-int64_t boxes_of_place(const TileWindowCall& c) { return round_up(Covered(c).boxes(c.n), 2); }
+/// The product that it is: what tile products ask of sizes, addresses and the device holds here too.
+TileProductCall product_of(const TileWindowCall& c) {
+  const Covered covered(c);
+  TileProductCall product{.m = covered.tiles * (c.doubles ? kPlaces : 1) * kRows,
+                          .n = c.out_c,
+                          .k = covered.taps() * round_up(c.c, kDepth),
+                          .type = c.type};
+  product.a = c.in, product.weights = c.filters, product.out = c.out, product.bias = c.bias, product.residual = c.residual;
+  return product;
+}
 
-int logarithm(int64_t power_of_two) {
-  int log = 0;
-  while (int64_t(1) << log < power_of_two) ++log;
-  return log;
+int64_t pairs_of_tiles(const TileProductCall& product, int form) {
+  return divide_up(product.m, 2 * kRows) * divide_up(product.n, int64_t(kForms.at(size_t(form)).columns));
+}
+
+TiledArray described_filters(const TileWindowCall& c, int64_t taps, int64_t columns) {
+  constexpr int64_t kTapsOfFour = 16;
+  if (c.doubles)
+    return {.at = c.filters,
+            .type = c.type,
+            .sizes = {c.out_c, kTapsOfFour, c.c},
+            .strides = {c.out_c, kTapsOfFour * c.out_c},
+            .box = {kDepth, 1, kDepth}};
+  return {.at = c.filters,
+          .type = c.type,
+          .sizes = {c.c, taps, c.out_c},
+          .strides = {c.c, taps * c.c},
+          .box = {kDepth, 1, columns / 2}};
 }
 
 }  // namespace
 
-TileBox tile_box(int64_t n, int64_t h, int64_t w) {
-  TileBox best;
-  int64_t fewest = std::numeric_limits<int64_t>::max();
-  for (int64_t box_w = kRows; box_w > 0; box_w /= 2)
-    for (int64_t box_h = kRows / box_w; box_h > 0; box_h /= 2) {
-      const TileBox box{box_w, box_h, kRows / (box_w * box_h)};
-      const int64_t count = divide_up(w, box.w) * divide_up(h, box.h) * divide_up(n, box.n);
-      if (count < fewest) best = box, fewest = count;
-    }
-  return best;
-}
-
 std::string why_no_tile_window(const TileWindowCall& c, const DeviceInfo& device) {
-  constexpr int64_t kMostSteps = 8, kMostElements = 256;  // of the copying unit's boxes
+  constexpr int64_t kMostSteps = 8;  // of the copying unit's boxes
   if (c.c % 8) return fmt::format("tile windows take channels by 8, not {}", c.c);
-  const TileBox box = Covered(c).box;
-  if (c.stride > kMostSteps || std::max(box.w, box.h) * c.stride > kMostElements)
-    return fmt::format("there are no tile windows {} pixels apart", c.stride);
+  if (c.stride > kMostSteps) return fmt::format("there are no tile windows {} pixels apart", c.stride);
   constexpr int64_t kMost = std::numeric_limits<int>::max() / 4;
   if (std::max(c.n * c.out_h() * c.out_w(), c.n * c.h * c.w) > kMost) return "too large for a tile window";
   return why_no_tile_product(product_of(c), device);
 }
 
+std::span<const device::WindowForm> window_forms() { return kForms; }
+
 std::vector<int> tile_window_forms(bool doubles) {
   std::vector<int> forms;
-  for (int form = 0; form < int(tile_forms().size()); ++form)
-    if (!tile_forms()[size_t(form)].gated && (!doubles || tile_forms()[size_t(form)].columns == 2 * kDepth))
-      forms.push_back(form);
+  // Filters of doubling windows are multiplied in pieces of 64 columns.
+  for (int form = 0; form < int(kForms.size()); ++form)
+    if (!doubles || kForms[size_t(form)].columns == 2 * kDepth) forms.push_back(form);
   return forms;
-}
-
-TileProductCall product_of(const TileWindowCall& c) {
-  const int64_t boxes = c.doubles ? kPlaces * boxes_of_place(c) : Covered(c).boxes(c.n);
-  TileProductCall product{.m = boxes * kRows, .n = c.out_c, .k = taps(c) * round_up(c.c, kDepth), .type = c.type};
-  product.a = c.in, product.weights = c.filters, product.out = c.out, product.bias = c.bias, product.residual = c.residual;
-  product.early_weights = c.early_weights;
-  return product;
 }
 
 double tile_share(const TileWindowCall& c, int form, int multiprocessors) {
   const TileProductCall product = product_of(c);
-  const double used = double(c.n * c.out_h() * c.out_w()) / double(product.m) * (double(taps(c) * c.c) / double(product.k));
-  return used * tile_share(product, form, multiprocessors);
+  const int64_t columns = kForms.at(size_t(form)).columns, at_once = multiprocessors / 2;
+  const double made = double(round_up(pairs_of_tiles(product, form), at_once) * 2 * kRows * columns) * double(product.k);
+  return double(c.n * c.out_h() * c.out_w() * c.out_c) * double(Covered(c).taps() * c.c) / made;
 }
 
 int best_tile_form(const TileWindowCall& c, int multiprocessors) {
+  // On an H100, of what tiles of 160 columns make in a time where all fill the device.
+  constexpr double kRateOf128 = 0.99, kRateOf80 = 0.85;
+  auto rate = [&](int form) {
+    const int columns = kForms[size_t(form)].columns;
+    return tile_share(c, form, multiprocessors) * (columns > 128 ? 1 : columns > 80 ? kRateOf128 : kRateOf80);
+  };
   const std::vector<int> forms = tile_window_forms(c.doubles);
-  return forms.size() == 1 ? forms.front() : best_tile_form(product_of(c), multiprocessors);
+  return *std::max_element(forms.begin(), forms.end(), [&](int a, int b) { return rate(a) < rate(b); });
 }
 
 std::string tile_window_module(int form, DType type, bool doubles) {
-  return fmt::format("tile_{}_{}_{}", doubles ? "doubled" : "window", tile_forms()[size_t(form)].columns, name(type));
+  return fmt::format("tile_{}_{}_{}", doubles ? "doubled" : "window", kForms.at(size_t(form)).columns, name(type));
 }
 
-TileWindow tile_window_without_maps(const TileWindowCall& c, int form, int multiprocessors) {
+TileWindow tile_window_without_maps(const TileWindowCall& c, int number, int multiprocessors) {
   const Covered covered(c);
-  const TileBox& box = covered.box;
+  const TileProductCall product = product_of(c);
+  const device::WindowForm& form = kForms.at(size_t(number));
+  const int64_t slots = form.pixel_bytes() / (device::kTilePatches * covered.patch_bytes());
   TileWindow made;
-  made.product = tile_product_without_maps(product_of(c), form, multiprocessors);
-  made.product.kernel = tile_window_module(form, c.type, c.doubles) + "__plain";
-  made.window = {.channels = int(c.c),
-                 .kernel_w = c.doubles ? 2 : int(c.kernel_w),
-                 .stride = int(c.stride),
+  made.kernel = tile_window_module(number, c.type, c.doubles) + "__plain";
+  made.shape = {.grid = {uint32_t(2 * std::min<int64_t>(pairs_of_tiles(product, number), multiprocessors / 2))},
+                .block = {uint32_t(device::kTileThreads)},
+                .shared_bytes = uint32_t(form.shared_bytes())};
+  made.maps = {};
+  made.product = {.out = c.out,
+                  .bias = c.bias,
+                  .residual = c.residual,
+                  .out_stride = c.out_c,
+                  .residual_stride = c.out_c,
+                  .m = int(product.m),
+                  .n = int(product.n),
+                  .k = int(product.k),
+                  .early_weights = c.early_weights,
+                  .group = int(kGroupPairs)};
+  made.window = {.kernel_w = int(covered.kernel_w),
+                 .kernel_h = int(covered.kernel_h),
+                 .stride = int(covered.stride),
                  .left = int(c.left),
                  .top = int(c.top),
                  .width = int(covered.w),
                  .height = int(covered.h),
                  .pictures = int(c.n),
-                 .box_x = logarithm(box.w),
-                 .box_y = logarithm(box.h),
-                 .boxes_x = int(covered.boxes_x()),
-                 .boxes_y = int(covered.boxes_y()),
-                 .place_boxes = int(boxes_of_place(c))};
+                 .patches_x = int(covered.patches_x),
+                 .patches_y = int(covered.patches_y),
+                 .place_tiles = int(covered.tiles),
+                 .parts = int(covered.parts(covered.kernel_h) * covered.parts(covered.kernel_w) * divide_up(c.c, kDepth)),
+                 .pitch = int(covered.box_w()),
+                 .patch_bytes = int(covered.patch_bytes()),
+                 .slots = int(std::min<int64_t>(slots, device::kMostSlots))};
   made.pixels = {.at = c.in,
                  .type = c.type,
                  .sizes = {c.c, c.w, c.h, c.n},
                  .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
-                 .box = {kDepth, box.w * c.stride, box.h * c.stride, box.n},
-                 .steps = {1, c.stride, c.stride, 1}};
-  made.filters = {.at = c.filters, .type = c.type};
-  if (c.doubles) {
-    made.filters.sizes = {c.out_c, kPlaces * kDoublingTaps, c.c};
-    made.filters.strides = {c.out_c, kPlaces * kDoublingTaps * c.out_c};
-    made.filters.box = {kDepth, 1, kDepth};
-  } else {
-    made.filters.sizes = {c.c, taps(c), c.out_c};
-    made.filters.strides = {c.c, taps(c) * c.c};
-    made.filters.box = {kDepth, 1, tile_forms()[size_t(form)].columns / 2};
-  }
+                 .box = {kDepth, covered.box_w() * covered.stride, covered.box_h() * covered.stride, 1},
+                 .steps = {1, covered.stride, covered.stride, 1}};
+  made.filters = described_filters(c, covered.taps(), form.columns);
   return made;
 }
 
 TileWindow tile_window(const TileWindowCall& call, int form, int multiprocessors) {
   TileWindow made = tile_window_without_maps(call, form, multiprocessors);
-  describe(made.product.maps.a, made.pixels);
-  describe(made.product.maps.weights, made.filters);
+  describe(made.maps.a, made.pixels);
+  describe(made.maps.weights, made.filters);
   return made;
 }
 

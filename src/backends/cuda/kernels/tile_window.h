@@ -1,11 +1,13 @@
 #pragma once
+#include <span>
+
 #include "backends/cuda/kernels/tensor_map.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "backends/cuda/kernels/tile_window_arguments.h"
 
 namespace sinter::cuda {
 
-/// Convolutions of 16-bit pictures on devices of capability 9.0, as tile products:
+/// Convolutions of 16-bit pictures on devices of capability 9.0, as products of tiles:
 ///   out[n, y, x, o] = sum over window and c of in[n, y * stride + ky - top, x * stride + kx - left, c] * filters[o, ky, kx, c]
 ///                     + bias[o] + residual[n, y, x, o],
 /// everything dense. Everything after the sum is f32 and rounded once. Where it doubles, pixel (y, x) of `in` is added to the
@@ -27,19 +29,12 @@ struct TileWindowCall {
 /// Why there is no such kernel; empty where there is one.
 std::string why_no_tile_window(const TileWindowCall& call, const DeviceInfo& device);
 
-/// The pixels of the result that are a tile's rows: powers of two whose product is the rows of a tile.
-struct TileBox {
-  int64_t w = 1, h = 1, n = 1;
-};
-/// The box of which the fewest cover `n` pictures; of such the widest.
-TileBox tile_box(int64_t n, int64_t h, int64_t w);
-
-/// The forms that there are kernels for.
+/// The forms of tiles that there are kernels for; a form's number is its place here.
+std::span<const device::WindowForm> window_forms();
+/// The numbers of those for such calls.
 std::vector<int> tile_window_forms(bool doubles);
-/// The product that it is made as, rows of boxes that reach beyond the pictures counted, k filled up to whole steps: what forms
-/// there are and what they cost is said by tile_product.h. Its addresses are those of the call.
-TileProductCall product_of(const TileWindowCall& call);
-/// tile_share(), boxes that reach beyond the pictures counted as lost.
+/// What the result is of all that the device's multiprocessors make while its tiles are made: rounds that are not full, patches
+/// that reach beyond the pictures, and steps that reach beyond the channels are lost.
 double tile_share(const TileWindowCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileWindowCall& call, int multiprocessors);
@@ -48,11 +43,14 @@ std::string tile_window_module(int form, DType type, bool doubles);
 
 /// A call as it is launched.
 struct TileWindow {
-  TileProduct product;  ///< its kernel is the window's
+  std::string kernel;
+  LaunchShape shape;
+  device::TileMaps maps;
+  device::TileProductArguments product;  ///< that it is: its rows are those of whole tiles, its k whole steps
   device::WindowArguments window;
   TiledArray pixels, filters;  ///< what the maps describe
 
-  void launch(KernelTarget& target) const { target(product.kernel, product.shape, product.maps, product.arguments, window); }
+  void launch(KernelTarget& target) const { target(kernel, shape, maps, product, window); }
 };
 /// Asks the driver to describe the arrays to the copying unit; the call must be one that there is a kernel for.
 TileWindow tile_window(const TileWindowCall& call, int form, int multiprocessors);

@@ -1,0 +1,124 @@
+#pragma once
+// What becomes of a tile's sums on devices of capability 9.0: scale, bias, GELU or gates, what is added, and rows of 16 bits in
+// memory. Each warp of a warpgroup does this for its rows by itself, through shared memory of its own.
+#include "backends/cuda/kernels/gelu.h"
+#include "backends/cuda/kernels/hopper_intrinsics.h"
+#include "backends/cuda/kernels/tile_product_arguments.h"
+
+namespace sinter::device {
+
+template <bool kBf16>
+SINTER_DEVICE_INLINE float low_of(uint32_t pair) {
+  return kBf16 ? as_float(pair << 16) : f16_bits_to_float(uint16_t(pair));
+}
+template <bool kBf16>
+SINTER_DEVICE_INLINE float high_of(uint32_t pair) {
+  return kBf16 ? as_float(pair & 0xffff0000u) : f16_bits_to_float(uint16_t(pair >> 16));
+}
+
+/// RowMap says where a tile's rows go: tile(first row), counted through all tiles, and out_row(tile, row of it), -1: nowhere.
+template <int kColumns, bool kGated, bool kBf16, class RowMap>
+struct TileResults {
+  static constexpr int kOut = kGated ? kColumns / 2 : kColumns;
+  static constexpr int kBlocks = kTileRows / 64;  // of the rows of one instruction
+  static constexpr int kSums = kColumns / 2;      // of a thread and block
+  using Sums = float[kBlocks][kSums];
+  using Rows = StagedRows<kOut>;
+
+  const TileProductArguments& args;
+  const RowMap& map;
+  const int warp, lane;  // warp: of the warpgroup
+  uint32_t staging;      // this warp's, where its results lie before they are stored
+
+  /// Calls body(row of the results or -1, column, address in staging) for chunks of this warp's rows, neighbours in a row
+  /// together.
+  template <class Body>
+  SINTER_DEVICE_INLINE void for_each_chunk(int first_row, int first_column, const Body& body) const {
+    const auto tile = map.tile(first_row);
+    SINTER_UNROLL_SOME
+    for (int i = 0; i < Rows::kChunks; ++i) {
+      const int index = i * 32 + lane, r = index / Rows::kChunks, chunk = index % Rows::kChunks;
+      const int row = map.out_row(tile, r / 16 * 64 + warp * 16 + r % 16);
+      body(row, first_column + chunk * 8, staging + Rows::offset(r, chunk));
+    }
+  }
+
+  /// Starts bringing what will be added to where the results will be.
+  SINTER_DEVICE_INLINE void fetch_residual(int first_row, int first_column) const {
+    warp_barrier();  // all have stored what was there
+    for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
+      const bool inside = row >= 0 && column < args.n;
+      const int64_t element = inside ? int64_t(row) * args.residual_stride + column : 0;
+      copy_chunk(at, args.residual + uint64_t(element) * 2, inside);
+    });
+    copy_async_commit();
+  }
+
+  /// The bias of two columns; what lies outside is never stored.
+  SINTER_DEVICE_INLINE uint32_t bias_pair(int column, int gate) const {
+    return column < args.n ? *reinterpret_cast<const Global<uint32_t>*>(args.bias + uint64_t(gate + column) * 2) : 0;
+  }
+  SINTER_DEVICE_INLINE void add_bias(Sums& sums, int first_column) const {
+    SINTER_UNROLL
+    for (int j = 0; j < kColumns / 8; ++j) {
+      const bool gates = kGated && j >= kOut / 8;
+      const int column = first_column + (gates ? j - kOut / 8 : j) * 8 + lane % 4 * 2;
+      const uint32_t bias = bias_pair(column, gates ? args.gate : 0);
+      SINTER_UNROLL
+      for (int half = 0; half < 2 * kBlocks; ++half) {
+        float* own = sums[half / 2] + j * 4 + half % 2 * 2;
+        own[0] += low_of<kBf16>(bias);
+        own[1] += high_of<kBf16>(bias);
+      }
+    }
+  }
+  template <class Body>
+  static SINTER_DEVICE_INLINE void for_each_sum(Sums& sums, int count, const Body& body) {
+    SINTER_UNROLL
+    for (int b = 0; b < kBlocks; ++b) {
+      SINTER_UNROLL
+      for (int i = 0; i < count; ++i) body(sums[b], i);
+    }
+  }
+  /// Calls body(two sums of a row, where they are staged).
+  template <class Body>
+  SINTER_DEVICE_INLINE void for_each_pair(Sums& sums, const Body& body) const {
+    Shared<uint32_t>* places[Rows::kMask + 1];
+    SINTER_UNROLL
+    for (int i = 0; i <= Rows::kMask; ++i) places[i] = &shared_at<uint32_t>(staging + Rows::offset(lane / 4, i)) + lane % 4;
+    SINTER_UNROLL
+    for (int j = 0; j < Rows::kChunks; ++j) {
+      SINTER_UNROLL
+      for (int half = 0; half < 2 * kBlocks; ++half)
+        body(sums[half / 2] + j * 4 + half % 2 * 2, places[j & Rows::kMask][(half * 8 * Rows::kChunks + (j & ~Rows::kMask)) * 4]);
+    }
+  }
+
+  SINTER_DEVICE_INLINE void finish(Sums& sums, int first_row, int first_column) const {
+    if (args.scale != 1.f) for_each_sum(sums, kSums, [&](float* of, int i) SINTER_INLINE_LAMBDA { of[i] *= args.scale; });
+    if (args.bias) add_bias(sums, first_column);
+    if (kGated)
+      for_each_sum(sums, kSums / 2, [](float* of, int i) SINTER_INLINE_LAMBDA { of[i] *= gelu_erf(of[kSums / 2 + i]); });
+    else if (args.gelu)
+      for_each_sum(sums, kSums, [](float* of, int i) SINTER_INLINE_LAMBDA { of[i] = gelu_tanh(of[i]); });
+    if (!kGated && args.residual) {
+      copy_async_wait<0>();
+      warp_barrier();
+      for_each_pair(sums, [](float* two, Shared<uint32_t>& at) SINTER_INLINE_LAMBDA {
+        const uint32_t more = at;
+        two[0] += low_of<kBf16>(more);
+        two[1] += high_of<kBf16>(more);
+      });
+    }
+    warp_barrier();  // all have stored what was there, or read what is added
+    for_each_pair(sums, [](float* two, Shared<uint32_t>& at) SINTER_INLINE_LAMBDA { at = pair_of<kBf16>(two[0], two[1]); });
+    warp_barrier();
+    for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
+      const Words4 words = shared_at<Words4>(at);
+      if (row >= 0 && column < args.n)
+        *reinterpret_cast<Global<Words4>*>(args.out + uint64_t(int64_t(row) * args.out_stride + column) * 2) = words;
+    });
+  }
+};
+
+}  // namespace sinter::device
