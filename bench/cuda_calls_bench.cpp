@@ -20,6 +20,7 @@
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/kernels/group_norm.h"
+#include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/kernels/thin_conv.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "backends/cuda/kernels/tile_window.h"
@@ -658,6 +659,151 @@ void windows(Bench& b) {
   }
 }
 
+// Products and convolutions of few rows, split along k, against the library's fastest of eight. Weights change from launch to
+// launch, so that they come from memory as in a model, where their neighbours' take turns in the second cache. Then what the
+// library's and our fastest add to a group norm in front that makes their input.
+
+/// Calls with the same sizes and other weights, launched in turns.
+class InTurns {
+ public:
+  void add(Body body) { bodies_.push_back(std::move(body)); }
+  void operator()() { bodies_[next_++ % bodies_.size()](); }
+
+ private:
+  std::vector<Body> bodies_;
+  size_t next_ = 0;
+};
+
+/// What lies in the second cache is at most 50 MB.
+constexpr int64_t kBeyondCaches = 150'000'000;
+int64_t copies_of(int64_t weight_bytes) { return std::clamp<int64_t>(kBeyondCaches / weight_bytes, 2, 48); }
+
+void split_row(Bench& b, Kernels& kernels, const std::string& label, const GroupNormCall& norm, InTurns& library,
+               const std::vector<int>& forms, const std::function<void(int form, InTurns& ours)>& make) {
+  KernelStream target(kernels, b.stream);
+  const Body their_body = [&] { library(); };
+  const double theirs = time_alone(b, their_body);
+  fmt::print("{:<36}{:>7.1f} ", label, theirs);
+  double least = 0;
+  InTurns fastest;
+  for (int form : forms) {
+    InTurns ours;
+    make(form, ours);
+    const double time = time_alone(b, [&] { ours(); });
+    if (least == 0 || time < least) least = time, fastest = ours;
+    const SplitForm& f = split_forms()[size_t(form)];
+    fmt::print("{:>15}", fmt::format("{}:{}x{} {:.1f}", f.columns, f.rows, f.parts, time));
+  }
+  fmt::print("  gain {:.2f}", theirs / least);
+  const GroupNormLimits limits = GroupNormLimits::of(kernels);
+  if (group_norm_fits(norm, limits)) {
+    const Body before = [&] { group_norm(target, norm, limits); };
+    const double alone = time_alone(b, before);
+    const double with_theirs = time_alone(b, [&] { before(), library(); }),
+                 with_ours = time_alone(b, [&] { before(), fastest(); });
+    fmt::print("  behind a norm {:.1f} {:.1f}", with_theirs - alone, with_ours - alone);
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+GroupNormCall norm_before(DevicePtr from, DevicePtr to, int64_t n, int64_t pixels, int64_t channels) {
+  GroupNormCall norm;
+  norm.of.x = from, norm.of.type = DType::bf16, norm.of.n = n, norm.of.pixels = pixels, norm.of.channels = channels;
+  norm.of.groups = 32;
+  norm.out = to;
+  return norm;
+}
+
+void split_product_row(Bench& b, Kernels& kernels, int64_t m, int64_t n, int64_t k) {
+  const std::string label = fmt::format("split {}x{}x{}", m, n, k);
+  if (!b.wanted(label)) return;
+  const int64_t copies = copies_of(n * k * 2);
+  DeviceMemory x = b.random(m * k, DType::bf16), a = b.random(m * k, DType::bf16),
+               weights = b.random(copies * n * k, DType::bf16), out = b.random(m * n, DType::bf16),
+               bias = b.random(n, DType::bf16), residual = b.random(m * n, DType::bf16);
+  LinearShape shape{.m = m, .n = n, .k = k, .epilogue = LinearEpilogue::Bias, .residual = true};
+  LinearBuffers buffers{.a = a.address(),
+                        .weights = weights.address(),
+                        .out = out.address(),
+                        .bias = bias.address(),
+                        .residual = residual.address()};
+  TuneOn<LinearBuffers> on{b.stream, buffers, b.workspace};
+  auto best = plan_linear(b.vendor, shape, &on);
+  if (!best) return print_absence(label, best.why_none);
+  auto weights_of = [&](int64_t copy) { return weights.address() + DevicePtr(copy * n * k * 2); };
+  InTurns library;
+  for (int64_t i = 0; i < copies; ++i) {
+    buffers.weights = weights_of(i);
+    library.add([&b, call = std::shared_ptr<BoundCall>(best->bind(buffers, b.workspace))] { call->launch(b.stream); });
+  }
+  TileProductCall call{.m = m, .n = n, .k = k};
+  const std::vector<int> forms = split_candidates(call, b.context.device());
+  const GroupNormCall norm = norm_before(x.address(), a.address(), 2, m / 2, k);
+  split_row(b, kernels, label, norm, library, forms, [&](int form, InTurns& ours) {
+    for (int64_t i = 0; i < copies; ++i) {
+      call.a = buffers.a, call.weights = weights_of(i), call.out = buffers.out, call.bias = buffers.bias;
+      call.residual = buffers.residual, call.early_weights = true;
+      ours.add([&b, &kernels, made = split_product(call, form)] {
+        KernelStream target(kernels, b.stream);
+        made.launch(target);
+      });
+    }
+  });
+}
+
+void split_window_row(Bench& b, Kernels& kernels, int64_t size, int64_t c, int64_t out_c, int64_t stride) {
+  const std::string label = fmt::format("split 2x{}->{} at {}{}", c, out_c, size, stride == 2 ? " down" : "");
+  if (!b.wanted(label)) return;
+  ConvShape shape = conv(2, size, c, out_c);
+  for (ConvAxis& axis : shape.axes) axis.stride = stride;
+  const int64_t filters = out_c * 9 * c, copies = copies_of(filters * 2), in_count = 2 * size * size * c;
+  DeviceMemory x = b.random(in_count, DType::bf16), in = b.random(in_count, DType::bf16),
+               weights = b.random(copies * filters, DType::bf16), bias = b.random(out_c, DType::bf16),
+               out = b.random(shape.out_pixels() * out_c, DType::bf16);
+  ConvBuffers buffers{.in = in.address(), .weights = weights.address(), .out = out.address(), .bias = bias.address()};
+  TuneOn<ConvBuffers> on{b.stream, buffers, b.workspace};
+  auto best = plan_conv(b.vendor, shape, &on);
+  if (!best) return print_absence(label, best.why_none);
+  auto weights_of = [&](int64_t copy) { return weights.address() + DevicePtr(copy * filters * 2); };
+  InTurns library;
+  for (int64_t i = 0; i < copies; ++i) {
+    buffers.weights = weights_of(i);
+    library.add([&b, call = std::shared_ptr<BoundCall>(best->bind(buffers, b.workspace))] { call->launch(b.stream); });
+  }
+  TileWindowCall call{.n = 2, .h = size, .w = size, .c = c, .out_c = out_c, .stride = stride};
+  const std::vector<int> forms = split_candidates(call, b.context.device());
+  const GroupNormCall norm = norm_before(x.address(), in.address(), 2, size * size, c);
+  split_row(b, kernels, label, norm, library, forms, [&](int form, InTurns& ours) {
+    for (int64_t i = 0; i < copies; ++i) {
+      call.in = buffers.in, call.filters = weights_of(i), call.out = buffers.out, call.bias = buffers.bias;
+      call.early_weights = true;
+      ours.add([&b, &kernels, made = split_product(call, form)] {
+        KernelStream target(kernels, b.stream);
+        made.launch(target);
+      });
+    }
+  });
+}
+
+void splits(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<36}{:>7}  columns:rows x parts\n", "split along k: us", "library");
+  struct Window {
+    int64_t size, c, out_c, stride = 1;
+  };
+  for (const Window& w : std::initializer_list<Window>{{8, 1280, 1280},
+                                                       {8, 2560, 1280},
+                                                       {16, 640, 1280},
+                                                       {16, 1280, 1280},
+                                                       {16, 1920, 1280},
+                                                       {16, 2560, 1280},
+                                                       {16, 1280, 1280, 2}})
+    guarded("split", [&] { split_window_row(b, kernels, w.size, w.c, w.out_c, w.stride); });
+  for (int64_t m : {128, 512})
+    for (int64_t k : {1280, 2560, 5120}) guarded("split", [&] { split_product_row(b, kernels, m, 1280, k); });
+}
+
 // Convolutions of few channels by our kernels, as they choose their tiles and with others, against cuDNN's fastest. All take
 // turns.
 
@@ -740,6 +886,7 @@ int run(int argc, char** argv) {
   selves(b);
   convs(b);
   windows(b);
+  splits(b);
   thin_convs(b);
   return 0;
 }

@@ -7,6 +7,7 @@
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
 #include "backends/cuda/kernels/group_stats.h"
+#include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
 #include "backends/cuda/thin_conv_steps.h"
@@ -124,6 +125,9 @@ void Engine::begin_modules(const Program& program) const {
       const std::string thin = thin_conv_module(*conv, context_.device());
       const std::vector<std::string> windows = tile_window_modules(conv->in_type, conv->doubled, context_.device());
       for (const std::string& module : thin.empty() ? windows : std::vector{thin}) vendor_.kernels()->begin(module);
+      const int64_t products = conv->doubled ? 0 : conv->kernel_h * conv->kernel_w * conv->c;
+      for (const std::string& module : split_modules(conv->out_c, products, conv->in_type, context_.device()))
+        vendor_.kernels()->begin(module);
     }
     if (const auto* attention = std::get_if<AttentionStep>(&step); attention && is_among_tokens(*attention)) {
       const std::string module = self_attention_module(attention->in, attention->d.constant(), context_.device());
@@ -134,6 +138,9 @@ void Engine::begin_modules(const Program& program) const {
     const VendorTail& tail = *linear->tail;
     for (const std::string& module : tile_modules(linear->a_type, tail.gated, tail.adds, options_.tune, context_.device()))
       vendor_.kernels()->begin(module);
+    if (options_.tune && !tail.gated)
+      for (const std::string& module : split_modules(linear->n, linear->k, linear->a_type, context_.device()))
+        vendor_.kernels()->begin(module);
   }
 }
 

@@ -45,7 +45,7 @@ struct ConvBuffers {
   bool early_weights = false;
 };
 
-/// What will run: the library's plan, or a tile window of ours (kernels/tile_window.h). Valid as long as its Vendor.
+/// What will run: the library's plan, or a kernel of ours (kernels/tile_window.h, split_product.h). Valid as long as its Vendor.
 class ConvPlan {
  public:
   ConvPlan(ConvShape shape, std::shared_ptr<const CudnnPlan> library) : shape_(std::move(shape)), library_(std::move(library)) {}
@@ -55,7 +55,7 @@ class ConvPlan {
   /// Without a residual or bias where one may follow and does.
   const ConvShape& shape() const { return shape_; }
   bool is_own() const { return !library_; }
-  int tile_form() const { return tile_form_; }  ///< -1: the library's
+  int tile_form() const { return tile_form_; }  ///< -1: the library's; as own_call.h counts them
   int64_t workspace_bytes() const { return library_ ? library_->workspace_bytes() : 0; }
   const Choice& choice() const { return library_ ? library_->choice() : choice_; }
   std::unique_ptr<BoundCall> bind(const ConvBuffers& buffers, const Workspace& workspace) const;
@@ -68,8 +68,8 @@ class ConvPlan {
   Choice choice_;
 };
 
-/// The stored choice if there is one; else, with `tune`, the fastest of the library's candidates and our tile windows, which is
-/// stored; else a tile window where tile_window_should_win(), or the library's first. None where there is neither.
+/// The stored choice if there is one; else, with `tune`, the fastest of the library's candidates and our kernels, which is
+/// stored; else one of ours where tile_window_should_win(), or the library's first. None where there is neither.
 /// Code::InvalidArgument for sizes that make no sense.
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn<ConvBuffers>* tune = nullptr);
 
@@ -80,7 +80,7 @@ Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
 std::string why_no_tile_window(const ConvShape& shape, const DeviceInfo& device);
 /// The modules of kernels that may be wanted for such convolutions; empty where none is.
 std::vector<std::string> tile_window_modules(DType type, bool doubles, const DeviceInfo& device);
-/// Whether one should be faster than the library's convolution, and a pass that adds a residual after it.
+/// Whether one, or a split product, should be faster than the library's convolution, and a pass that adds a residual after it.
 bool tile_window_should_win(const ConvShape& shape, const DeviceInfo& device);
 
 /// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The

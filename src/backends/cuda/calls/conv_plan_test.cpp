@@ -33,7 +33,7 @@ TEST_CASE("residuals are added by convolutions of 16 bits whose results are larg
   CHECK_FALSE(fused(512, 128, DType::f32));
 }
 
-TEST_CASE("untimed, tile windows are taken where their tiles fill the device, and for nothing else") {
+TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device, and for nothing else") {
   auto wins = [](int64_t size, int64_t c, int64_t out_c, auto change) {
     ConvShape shape{.n = 2, .c = c, .out_c = out_c, .axes = {{.in = size}, {.in = size}}};
     change(shape);
@@ -42,9 +42,12 @@ TEST_CASE("untimed, tile windows are taken where their tiles fill the device, an
   auto as_it_is = [](ConvShape&) {};
   CHECK(wins(64, 320, 320, as_it_is));
   CHECK(wins(64, 320, 320, [](ConvShape& s) { s.residual = true; }));
-  CHECK(wins(32, 640, 640, as_it_is));  // tiles of 80 columns
-  CHECK(!wins(16, 1280, 1280, as_it_is));
-  CHECK(!wins(8, 1280, 1280, as_it_is));
+  CHECK(wins(32, 640, 640, as_it_is));   // tiles of 80 columns
+  CHECK(wins(8, 1280, 1280, as_it_is));  // split
+  CHECK(wins(16, 1280, 1280, [](ConvShape& s) { s.axes[0].stride = s.axes[1].stride = 2; }));
+  CHECK(wins(16, 1280, 1280, as_it_is));
+  CHECK(!wins(16, 640, 1280, as_it_is));
+  CHECK(!wins(8, 640, 640, as_it_is));
   CHECK(!wins(64, 4, 320, as_it_is));
   CHECK(!wins(64, 320, 4, as_it_is));
   CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.type = DType::f32; }));

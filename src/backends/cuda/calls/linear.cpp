@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 
 #include "backends/cuda/calls/contest.h"
 #include "backends/cuda/calls/cublaslt_product.h"
 #include "backends/cuda/calls/own_call.h"
 #include "backends/cuda/calls/tuning.h"
+#include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "base/error.h"
 
@@ -51,11 +53,14 @@ void check_buffers(const LinearShape& s, const LinearBuffers& b) {
 }
 
 /// Part of what tile products are stored under: raise it when their kernels change.
-constexpr std::string_view kTileProducts = "2";
+constexpr std::string_view kTileProducts = "3";
 /// From which tile_share() on a tile product is taken untimed. Measured on an H200 against cuBLASLt's best of eight: GEGLU 1.24
 /// to 1.71 times as fast at shares of 0.97, 0.67 at 0.48; with a residual 0.98 to 1.28 times at 0.97, 0.5 to 0.8 at 0.48. Without
 /// either it is 0.9 to 1.1, which only timing decides.
 constexpr double kGatedShare = 0.75, kResidualShare = 0.9;
+/// From which k on a product that can be split is, untimed: 1.1 to 1.2 times as fast on an H100 from 2560 on, its weights coming
+/// from memory.
+constexpr int64_t kLongSums = 2048;
 
 /// The tile product of a shape.
 TileProductCall tile_call(const LinearShape& s, const LinearBuffers& b) {
@@ -67,6 +72,22 @@ TileProductCall tile_call(const LinearShape& s, const LinearBuffers& b) {
   call.gelu = s.epilogue == LinearEpilogue::BiasGelu, call.gated = s.gated, call.scale = b.scale;
   call.early_weights = b.early_weights;
   return call;
+}
+
+/// The split product that should be fastest, where one should be faster than the library's.
+std::optional<int> expected_split(const LinearShape& s, const DeviceInfo& device) {
+  const std::vector<int> forms = split_candidates(tile_call(s, {}), device);
+  if (forms.empty() || s.k < kLongSums) return {};
+  return kFirstSplitForm + forms.front();
+}
+
+/// The kernels of ours that may be worth their time.
+std::vector<int> own_forms(const LinearShape& s, const DeviceInfo& device) {
+  std::vector<int> forms;
+  for (int form = 0; form < int(tile_forms().size()); ++form)
+    if (tile_forms()[size_t(form)].gated == s.gated) forms.push_back(form);
+  for (int form : split_candidates(tile_call(s, {}), device)) forms.push_back(kFirstSplitForm + form);
+  return forms;
 }
 
 }  // namespace
@@ -149,6 +170,7 @@ std::vector<std::string> tile_modules(DType type, bool gated, bool residual, boo
 bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device) {
   if (!why_no_tile_product(shape, device).empty()) return false;
   const LinearShape s = normalised(shape);
+  if (expected_split(s, device)) return true;
   const TileProductCall call = tile_call(s, {});
   const double share = tile_share(call, best_tile_form(call, device.multiprocessors), device.multiprocessors);
   return (s.gated && share >= kGatedShare) || (s.residual && share >= kResidualShare);
@@ -159,9 +181,12 @@ LinearPlan::LinearPlan(Vendor& vendor, const LinearShape& shape) : vendor_(vendo
 std::unique_ptr<BoundCall> LinearPlan::bind(const LinearBuffers& buffers, const Workspace& workspace) const {
   check_buffers(shape_, buffers);
   if (is_own()) {
+    Kernels& kernels = *vendor_.kernels();
+    const TileProductCall call = tile_call(shape_, buffers);
+    if (is_split(tile_form_))
+      return std::make_unique<OwnCall<SplitProduct>>(kernels, split_product(call, tile_form_ - kFirstSplitForm));
     const int multiprocessors = vendor_.context().device().multiprocessors;
-    return std::make_unique<OwnCall<TileProduct>>(*vendor_.kernels(),
-                                                  tile_product(tile_call(shape_, buffers), tile_form_, multiprocessors));
+    return std::make_unique<OwnCall<TileProduct>>(kernels, tile_product(call, tile_form_, multiprocessors));
   }
   return library_->bind({algorithm_, workspace_bytes_}, buffers, workspace);
 }
@@ -181,7 +206,7 @@ class LinearPlanner {
       contest_.note_good(stored->tile_form_);
       return {stored, {}};
     }
-    if (!tune && has_own() && tile_product_should_win(shape_, vendor_.context().device())) return {make_own(expected_form()), {}};
+    if (!tune && has_own() && tile_product_should_win(shape_, device())) return {make_own(expected_form()), {}};
     int64_t most = tune ? std::min(tune->workspace.bytes, vendor_.limits().workspace_bytes) : vendor_.limits().workspace_bytes;
     auto start = std::chrono::steady_clock::now();
     std::vector<std::shared_ptr<LinearPlan>> plans = tune ? candidates(most) : first(most);
@@ -210,9 +235,9 @@ class LinearPlanner {
     if (has_library() && (good.empty() || good.contains(Winner::kLibrary)))
       for (const CublasLtAlgorithm& a : library().algorithms(good.empty() ? kCandidates : kFurtherCandidates, most_workspace))
         plans.push_back(make(a));
-    for (int form = 0; has_own() && form < int(tile_forms().size()); ++form)
-      if (tile_forms()[size_t(form)].gated == shape_.gated && (good.empty() || good.contains(form)))
-        plans.push_back(make_own(form));
+    if (has_own())
+      for (int form : own_forms(shape_, device()))
+        if (good.empty() || good.contains(form)) plans.push_back(make_own(form));
     return plans.empty() ? first(most_workspace) : plans;
   }
 
@@ -223,11 +248,15 @@ class LinearPlanner {
     return fmt::format("linear of about 2^{} rows, {}", rows, shape.text());
   }
 
-  int expected_form() const { return best_tile_form(tile_call(shape_, {}), vendor_.context().device().multiprocessors); }
+  const DeviceInfo& device() const { return vendor_.context().device(); }
+  int expected_form() const {
+    return expected_split(shape_, device()).value_or(best_tile_form(tile_call(shape_, {}), device().multiprocessors));
+  }
 
   std::shared_ptr<LinearPlan> make_own(int form) {
-    const int multiprocessors = vendor_.context().device().multiprocessors;
-    vendor_.kernels()->function(tile_product_without_maps(tile_call(shape_, {}), form, multiprocessors).kernel);
+    const TileProductCall call = tile_call(shape_, {});
+    vendor_.kernels()->function(is_split(form) ? split_product_without_maps(call, form - kFirstSplitForm).kernel
+                                               : tile_product_without_maps(call, form, device().multiprocessors).kernel);
     std::shared_ptr<LinearPlan> plan(new LinearPlan(vendor_, shape_));
     plan->tile_form_ = form;
     return plan;
@@ -267,7 +296,8 @@ class LinearPlanner {
   }
 
   std::shared_ptr<LinearPlan> accepted_own(int form, const Choice& choice) {
-    if (!has_own() || form >= int(tile_forms().size()) || tile_forms()[size_t(form)].gated != shape_.gated) return nullptr;
+    const std::vector<int> forms = own_forms(shape_, device());
+    if (!has_own() || std::find(forms.begin(), forms.end(), form) == forms.end()) return nullptr;
     auto plan = make_own(form);
     plan->choice_ = choice;
     return plan;

@@ -28,7 +28,7 @@ std::string_view name_of(LinearCompute compute);
 
 /// out[b, m, n] = epilogue(sum over k of a[b, m, k] * weights[b, n, k]) (+ residual[b, m, n]), all row-major, strides in
 /// elements. A product of two computed tensors is the same thing; see weights_are_kn. cuBLASLt makes it, or on devices of
-/// capability 9.0 a tile product of ours (kernels/tile_product.h).
+/// capability 9.0 a kernel of ours (kernels/tile_product.h, split_product.h).
 struct LinearShape {
   int64_t m = 0, n = 0, k = 0;
   DType a = DType::bf16;  ///< and of the weights, which the library wants alike (of fp8: f8e4m3)
@@ -71,7 +71,7 @@ LinearShape normalised(LinearShape shape);
 std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& device);
 /// The modules of kernels that may be wanted for products with such results, timed or not; empty where none is.
 std::vector<std::string> tile_modules(DType type, bool gated, bool residual, bool timed, const DeviceInfo& device);
-/// Whether one should be faster than the library's product, with a kernel that gates after it where `gated`.
+/// Whether one, or a split product, should be faster than the library's, with a kernel that gates after it where `gated`.
 bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device);
 
 struct LinearBuffers {
@@ -96,7 +96,7 @@ class LinearPlan {
   const LinearShape& shape() const { return shape_; }  ///< as normalised
   int64_t workspace_bytes() const { return workspace_bytes_; }
   const Choice& choice() const { return choice_; }
-  bool is_own() const { return tile_form_ >= 0; }  ///< a tile product
+  bool is_own() const { return tile_form_ >= 0; }
 
   /// Code::InvalidArgument for a missing or misaligned address and for too little workspace.
   std::unique_ptr<BoundCall> bind(const LinearBuffers& buffers, const Workspace& workspace) const;
@@ -117,8 +117,8 @@ class LinearPlan {
 /// What stored choices depend on, beside the shape.
 Facts linear_facts(const Vendor& vendor);
 
-/// The stored choice if there is one; else, with `tune`, the fastest of the library's best eight and our tile products, which is
-/// stored; else the library's first, or a tile product where tile_product_should_win().
+/// The stored choice if there is one; else, with `tune`, the fastest of the library's best eight and our kernels, which is
+/// stored; else the library's first, or one of ours where tile_product_should_win().
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune = nullptr);
 
 }  // namespace sinter::cuda

@@ -52,7 +52,7 @@ TEST_CASE("sizes and strides that make no sense are refused") {
                        Error);
 }
 
-TEST_CASE("untimed, tile products are taken for GEGLU and residuals whose tiles fill the device, and for nothing else") {
+TEST_CASE("untimed, kernels of ours are taken for GEGLU and residuals whose tiles fill the device, or where k is split") {
   auto wins = [](const LinearShape& shape) { return tile_product_should_win(shape, hopper()); };
   auto gated = [](int64_t m, int64_t n, int64_t k) {
     return LinearShape{.m = m, .n = n, .k = k, .epilogue = LinearEpilogue::Bias, .gated = true};
@@ -68,6 +68,10 @@ TEST_CASE("untimed, tile products are taken for GEGLU and residuals whose tiles 
   CHECK(wins(with_residual(8192, 640, 2560)));
   CHECK(!wins(with_residual(2048, 640, 2560)));
   CHECK(!wins(with_residual(512, 1280, 1280)));
+  CHECK(!wins(with_residual(128, 1280, 1280)));
+  CHECK(wins(with_residual(128, 1280, 5120)));  // split
+  CHECK(wins({.m = 128, .n = 1280, .k = 5120}));
+  CHECK(!wins({.m = 1, .n = 1280, .k = 5120}));
   CHECK(!wins({.m = 2048, .n = 3840, .k = 1280}));
   LinearShape batches = gated(2048, 5120, 1280);
   batches.batch = 2, batches.a_batch = 2048 * 1280, batches.out_batch = 2048 * 5120;

@@ -4,6 +4,10 @@
 
 namespace sinter::cuda {
 
+/// Forms of our kernels are kept by number: those of tile products and windows, then from here on those of split products.
+constexpr int kFirstSplitForm = 64;
+inline bool is_split(int form) { return form >= kFirstSplitForm; }
+
 /// A kernel of ours with its addresses, as kernels/*.h make one that launches itself.
 template <class Made>
 class OwnCall : public BoundCall {

@@ -176,7 +176,10 @@ class Block {
   cuda::Extent at() const { return at_; }
   int rank() const { return current_->number / int(shape_.block.x); }
   char* shared() { return shared_of(rank()); }
-  char* shared_of(int rank) { return reinterpret_cast<char*>(shared_.data() + size_t(rank) * words_); }
+  char* shared_of(int rank) {
+    if (size_t(rank) >= blocks_.size()) fail(Code::Internal, "a cluster of {} blocks has no block {}", blocks_.size(), rank);
+    return reinterpret_cast<char*>(shared_.data() + size_t(rank) * words_);
+  }
   void note_progress() { progress_ = true; }
   const char* problem() const { return problem_; }
   void note_problem(const char* problem) { problem_ = problem; }
@@ -385,7 +388,7 @@ void multiply_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 
 uint32_t shared_address(const void* shared) { return uint32_t(static_cast<const char*>(shared) - block().shared()); }
 char* shared_bytes(uint32_t at) { return block().shared() + at; }
-uint32_t rank_in_pair() { return uint32_t(block().rank()); }
+uint32_t rank_in_cluster() { return uint32_t(block().rank()); }
 void pair_barrier() { block().meet_cluster(); }
 void named_barrier(int number, int threads) { block().meet_named(number, threads, true); }
 void named_arrive(int number, int threads) { block().meet_named(number, threads, false); }
@@ -452,6 +455,12 @@ void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::
   end_phase(p);
 }
 
+template <class Body>
+void for_each_rank(uint32_t blocks, const Body& body) {
+  for (int rank = 0; blocks >> rank != 0; ++rank)
+    if (blocks >> rank & 1) body(rank);
+}
+
 /// What a matrix in shared memory, described to products, has at an offset.
 float operand_number(uint64_t operand, uint32_t offset, bool bf16) {
   const auto at = uint32_t(operand & 0x3fff) * 16 + offset;
@@ -512,8 +521,8 @@ void arrive_expecting(uint32_t at, uint32_t bytes) {
   --p.missing;
   end_phase(p);
 }
-void arrive_at(uint32_t at) { arrive_in_pair(at, uint32_t(block().rank())); }
-void arrive_in_pair(uint32_t at, uint32_t rank) {
+void arrive_at(uint32_t at) { arrive_in_cluster(at, uint32_t(block().rank())); }
+void arrive_in_cluster(uint32_t at, uint32_t rank) {
   Phases& p = phases(at, int(rank));
   --p.missing;
   end_phase(p);
@@ -521,14 +530,25 @@ void arrive_in_pair(uint32_t at, uint32_t rank) {
 void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   copy_tile_into(block().rank(), to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
 }
-void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
-  for (int rank : {0, 1}) copy_tile_into(rank, to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);
+void copy_tile_to_blocks(uint32_t to, uint64_t map, int column, int row, uint32_t barrier, uint32_t blocks) {
+  for_each_rank(blocks,
+                [&](int rank) { copy_tile_into(rank, to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier); });
 }
 void copy_box(uint32_t to, uint64_t map, int i, int j, int k, int l, uint32_t barrier) {
   copy_box_into(block().rank(), to, *reinterpret_cast<const EmulatedBoxMap*>(map), {i, j, k, l}, barrier);
 }
-void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
-  for (int rank : {0, 1}) copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {i, j, k, 0}, barrier);
+void copy_box(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) { copy_box(to, map, i, j, k, 0, barrier); }
+void copy_box_to_blocks(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier, uint32_t blocks) {
+  for_each_rank(blocks, [&](int rank) {
+    copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {i, j, k, 0}, barrier);
+  });
+}
+void copy_to_block(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier, uint32_t rank) {
+  if (to % 16 || from % 16 || bytes % 16) fail(Code::Internal, "copy_to_block: not aligned to 16 bytes");
+  std::memcpy(block().shared_of(int(rank)) + to, block().shared() + from, bytes);
+  Phases& p = phases(barrier, int(rank));
+  p.bytes -= int32_t(bytes);
+  end_phase(p);
 }
 void add_summed_rows_of(float* c, int count, const uint32_t* a, uint64_t rows, bool bf16) {
   block().thread().products.push_back({c, count, 0, rows, bf16, false, true, a});

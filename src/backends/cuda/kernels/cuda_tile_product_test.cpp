@@ -1,9 +1,9 @@
 #define SINTER_DEVICE_EMULATION
 #include <doctest/doctest.h>
 
-#include <cmath>
 #include <set>
 
+#include "backends/cuda/kernels/test_product_cases.h"
 #include "backends/cuda/kernels/test_targets.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "backends/cuda/kernels/tile_product_128_bf16.device.cpp"
@@ -14,9 +14,6 @@
 
 namespace sinter::cuda {
 namespace {
-
-double gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
-double gelu_erf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
 
 TileProductCall made_up(int64_t m, int64_t n, int64_t k) {
   TileProductCall call{.m = m, .n = n, .k = k};
@@ -115,75 +112,6 @@ TEST_CASE("a tile product is launched with an even number of blocks, no more tha
   }
 }
 
-/// One product with random data against sums in double, everything around its output being poisoned.
-struct Case {
-  TestTarget& target;
-  TileProductCall call;
-  std::vector<float> a, weights, bias, residual;
-  int64_t out_offset = 0, out_count = 0;
-
-  Case(TestTarget& t, TileProductCall c, bool has_bias, bool adds) : target(t), call(c) {
-    if (!call.a_stride) call.a_stride = call.k;
-    if (!call.weights_stride) call.weights_stride = call.k;
-    if (!call.out_stride) call.out_stride = call.n;
-    if (!call.residual_stride) call.residual_stride = call.n;
-    const int64_t rows = call.gated ? 2 * call.n : call.n;
-    a = rounded(random_values(size_t(call.m * call.a_stride), 1), call.type);
-    weights = rounded(random_values(size_t(rows * call.weights_stride), 2, float(1 / std::sqrt(double(call.k)))), call.type);
-    bias = rounded(random_values(size_t(rows), 3), call.type);
-    residual = rounded(random_values(size_t(call.m * call.residual_stride), 4), call.type);
-    call.a = target.upload(encode(a, call.type));
-    call.weights = target.upload(encode(weights, call.type));
-    if (has_bias) call.bias = target.upload(encode(bias, call.type));
-    if (adds) call.residual = target.upload(encode(residual, call.type));
-    out_count = call.m * call.out_stride + 64;
-    call.out = target.untouched(out_count * 2);
-  }
-
-  double sum(int64_t row, int64_t weight) const {
-    double value = 0;
-    for (int64_t i = 0; i < call.k; ++i)
-      value += double(a[size_t(row * call.a_stride + i)]) * weights[size_t(weight * call.weights_stride + i)];
-    return call.scale * value + (call.bias ? double(bias[size_t(weight)]) : 0.0);
-  }
-  double expected(int64_t row, int64_t column) const {
-    double value = sum(row, column);
-    if (call.gated) value *= gelu_erf(sum(row, call.n + column));
-    if (call.gelu) value = gelu_tanh(value);
-    if (call.residual) value += residual[size_t(row * call.residual_stride + column)];
-    return value;
-  }
-
-  /// The worst error of every 16th row (and the last ones), beyond the rounding of the result; what was written beside counts
-  /// as 1e9. `where`: the tiles of 128 x 32 that are wrong.
-  double worst_error(std::string& where) {
-    const auto got = decode(target.download<uint8_t>(call.out, size_t(out_count * 2)), call.type);
-    const double rounding = call.type == DType::bf16 ? 0x1p-8 : 0x1p-11;
-    std::map<std::pair<int64_t, int64_t>, double> tiles;
-    double worst = 0;
-    for (int64_t row = 0; row < call.m; ++row) {
-      const bool all = call.m * call.n * call.k < 40'000'000;
-      if (!all && row % 61 != 0 && row + 3 < call.m) continue;
-      for (int64_t column = 0; column < call.n; ++column) {
-        const double value = expected(row, column), seen = got[size_t(row * call.out_stride + column)];
-        double error = std::max(0.0, std::abs(seen - value) - 1.01 * rounding * std::abs(value));
-        if (!std::isfinite(seen)) error = 1e9;
-        double& tile = tiles[{row / 128, column / 32}];
-        tile = std::max(tile, error);
-        worst = std::max(worst, error);
-      }
-    }
-    for (int64_t i = 0; i < out_count; ++i)
-      if ((i >= call.m * call.out_stride || i % call.out_stride >= call.n) && !std::isnan(got[size_t(i)]))
-        worst = 1e9, where += "beside; ";
-    int listed = 0;
-    for (const auto& [tile, error] : tiles)
-      if (error > 1e-4 && ++listed <= 24) where += fmt::format("({}, {}): {:.2g}; ", tile.first, tile.second, error);
-    where += fmt::format("{} of {} tiles", listed, tiles.size());
-    return worst;
-  }
-};
-
 constexpr int kEmulatedMultiprocessors = 2;  // one pair of blocks makes all tiles
 
 /// Null where there is no such device, after saying so.
@@ -213,7 +141,7 @@ void check_product(TestTarget& target, const TileProductCall& call, int form, bo
   CAPTURE(bias);
   CAPTURE(adds);
   CAPTURE(call.gelu);
-  Case c(target, call, bias, adds);
+  ProductCase c(target, call, bias, adds);
   if (in_place) {
     std::vector<float> held(size_t(c.out_count), NAN);
     c.residual = rounded(random_values(size_t(c.call.m * c.call.out_stride), 5), call.type);

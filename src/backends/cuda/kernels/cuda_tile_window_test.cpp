@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "backends/cuda/kernels/test_product_cases.h"
 #include "backends/cuda/kernels/test_targets.h"
 #include "backends/cuda/kernels/test_tensor_map.h"
 #include "backends/cuda/kernels/tile_doubled_128_bf16.device.cpp"
@@ -153,80 +154,6 @@ TEST_CASE("the form of a window is the one whose tiles fill the device, the wide
   CHECK(columns(window(1, 128, 128, 512, 512)) == 128);
   CHECK(columns(doubled(window(2, 32, 32, 1280, 1280))) == 128);
 }
-
-struct Convolution {
-  TestTarget& target;
-  TileWindowCall call;
-  std::vector<float> in, filters, bias, residual;
-  int64_t count = 0;
-
-  Convolution(TestTarget& t, const TileWindowCall& c, bool has_bias, bool adds) : target(t), call(c) {
-    const int64_t k = (call.doubles ? 16 : call.kernel_h * call.kernel_w) * call.c;
-    count = call.n * call.out_h() * call.out_w() * call.out_c;
-    in = rounded(random_values(size_t(call.n * call.h * call.w * call.c), 1), call.type);
-    filters = rounded(random_values(size_t(call.out_c * k), 2, float(1 / std::sqrt(double(k)))), call.type);
-    bias = rounded(random_values(size_t(call.out_c), 3), call.type);
-    residual = rounded(random_values(size_t(count), 4), call.type);
-    call.in = target.upload(encode(in, call.type));
-    call.filters = target.upload(encode(filters, call.type));
-    call.bias = has_bias ? target.upload(encode(bias, call.type)) : 0;
-    call.residual = adds ? target.upload(encode(residual, call.type)) : 0;
-    call.out = target.untouched((count + 64) * 2);
-  }
-
-  /// What the window gives to a pixel.
-  double window_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
-    double sum = 0;
-    for (int64_t ky = 0; ky < call.kernel_h; ++ky)
-      for (int64_t kx = 0; kx < call.kernel_w; ++kx) {
-        const int64_t from_y = y * call.stride + ky - call.top, from_x = x * call.stride + kx - call.left;
-        if (from_y < 0 || from_y >= call.h || from_x < 0 || from_x >= call.w) continue;
-        const float* pixel = &in[size_t(((n * call.h + from_y) * call.w + from_x) * call.c)];
-        const float* filter = &filters[size_t(((o * call.kernel_h + ky) * call.kernel_w + kx) * call.c)];
-        for (int64_t c = 0; c < call.c; ++c) sum += double(pixel[c]) * filter[c];
-      }
-    return sum;
-  }
-  double doubled_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
-    double sum = 0;
-    for (int64_t from_y = 0; from_y < call.h; ++from_y)
-      for (int64_t from_x = 0; from_x < call.w; ++from_x) {
-        const int64_t ky = y - (2 * from_y - 1), kx = x - (2 * from_x - 1);
-        if (ky < 0 || ky > 3 || kx < 0 || kx > 3) continue;
-        for (int64_t c = 0; c < call.c; ++c)
-          sum += double(in[size_t(((n * call.h + from_y) * call.w + from_x) * call.c + c)]) *
-                 filters[size_t((c * 16 + ky * 4 + kx) * call.out_c + o)];
-      }
-    return sum;
-  }
-  double expected(int64_t n, int64_t y, int64_t x, int64_t o) const {
-    double sum = call.doubles ? doubled_sum(n, y, x, o) : window_sum(n, y, x, o);
-    if (call.bias) sum += bias[size_t(o)];
-    if (call.residual) sum += residual[size_t(((n * call.out_h() + y) * call.out_w() + x) * call.out_c + o)];
-    return sum;
-  }
-
-  /// Beyond the rounding of the result; only so many of the numbers are compared as take little time. What is not written, or
-  /// beside, counts as 1e9.
-  double worst_error(std::string& where) {
-    const auto got = decode(target.download<uint8_t>(call.out, size_t((count + 64) * 2)), call.type);
-    const double rounding = call.type == DType::bf16 ? 0x1p-8 : 0x1p-11;
-    const double cost = double(count) * double(call.kernel_h * call.kernel_w * call.c);
-    const int64_t every = std::max<int64_t>(1, int64_t(cost / 2e7)) | 1;
-    double worst = 0;
-    for (int64_t i = 0; i < int64_t(got.size()); ++i) {
-      if (std::isnan(got[size_t(i)]) == (i < count)) return where = fmt::format("{} of {}", i, count), 1e9;
-      if (i >= count || i % every) continue;
-      const int64_t o = i % call.out_c, pixel = i / call.out_c, x = pixel % call.out_w(), y = pixel / call.out_w() % call.out_h();
-      const int64_t n = pixel / (call.out_w() * call.out_h());
-      const double value = expected(n, y, x, o);
-      const double error = std::max(0.0, std::abs(got[size_t(i)] - value) - 1.01 * rounding * std::abs(value));
-      if (error > worst) where = fmt::format("picture {}, row {}, column {}, channel {}", n, y, x, o);
-      worst = std::max(worst, error);
-    }
-    return worst;
-  }
-};
 
 void check_window(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
   CAPTURE(tile_window_module(form, call.type, call.doubles));

@@ -53,7 +53,8 @@ inline void copy_chunk(uint32_t to, uint64_t global, bool inside) {
   copy_async(shared_bytes(to), reinterpret_cast<const void*>(uintptr_t(global)), inside);
 }
 
-uint32_t rank_in_pair();
+uint32_t rank_in_cluster();
+inline void cluster_arrive_relaxed() { cluster_arrive(); }
 void pair_barrier();
 void named_barrier(int number, int threads);
 void named_arrive(int number, int threads);
@@ -73,12 +74,21 @@ void wait_phase(uint32_t at, uint32_t parity);
 bool phase_ended(uint32_t at, uint32_t parity);
 void arrive_expecting(uint32_t at, uint32_t bytes);
 void arrive_at(uint32_t at);
-void arrive_in_pair(uint32_t at, uint32_t rank);
+void arrive_in_cluster(uint32_t at, uint32_t rank);
 void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier);
 void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
-void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier);
+void copy_tile_to_blocks(uint32_t to, uint64_t map, int column, int row, uint32_t barrier, uint32_t blocks);
+inline void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
+  copy_tile_to_blocks(to, map, column, row, barrier, 3);
+}
 void copy_box(uint32_t to, uint64_t map, int i, int j, int k, int l, uint32_t barrier);
-void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier);
+void copy_box(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier);
+void copy_box_to_blocks(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier, uint32_t blocks);
+inline void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
+  copy_box_to_blocks(to, map, i, j, k, barrier, 3);
+}
+inline void show_to_copies() {}
+void copy_to_block(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier, uint32_t rank);
 inline void prefetch_map(uint64_t) {}
 
 inline void begin_products() {}

@@ -55,8 +55,8 @@ SINTER_DEVICE_INLINE void copy_chunk(uint32_t to, uint64_t global, bool inside) 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(inside ? 16 : 0) : "memory");
 }
 
-/// Which of its pair a block is.
-SINTER_DEVICE_INLINE uint32_t rank_in_pair() {
+/// Which of its cluster a block is.
+SINTER_DEVICE_INLINE uint32_t rank_in_cluster() {
   uint32_t rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
@@ -65,6 +65,8 @@ SINTER_DEVICE_INLINE uint32_t rank_in_pair() {
 SINTER_DEVICE_INLINE void pair_barrier() {
   asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
 }
+/// cluster_arrive() of a thread that wrote nothing that others read.
+SINTER_DEVICE_INLINE void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 /// Waits for `threads` threads that give the same number.
 SINTER_DEVICE_INLINE void named_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
@@ -126,9 +128,10 @@ SINTER_DEVICE_INLINE void arrive_expecting(uint32_t at, uint32_t bytes) {
 SINTER_DEVICE_INLINE void arrive_at(uint32_t at) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
-/// Arrives at the barrier that lies at this address in a block of the pair. What other threads wait for with it is that this
-/// one's products have read what they were given; a release for the whole pair would wait for all its memory besides, each time.
-SINTER_DEVICE_INLINE void arrive_in_pair(uint32_t at, uint32_t rank) {
+/// Arrives at the barrier that lies at this address in a block of the cluster. What other threads wait for with it is that this
+/// one's products have read what they were given; a release for the whole cluster would wait for all its memory besides, each
+/// time.
+SINTER_DEVICE_INLINE void arrive_in_cluster(uint32_t at, uint32_t rank) {
   asm volatile(
       "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [there]; "
       "}" ::"r"(at),
@@ -154,14 +157,17 @@ SINTER_DEVICE_INLINE void copy_tile(uint32_t to, uint64_t map, int column, int r
       "l"(map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
-/// The same into both blocks of the pair, at the same addresses.
-SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
+/// The same into several blocks of the cluster at the same addresses, a bit of `blocks` each, and counting at each one's barrier.
+SINTER_DEVICE_INLINE void copy_tile_to_blocks(uint32_t to, uint64_t map, int column, int row, uint32_t barrier, uint32_t blocks) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], "
       "[%4], "
       "%5;" ::"r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
+      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(blocks))
       : "memory");
+}
+SINTER_DEVICE_INLINE void copy_tile_to_pair(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
+  copy_tile_to_blocks(to, map, column, row, barrier, 3);
 }
 /// copy_tile() of a map with four axes. Coordinates may be negative.
 SINTER_DEVICE_INLINE void copy_box(uint32_t to, uint64_t map, int i, int j, int k, int l, uint32_t barrier) {
@@ -170,12 +176,33 @@ SINTER_DEVICE_INLINE void copy_box(uint32_t to, uint64_t map, int i, int j, int 
       "l"(map), "r"(i), "r"(j), "r"(k), "r"(l), "r"(barrier)
       : "memory");
 }
-/// copy_tile_to_pair() of a map with three axes.
-SINTER_DEVICE_INLINE void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
+/// And with three.
+SINTER_DEVICE_INLINE void copy_box(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "l"(map), "r"(i), "r"(j), "r"(k), "r"(barrier)
+      : "memory");
+}
+/// copy_tile_to_blocks() of a map with three axes.
+SINTER_DEVICE_INLINE void copy_box_to_blocks(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier, uint32_t blocks) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], "
       "[%5], %6;" ::"r"(to),
-      "l"(map), "r"(i), "r"(j), "r"(k), "r"(barrier), "h"(uint16_t(3))
+      "l"(map), "r"(i), "r"(j), "r"(k), "r"(barrier), "h"(uint16_t(blocks))
+      : "memory");
+}
+SINTER_DEVICE_INLINE void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
+  copy_box_to_blocks(to, map, i, j, k, barrier, 3);
+}
+/// What this thread wrote to shared memory is there for copies that threads start after they waited for this one.
+SINTER_DEVICE_INLINE void show_to_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/// Starts copying bytes, a multiple of 16, from this block's shared memory to that of another of the cluster, at whose barrier
+/// they count. All three are addresses as in this block.
+SINTER_DEVICE_INLINE void copy_to_block(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier, uint32_t rank) {
+  asm volatile(
+      "{ .reg .b32 there, counts; mapa.shared::cluster.u32 there, %0, %4; mapa.shared::cluster.u32 counts, %3, %4; "
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [there], [%1], %2, [counts]; }" ::"r"(to),
+      "r"(from), "r"(bytes), "r"(barrier), "r"(rank)
       : "memory");
 }
 SINTER_DEVICE_INLINE void prefetch_map(uint64_t map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
@@ -251,9 +278,15 @@ SINTER_DEVICE_INLINE void settle(uint32_t (&words)[N]) {
 #define SINTER_SUMS_64(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_16(as, 16), SINTER_SUMS_16(as, 32), SINTER_SUMS_16(as, 48)
 #define SINTER_SUMS_80(as) SINTER_SUMS_64(as), SINTER_SUMS_16(as, 64)
 
+#define SINTER_NAMES_20 SINTER_NAMES_10() ", " SINTER_NAMES_10(1)
+#define SINTER_NAMES_30 SINTER_NAMES_20 ", " SINTER_NAMES_10(2)
+#define SINTER_SUMS_96(as) SINTER_SUMS_80(as), SINTER_SUMS_16(as, 80)
+
+SINTER_START_PRODUCT(64, 32, 33, SINTER_NAMES_30 ", %30, %31", SINTER_SUMS_32)
 SINTER_START_PRODUCT(80, 40, 41, SINTER_NAMES_40, SINTER_SUMS_40)
 SINTER_START_PRODUCT(128, 64, 65, SINTER_NAMES_60 ", " SINTER_NAMES_4(6), SINTER_SUMS_64)
 SINTER_START_PRODUCT(160, 80, 81, SINTER_NAMES_80, SINTER_SUMS_80)
+SINTER_START_PRODUCT(192, 96, 97, SINTER_NAMES_80 ", " SINTER_NAMES_10(8) ", " SINTER_NAMES_6(9), SINTER_SUMS_96)
 
 /// c += a . b for 64 rows of a in registers, as multiply_bf16() has 16 of them for each warp, and b of summed_rows_operand().
 #define SINTER_SUMMED_ROWS_CODE(columns, type, a0, a1, a2, a3, b, names)                                                       \
@@ -271,8 +304,6 @@ SINTER_START_PRODUCT(160, 80, 81, SINTER_NAMES_80, SINTER_SUMS_80)
                    : SUMS("+f")                                                                   \
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(rows));                      \
   }
-#define SINTER_NAMES_20 SINTER_NAMES_10() ", " SINTER_NAMES_10(1)
-#define SINTER_NAMES_30 SINTER_NAMES_20 ", " SINTER_NAMES_10(2)
 #define SINTER_SUMS_20(as) SINTER_SUMS_16(as, 0), SINTER_SUMS_4(as, 16)
 SINTER_ADD_SUMMED_ROWS(40, 20, 20, 21, 22, 23, 24, SINTER_NAMES_20, SINTER_SUMS_20)
 SINTER_ADD_SUMMED_ROWS(64, 32, 32, 33, 34, 35, 36, SINTER_NAMES_30 ", %30, %31", SINTER_SUMS_32)
@@ -297,6 +328,7 @@ SINTER_ADD_SUMMED_ROWS(80, 40, 40, 41, 42, 43, 44, SINTER_NAMES_40, SINTER_SUMS_
 #undef SINTER_SUMS_40
 #undef SINTER_SUMS_64
 #undef SINTER_SUMS_80
+#undef SINTER_SUMS_96
 
 }  // namespace sinter::device
 

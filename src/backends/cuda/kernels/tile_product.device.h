@@ -50,7 +50,7 @@ struct TileProduct {
     stages = (shared_address(shared_memory()) + 1023) & ~1023u;
     full = stages + kStages * kStageBytes + 2 * kForm.staging_bytes();
     empty = full + 8 * kStages;
-    rank = rank_in_pair();
+    rank = rank_in_cluster();
     steps = divide_up(args.k, kTileDepth);
     first_pair = block_x() / 2;
     next_pair = blocks_x() / 2;
@@ -108,7 +108,7 @@ struct TileProduct {
   }
 
   SINTER_DEVICE_INLINE void release(int stage) const {
-    if (lane < 2) arrive_in_pair(empty + 8 * stage, lane);
+    if (lane < 2) arrive_in_cluster(empty + 8 * stage, lane);
   }
 
   /// A stage, where its operands lie as products are told, and whether they are there.

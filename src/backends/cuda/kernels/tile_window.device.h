@@ -185,7 +185,7 @@ struct WindowProduct {
     empty = full + 8 * kStages;
     arrived = empty + 8 * kStages;
     free_slot = arrived + 8 * kMostSlots;
-    rank = rank_in_pair();
+    rank = rank_in_cluster();
     steps = divide_up(args.k, kTileDepth);
     first_pair = block_x() / 2;
     next_pair = blocks_x() / 2;
@@ -311,7 +311,7 @@ struct WindowProduct {
   static_assert(kTileDepth == 4 * 16);
 
   SINTER_DEVICE_INLINE void release(const Walk& of) const {
-    if (lane < 2) arrive_in_pair(empty + 8 * of.stage.at, lane);
+    if (lane < 2) arrive_in_cluster(empty + 8 * of.stage.at, lane);
     if (lane == 0 && of.what.is_last()) arrive_at(free_slot + 8 * of.slot.at);
   }
   SINTER_DEVICE_INLINE void begin_part(Walk& at) const {

@@ -1,0 +1,46 @@
+#pragma once
+#include "backends/cuda/kernels/tile_product_arguments.h"
+
+namespace sinter::device {
+
+/// What the kernels of split_product.device.h take besides a product's arguments, the same bytes for host and device.
+struct SplitArguments {
+  /// Tiles of a cluster, one below the other, which share what is read of the weights. A cluster's blocks are numbered tile by
+  /// tile in each part.
+  int rows = 1;
+};
+
+/// How pixels become rows: a tile's rows are a box of the result's pixels, x first, then y, then the picture; boxes follow each
+/// other in the same order. Columns of the left matrix are the channels of the window's first pixel ("tap"), then of the second,
+/// each filled up to a multiple of kTileDepth.
+struct SplitWindowArguments {
+  int channels = 0, kernel_w = 1, stride = 1, left = 0, top = 0;  ///< left, top: padding
+  int width = 0, height = 0, pictures = 0;                        ///< of the result
+  int box_x = 0, box_y = 0;                                       ///< logarithms to base 2
+  int boxes_x = 0, boxes_y = 0;                                   ///< in a row, and rows of them in a picture
+};
+
+/// Two warpgroups that multiply, and a warp that lets copies begin.
+constexpr int kSplitThreads = 288;
+
+/// A kernel's tile, and what of it lies in shared memory. Its sums change hands as patches, 16 rows of 8 columns, as a warp holds
+/// them: four in each lane.
+struct SplitTile {
+  int columns;
+  int parts;  ///< blocks that make a tile together, each of other steps of k
+
+  static constexpr int kPatchBytes = 16 * 8 * 4;
+  constexpr int patches() const { return kTileRows / 16 * (columns / 8); }
+  /// That a block finishes; the last ones may have less. Even, because a warp finishes two neighbours, 32 bytes of a row.
+  constexpr int part_patches() const { return (patches() / 2 + parts - 1) / parts * 2; }
+  constexpr int stage_bytes() const { return (kTileRows + columns) * kTileDepth * 2; }
+  constexpr int stages() const { return (227 * 1024 - kRest) / stage_bytes(); }
+  constexpr int shared_bytes() const { return stages() * stage_bytes() + kRest; }
+  /// Where the stages were lie a block's own sums in the end, and behind them what it got from the others.
+  constexpr int exchanged_bytes() const { return (patches() + parts * part_patches()) * kPatchBytes; }
+
+ private:
+  static constexpr int kRest = 1024 + 192;  // to align the stages, and barriers
+};
+
+}  // namespace sinter::device

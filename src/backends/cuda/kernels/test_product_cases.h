@@ -1,0 +1,159 @@
+#pragma once
+#include <cmath>
+#include <map>
+
+#include "backends/cuda/kernels/test_targets.h"
+#include "backends/cuda/kernels/tile_product.h"
+#include "backends/cuda/kernels/tile_window.h"
+#include "base/error.h"
+
+namespace sinter::cuda {
+
+inline double gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
+inline double gelu_erf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
+
+/// One product with random data against sums in double, everything around its output being poisoned.
+struct ProductCase {
+  TestTarget& target;
+  TileProductCall call;
+  std::vector<float> a, weights, bias, residual;
+  int64_t out_offset = 0, out_count = 0;
+
+  ProductCase(TestTarget& t, TileProductCall c, bool has_bias, bool adds) : target(t), call(c) {
+    if (!call.a_stride) call.a_stride = call.k;
+    if (!call.weights_stride) call.weights_stride = call.k;
+    if (!call.out_stride) call.out_stride = call.n;
+    if (!call.residual_stride) call.residual_stride = call.n;
+    const int64_t rows = call.gated ? 2 * call.n : call.n;
+    a = rounded(random_values(size_t(call.m * call.a_stride), 1), call.type);
+    weights = rounded(random_values(size_t(rows * call.weights_stride), 2, float(1 / std::sqrt(double(call.k)))), call.type);
+    bias = rounded(random_values(size_t(rows), 3), call.type);
+    residual = rounded(random_values(size_t(call.m * call.residual_stride), 4), call.type);
+    call.a = target.upload(encode(a, call.type));
+    call.weights = target.upload(encode(weights, call.type));
+    if (has_bias) call.bias = target.upload(encode(bias, call.type));
+    if (adds) call.residual = target.upload(encode(residual, call.type));
+    out_count = call.m * call.out_stride + 64;
+    call.out = target.untouched(out_count * 2);
+  }
+
+  double sum(int64_t row, int64_t weight) const {
+    double value = 0;
+    for (int64_t i = 0; i < call.k; ++i)
+      value += double(a[size_t(row * call.a_stride + i)]) * weights[size_t(weight * call.weights_stride + i)];
+    return call.scale * value + (call.bias ? double(bias[size_t(weight)]) : 0.0);
+  }
+  double expected(int64_t row, int64_t column) const {
+    double value = sum(row, column);
+    if (call.gated) value *= gelu_erf(sum(row, call.n + column));
+    if (call.gelu) value = gelu_tanh(value);
+    if (call.residual) value += residual[size_t(row * call.residual_stride + column)];
+    return value;
+  }
+
+  /// The worst error of every 16th row (and the last ones), beyond the rounding of the result; what was written beside counts
+  /// as 1e9. `where`: the tiles of 128 x 32 that are wrong.
+  double worst_error(std::string& where) {
+    const auto got = decode(target.download<uint8_t>(call.out, size_t(out_count * 2)), call.type);
+    const double rounding = call.type == DType::bf16 ? 0x1p-8 : 0x1p-11;
+    std::map<std::pair<int64_t, int64_t>, double> tiles;
+    double worst = 0;
+    for (int64_t row = 0; row < call.m; ++row) {
+      const bool all = call.m * call.n * call.k < 40'000'000;
+      if (!all && row % 61 != 0 && row + 3 < call.m) continue;
+      for (int64_t column = 0; column < call.n; ++column) {
+        const double value = expected(row, column), seen = got[size_t(row * call.out_stride + column)];
+        double error = std::max(0.0, std::abs(seen - value) - 1.01 * rounding * std::abs(value));
+        if (!std::isfinite(seen)) error = 1e9;
+        double& tile = tiles[{row / 128, column / 32}];
+        tile = std::max(tile, error);
+        worst = std::max(worst, error);
+      }
+    }
+    for (int64_t i = 0; i < out_count; ++i)
+      if ((i >= call.m * call.out_stride || i % call.out_stride >= call.n) && !std::isnan(got[size_t(i)]))
+        worst = 1e9, where += "beside; ";
+    int listed = 0;
+    for (const auto& [tile, error] : tiles)
+      if (error > 1e-4 && ++listed <= 24) where += fmt::format("({}, {}): {:.2g}; ", tile.first, tile.second, error);
+    where += fmt::format("{} of {} tiles", listed, tiles.size());
+    return worst;
+  }
+};
+
+/// The same for a convolution.
+struct Convolution {
+  TestTarget& target;
+  TileWindowCall call;
+  std::vector<float> in, filters, bias, residual;
+  int64_t count = 0;
+
+  Convolution(TestTarget& t, const TileWindowCall& c, bool has_bias, bool adds) : target(t), call(c) {
+    const int64_t k = (call.doubles ? 16 : call.kernel_h * call.kernel_w) * call.c;
+    count = call.n * call.out_h() * call.out_w() * call.out_c;
+    in = rounded(random_values(size_t(call.n * call.h * call.w * call.c), 1), call.type);
+    filters = rounded(random_values(size_t(call.out_c * k), 2, float(1 / std::sqrt(double(k)))), call.type);
+    bias = rounded(random_values(size_t(call.out_c), 3), call.type);
+    residual = rounded(random_values(size_t(count), 4), call.type);
+    call.in = target.upload(encode(in, call.type));
+    call.filters = target.upload(encode(filters, call.type));
+    call.bias = has_bias ? target.upload(encode(bias, call.type)) : 0;
+    call.residual = adds ? target.upload(encode(residual, call.type)) : 0;
+    call.out = target.untouched((count + 64) * 2);
+  }
+
+  /// What the window gives to a pixel.
+  double window_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = 0;
+    for (int64_t ky = 0; ky < call.kernel_h; ++ky)
+      for (int64_t kx = 0; kx < call.kernel_w; ++kx) {
+        const int64_t from_y = y * call.stride + ky - call.top, from_x = x * call.stride + kx - call.left;
+        if (from_y < 0 || from_y >= call.h || from_x < 0 || from_x >= call.w) continue;
+        const float* pixel = &in[size_t(((n * call.h + from_y) * call.w + from_x) * call.c)];
+        const float* filter = &filters[size_t(((o * call.kernel_h + ky) * call.kernel_w + kx) * call.c)];
+        for (int64_t c = 0; c < call.c; ++c) sum += double(pixel[c]) * filter[c];
+      }
+    return sum;
+  }
+  double doubled_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = 0;
+    for (int64_t from_y = 0; from_y < call.h; ++from_y)
+      for (int64_t from_x = 0; from_x < call.w; ++from_x) {
+        const int64_t ky = y - (2 * from_y - 1), kx = x - (2 * from_x - 1);
+        if (ky < 0 || ky > 3 || kx < 0 || kx > 3) continue;
+        for (int64_t c = 0; c < call.c; ++c)
+          sum += double(in[size_t(((n * call.h + from_y) * call.w + from_x) * call.c + c)]) *
+                 filters[size_t((c * 16 + ky * 4 + kx) * call.out_c + o)];
+      }
+    return sum;
+  }
+  double expected(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    double sum = call.doubles ? doubled_sum(n, y, x, o) : window_sum(n, y, x, o);
+    if (call.bias) sum += bias[size_t(o)];
+    if (call.residual) sum += residual[size_t(((n * call.out_h() + y) * call.out_w() + x) * call.out_c + o)];
+    return sum;
+  }
+
+  /// Beyond the rounding of the result; about a hundred thousand of the numbers are compared. What is not written, or beside,
+  /// counts as 1e9.
+  double worst_error(std::string& where) {
+    const auto got = decode(target.download<uint8_t>(call.out, size_t((count + 64) * 2)), call.type);
+    const double rounding = call.type == DType::bf16 ? 0x1p-8 : 0x1p-11;
+    const double cost = double(count) * double(call.kernel_h * call.kernel_w * call.c);
+    const int64_t every = std::max<int64_t>(1, int64_t(cost / 1e8)) | 1;
+    double worst = 0;
+    for (int64_t i = 0; i < int64_t(got.size()); ++i) {
+      if (std::isnan(got[size_t(i)]) == (i < count)) return where = fmt::format("{} of {}", i, count), 1e9;
+      if (i >= count || i % every) continue;
+      const int64_t o = i % call.out_c, pixel = i / call.out_c, x = pixel % call.out_w(), y = pixel / call.out_w() % call.out_h();
+      const int64_t n = pixel / (call.out_w() * call.out_h());
+      const double value = expected(n, y, x, o);
+      const double error = std::max(0.0, std::abs(got[size_t(i)] - value) - 1.01 * rounding * std::abs(value));
+      if (error > worst) where = fmt::format("picture {}, row {}, column {}, channel {}", n, y, x, o);
+      worst = std::max(worst, error);
+    }
+    return worst;
+  }
+};
+
+}  // namespace sinter::cuda
