@@ -105,7 +105,7 @@ class Block {
     now_ = this;
     for (size_t i = 0; i < threads_.size(); ++i) begin(int(i));
     // Another order each round: code that relies on one fails sooner or later.
-    std::minstd_rand random(uint32_t(at_.x * 31 + at_.y * 17 + at_.z + 1));
+    std::minstd_rand random(uint32_t(at_.x * 31 + at_.y * 17 + at_.z + 1) + order_seed());
     std::vector<size_t> order(threads_.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     size_t left = threads_.size();
@@ -122,10 +122,16 @@ class Block {
           progress_ = true;
         }
       }
+      deliver(random);
       if (!progress_) fail(Code::Internal, "threads wait for others that never come");
     }
+    if (!under_way_.empty()) problem_ = "a block ends before what it started to copy has arrived";
     now_ = nullptr;
   }
+
+  /// What a unit of its own does: some time later, in any order. From and to are blocks of the cluster whose shared memory it
+  /// touches; they must not have ended then.
+  void later(int from, int to, std::function<void()> body) { under_way_.push_back({from, to, std::move(body)}); }
 
   void meet(Meeting& m, const char* reason) {
     if (m.arrived == 0) m.reason = reason;
@@ -177,6 +183,7 @@ class Block {
   int rank() const { return current_->number / int(shape_.block.x); }
   char* shared() { return shared_of(rank()); }
   char* shared_of(int rank) {
+    if (has_ended(rank)) problem_ = "a block's shared memory is used after it has ended";
     if (size_t(rank) >= blocks_.size()) fail(Code::Internal, "a cluster of {} blocks has no block {}", blocks_.size(), rank);
     return reinterpret_cast<char*>(shared_.data() + size_t(rank) * words_);
   }
@@ -187,6 +194,32 @@ class Block {
   static Block* now_;
 
  private:
+  struct UnderWay {
+    int from, to;
+    std::function<void()> body;
+  };
+  /// Other orders of everything where the environment says so, for those who want more of them.
+  static uint32_t order_seed() {
+    static const char* text = std::getenv("SINTER_EMULATION_SEED");
+    return text ? uint32_t(std::atoi(text)) * 7919 : 0;
+  }
+  bool has_ended(int rank) const {
+    const auto begin = threads_.begin() + rank * int(shape_.block.x);
+    return std::all_of(begin, begin + int(shape_.block.x), [](const Thread& t) { return t.finished; });
+  }
+  /// Some of what is under way arrives; if nobody can go on before, something does.
+  void deliver(std::minstd_rand& random) {
+    std::shuffle(under_way_.begin(), under_way_.end(), random);
+    size_t count = under_way_.empty() ? 0 : random() % (under_way_.size() + 1);
+    if (!progress_ && count == 0) count = std::min<size_t>(1, under_way_.size());
+    for (; count > 0; --count) {
+      const UnderWay one = std::move(under_way_.back());
+      under_way_.pop_back();
+      if (has_ended(one.from) || has_ended(one.to)) problem_ = "a block ends before what it copies, or is given, has arrived";
+      one.body();
+      progress_ = true;
+    }
+  }
   void begin(int number) {
     Thread& t = threads_[size_t(number)];
     t.number = number;
@@ -215,6 +248,7 @@ class Block {
   ucontext_t main_{};
   Thread* current_ = nullptr;
   bool progress_ = false;
+  std::vector<UnderWay> under_way_;
   const char* problem_ = nullptr;
 };
 
@@ -401,15 +435,20 @@ void end_phase(Phases& p) {
   p.missing = p.arrivals;
   p.parity ^= 1;
 }
+void count_bytes(uint32_t barrier, int rank, size_t bytes) {
+  Phases& p = phases(barrier, rank);
+  p.bytes -= int32_t(bytes);
+  end_phase(p);
+}
 
 }  // namespace
 void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier) {
   if (to % 8) fail(Code::Internal, "two numbers are sent to {}, no multiple of 8", to);
-  const float both[] = {first, second};
-  std::memcpy(block().shared_of(rank) + to, both, sizeof both);
-  Phases& p = phases(barrier, rank);
-  p.bytes -= int32_t(sizeof both);
-  end_phase(p);
+  block().later(rank, rank, [=] {
+    const float both[] = {first, second};
+    std::memcpy(block().shared_of(rank) + to, both, sizeof both);
+    count_bytes(barrier, rank, sizeof both);
+  });
 }
 namespace {
 
@@ -420,16 +459,17 @@ void copy_tile_into(int rank, uint32_t to, const EmulatedMap& map, int column, i
   constexpr int kColumns = 64;
   if (to % 1024) fail(Code::Internal, "a tile is copied to {}, no multiple of 1024", to);
   if (!map.early) need_operands();
-  for (int r = 0; r < map.box_rows; ++r)
-    for (int c = 0; c < kColumns; ++c) {
-      uint16_t value = 0;
-      if (row + r < map.rows && column + c < map.columns)
-        std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + (row + r) * map.row_stride + column + c, 2);
-      std::memcpy(block().shared_of(rank) + swizzled(to + uint32_t(r * 128 + c * 2)), &value, 2);
-    }
-  Phases& p = phases(barrier, rank);
-  p.bytes -= int32_t(map.box_rows * kColumns * 2);
-  end_phase(p);
+  block().later(rank, rank, [=] {
+    char* shared = block().shared_of(rank);
+    for (int r = 0; r < map.box_rows; ++r)
+      for (int c = 0; c < kColumns; ++c) {
+        uint16_t value = 0;
+        if (row + r < map.rows && column + c < map.columns)
+          std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + (row + r) * map.row_stride + column + c, 2);
+        std::memcpy(shared + swizzled(to + uint32_t(r * 128 + c * 2)), &value, 2);
+      }
+    count_bytes(barrier, rank, size_t(map.box_rows * kColumns * 2));
+  });
 }
 
 void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::array<int, 4>& first, uint32_t barrier) {
@@ -438,21 +478,22 @@ void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::
   std::array<int, 4> counts;
   for (size_t i = 0; i < 4; ++i) counts[i] = (map.box[i] + map.steps[i] - 1) / map.steps[i];
   const int elements = counts[0] * counts[1] * counts[2] * counts[3];
-  for (int e = 0; e < elements; ++e) {
-    int64_t at = 0, rest = e;
-    bool inside = true;
-    for (size_t i = 0; i < 4; rest /= counts[i], ++i) {
-      const int64_t position = first[i] + rest % counts[i] * map.steps[i];
-      inside = inside && position >= 0 && position < map.sizes[i];
-      at += position * map.strides[i];
+  block().later(rank, rank, [=] {
+    char* shared = block().shared_of(rank);
+    for (int e = 0; e < elements; ++e) {
+      int64_t at = 0, rest = e;
+      bool inside = true;
+      for (size_t i = 0; i < 4; rest /= counts[i], ++i) {
+        const int64_t position = first[i] + rest % counts[i] * map.steps[i];
+        inside = inside && position >= 0 && position < map.sizes[i];
+        at += position * map.strides[i];
+      }
+      uint16_t value = 0;
+      if (inside) std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + at, 2);
+      std::memcpy(shared + swizzled(to + uint32_t(e / counts[0] * 128 + e % counts[0] * 2)), &value, 2);
     }
-    uint16_t value = 0;
-    if (inside) std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + at, 2);
-    std::memcpy(block().shared_of(rank) + swizzled(to + uint32_t(e / counts[0] * 128 + e % counts[0] * 2)), &value, 2);
-  }
-  Phases& p = phases(barrier, rank);
-  p.bytes -= int32_t(elements * 2);
-  end_phase(p);
+    count_bytes(barrier, rank, size_t(elements * 2));
+  });
 }
 
 template <class Body>
@@ -545,10 +586,11 @@ void copy_box_to_blocks(uint32_t to, uint64_t map, int i, int j, int k, uint32_t
 }
 void copy_to_block(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier, uint32_t rank) {
   if (to % 16 || from % 16 || bytes % 16) fail(Code::Internal, "copy_to_block: not aligned to 16 bytes");
-  std::memcpy(block().shared_of(int(rank)) + to, block().shared() + from, bytes);
-  Phases& p = phases(barrier, int(rank));
-  p.bytes -= int32_t(bytes);
-  end_phase(p);
+  const int own = block().rank(), other = int(rank);
+  block().later(own, other, [=] {
+    std::memcpy(block().shared_of(other) + to, block().shared_of(own) + from, bytes);
+    count_bytes(barrier, other, bytes);
+  });
 }
 void add_summed_rows_of(float* c, int count, const uint32_t* a, uint64_t rows, bool bf16) {
   block().thread().products.push_back({c, count, 0, rows, bf16, false, true, a});
