@@ -12,7 +12,7 @@
 //
 // A kernel begins while those before it still run, as tile products do: only weights are read before they have ended.
 #include "backends/cuda/kernels/split_product_arguments.h"
-#include "backends/cuda/kernels/tile_product.device.h"
+#include "backends/cuda/kernels/tile_results.device.h"
 
 namespace sinter::device {
 
