@@ -81,9 +81,21 @@ std::vector<int> own_forms(const ConvShape& s, const DeviceInfo& device) {
   for (int form : split_candidates(window_call(s, {}), device)) forms.push_back(kFirstSplitForm + form);
   return forms;
 }
-/// The one that should be fastest.
+/// Of tile windows, and of all of ours, the one that should be fastest.
+int best_window(const ConvShape& s, const DeviceInfo& device) {
+  return best_tile_form(window_call(s, {}), device.multiprocessors);
+}
 int expected_form(const ConvShape& s, const DeviceInfo& device) {
-  return expected_split(s, device).value_or(best_tile_form(window_call(s, {}), device.multiprocessors));
+  return expected_split(s, device).value_or(best_window(s, device));
+}
+int columns_of(int window_form) { return window_forms()[size_t(window_form)].columns; }
+
+/// Whether a kernel of ours that uses nearly all of the device makes this.
+bool fills_device(const ConvShape& s, const DeviceInfo& device) {
+  if (!why_no_tile_window(s, device).empty()) return false;
+  if (expected_split(s, device)) return true;
+  const int form = best_window(s, device);
+  return tile_share(window_call(s, {}), form, device.multiprocessors) >= (columns_of(form) > 128 ? kWideShare : kNarrowShare);
 }
 
 /// What the library is asked for: a residual only where its kernel should be faster with it.
@@ -159,14 +171,9 @@ std::vector<std::string> tile_window_modules(DType type, bool doubles, const Dev
 }
 
 bool tile_window_should_win(const ConvShape& s, const DeviceInfo& device) {
-  if (!why_no_tile_window(s, device).empty()) return false;
-  if (expected_split(s, device)) return true;
-  const TileWindowCall call = window_call(s, {});
-  const int form = best_tile_form(call, device.multiprocessors);
-  const double share = tile_share(call, form, device.multiprocessors);
-  const int columns = window_forms()[size_t(form)].columns;
-  if (columns > 128) return share >= kWideShare;
-  return (columns < 128 || s.residual || s.doubles) && share >= kNarrowShare;
+  if (!fills_device(s, device)) return false;
+  const bool is_narrow = columns_of(best_window(s, device)) == 128;
+  return !is_narrow || s.residual || s.doubles || expected_split(s, device);
 }
 
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
@@ -232,7 +239,7 @@ class ConvPlanner {
 
   // Where one size of a family was clearly a tile window's, others are that fill the device as well: cuDNN's plans take 2.2 ms
   // each, those with residuals 0.4 s, and timing them more.
-  bool library_is_hopeless() const { return contest_.only_ours_are_good() && expected_to_win(); }
+  bool library_is_hopeless() const { return contest_.only_ours_are_good() && fills_device(shape_, device()); }
 
   Planned<ConvPlan> fastest(const TuneOn<ConvBuffers>& tune) {
     const auto start = std::chrono::steady_clock::now();
