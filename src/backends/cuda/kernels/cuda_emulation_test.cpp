@@ -441,17 +441,6 @@ void count_bytes(uint32_t barrier, int rank, size_t bytes) {
   end_phase(p);
 }
 
-}  // namespace
-void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier) {
-  if (to % 8) fail(Code::Internal, "two numbers are sent to {}, no multiple of 8", to);
-  block().later(rank, rank, [=] {
-    const float both[] = {first, second};
-    std::memcpy(block().shared_of(rank) + to, both, sizeof both);
-    count_bytes(barrier, rank, sizeof both);
-  });
-}
-namespace {
-
 /// Where in shared memory copies write, and products read, what belongs at an address.
 uint32_t swizzled(uint32_t at) { return at ^ (at >> 7 & 7) << 4; }
 
@@ -582,6 +571,14 @@ void copy_box(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) 
 void copy_box_to_blocks(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier, uint32_t blocks) {
   for_each_rank(blocks, [&](int rank) {
     copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {i, j, k, 0}, barrier);
+  });
+}
+void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier) {
+  if (to % 8) fail(Code::Internal, "two numbers are sent to {}, no multiple of 8", to);
+  block().later(rank, rank, [=] {
+    const float both[] = {first, second};
+    std::memcpy(block().shared_of(rank) + to, both, sizeof both);
+    count_bytes(barrier, rank, sizeof both);
   });
 }
 void copy_to_block(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier, uint32_t rank) {

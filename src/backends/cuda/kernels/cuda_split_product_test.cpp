@@ -205,8 +205,7 @@ void check_product(TestTarget& target, const TileProductCall& call, int of_form,
 }
 
 void check_window(TestTarget& target, const TileWindowCall& call, int of_form, bool bias, bool adds, bool in_place = false) {
-  CAPTURE(fmt::format("{} x {} x {} x {} -> {}, window {} x {} by {}, padding {} {} {} {}", call.n, call.h, call.w, call.c,
-                      call.out_c, call.kernel_h, call.kernel_w, call.stride, call.top, call.bottom, call.left, call.right));
+  CAPTURE(text(call));
   CAPTURE(bias);
   CAPTURE(adds);
   Convolution c(target, call, bias, adds);

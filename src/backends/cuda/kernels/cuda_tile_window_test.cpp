@@ -157,8 +157,7 @@ TEST_CASE("the form of a window is the one whose tiles fill the device, the wide
 
 void check_window(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
   CAPTURE(tile_window_module(form, call.type, call.doubles));
-  CAPTURE(fmt::format("{} x {} x {} x {} -> {}, window {} x {} by {}, padding {} {} {} {}", call.n, call.h, call.w, call.c,
-                      call.out_c, call.kernel_h, call.kernel_w, call.stride, call.top, call.bottom, call.left, call.right));
+  CAPTURE(text(call));
   CAPTURE(bias);
   CAPTURE(adds);
   Convolution c(target, call, bias, adds);

@@ -65,8 +65,6 @@ SINTER_DEVICE_INLINE uint32_t rank_in_cluster() {
 SINTER_DEVICE_INLINE void pair_barrier() {
   asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
 }
-/// cluster_arrive() of a thread that wrote nothing that others read.
-SINTER_DEVICE_INLINE void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 /// Waits for `threads` threads that give the same number.
 SINTER_DEVICE_INLINE void named_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

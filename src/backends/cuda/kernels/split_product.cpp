@@ -62,9 +62,6 @@ int64_t clusters_at_once(const SplitForm& form, int multiprocessors) {
   return kOf132[size_t(form.blocks())] * multiprocessors / 132;
 }
 
-/// Any form will do where its own columns are not asked for.
-constexpr int kAnyForm = 0, kAnyMultiprocessors = 2;
-
 /// What only the form decides of a call that tile products have made ready.
 SplitProduct split(const TileProductCall& call, int number, std::string_view kernel) {
   const SplitForm& form = form_of(number);
@@ -75,7 +72,7 @@ SplitProduct split(const TileProductCall& call, int number, std::string_view ker
                 .shared_bytes = uint32_t(tile_of(form).shared_bytes()),
                 .cluster = uint32_t(form.blocks())};
   made.maps = {};
-  made.arguments = tile_product_without_maps(call, kAnyForm, kAnyMultiprocessors).arguments;
+  made.arguments = product_arguments(call);
   made.split = {.rows = form.rows};
   return made;
 }
@@ -130,14 +127,12 @@ std::string why_no_split_product(const TileProductCall& call, int number, const 
 }
 
 std::string why_no_split_product(const TileWindowCall& call, int number, const DeviceInfo& device) {
-  constexpr int64_t kMostSteps = 8, kMostElements = 256;  // of the copying unit's boxes
+  constexpr int64_t kMostElements = 256;  // of the copying unit's boxes
   if (call.doubles) return "convolutions to twice the size are not split";
-  if (call.c % 8) return fmt::format("split windows take channels by 8, not {}", call.c);
+  if (const std::string why = why_no_tile_window(call, device); !why.empty()) return why;
   const Box box = Boxes(call).box;
-  if (call.stride > kMostSteps || std::max(box.w, box.h) * call.stride > kMostElements)
+  if (std::max(box.w, box.h) * call.stride > kMostElements)
     return fmt::format("there are no split windows {} pixels apart", call.stride);
-  constexpr int64_t kMost = std::numeric_limits<int>::max() / 4;
-  if (std::max(call.n * call.out_h() * call.out_w(), call.n * call.h * call.w) > kMost) return "too large for a split window";
   return why_no_split_product(as_product(call), number, device);
 }
 

@@ -16,22 +16,14 @@
 
 namespace sinter::device {
 
-/// Where the rows of the left matrix come from and those of the results go: here from and to matrices. A tile begins at a row
-/// that is a multiple of kTileRows.
-struct SplitMatrixRows {
-  const TileProductArguments& args;
-
+/// Where the rows of the left matrix come from and those of the results go: here from and to matrices.
+struct SplitMatrixRows : MatrixRows {
   /// What one step multiplies, by its number.
   struct Step {
     int column;
   };
   SINTER_DEVICE_INLINE Step step(int number) const { return {number * kTileDepth}; }
   SINTER_DEVICE_INLINE void advance(Step& step, int steps) const { step.column += steps * kTileDepth; }
-  struct Tile {
-    int row;
-  };
-  SINTER_DEVICE_INLINE Tile tile(int row) const { return {row}; }
-
   SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& step, const Tile& tile, uint32_t barrier) const {
     copy_tile(to, map, step.column, tile.row, barrier);
   }
@@ -43,8 +35,6 @@ struct SplitMatrixRows {
     else
       copy_tile(to, map, step.column, weight, barrier);
   }
-  /// The row of the results, and of what is added, for one of a tile's; -1: none.
-  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return tile.row + row < args.m ? tile.row + row : -1; }
 };
 
 /// Rows are pixels: the copying unit brings a box of them once for each tap, a little further each time, and what lies outside of
@@ -143,7 +133,7 @@ struct SplitProduct {
       arrive_expecting(gathered, uint32_t((kParts - 1) * (first_patch(part + 1) - first_patch(part)) * kPatchBytes));
     }
     if (split.rows > 1) {
-      cluster_arrive_relaxed();
+      cluster_arrive();
       cluster_wait();
     } else {
       barrier();
@@ -240,7 +230,7 @@ struct SplitProduct {
   /// Gives the other blocks what they finish. The cluster meets here and where a block ends: nobody writes to stages that others
   /// still read, nor ends while others read from it.
   SINTER_DEVICE_INLINE void give(const Sums& sums) const {
-    cluster_arrive_relaxed();
+    cluster_arrive();
     named_barrier(kBoth, kWarps * 32);  // the other warpgroup has read the stages as well
     const int begin = warp * kWarpPatches, end = begin + kWarpPatches;
     SINTER_UNROLL
@@ -298,7 +288,7 @@ struct SplitProduct {
       }
     });
     wait_phase(gathered, 0);
-    cluster_arrive_relaxed();
+    cluster_arrive();
     named_barrier(kBoth, kWarps * 32);  // what this block's own warps give each other is there
     SINTER_UNROLL
     for (int i = 0; i < kMostPatches; ++i) sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
@@ -330,7 +320,7 @@ struct SplitProduct {
     } else {
       bring(maps);
       for (int meeting = 0; meeting < 2; ++meeting) {
-        cluster_arrive_relaxed();
+        cluster_arrive();
         cluster_wait();
       }
     }
@@ -347,7 +337,7 @@ struct SplitProduct {
     uint64_t at;                                                                                                      \
     SINTER_PARAMETER_ADDRESS(at, maps, split_product_##columns##x##parts##_##type##__matrix, 0);                      \
     using Rows = sinter::device::SplitMatrixRows;                                                                     \
-    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{arguments}).run(at);              \
+    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{{arguments}}).run(at);            \
   }                                                                                                                   \
   SINTER_DEVICE_HOPPER_KERNEL(split_product_##columns##x##parts##_##type##__window, sinter::device::TileMaps maps,    \
                               sinter::device::TileProductArguments arguments, sinter::device::SplitArguments split,   \

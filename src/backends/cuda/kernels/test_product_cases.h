@@ -81,6 +81,11 @@ struct ProductCase {
   }
 };
 
+inline std::string text(const TileWindowCall& c) {
+  return fmt::format("{} x {} x {} x {} -> {}, window {} x {} by {}, padding {} {} {} {}", c.n, c.h, c.w, c.c, c.out_c,
+                     c.kernel_h, c.kernel_w, c.stride, c.top, c.bottom, c.left, c.right);
+}
+
 /// The same for a convolution.
 struct Convolution {
   TestTarget& target;

@@ -75,6 +75,23 @@ int best_tile_form(const TileProductCall& call, int multiprocessors) {
   return best;
 }
 
+device::TileProductArguments product_arguments(const TileProductCall& call) {
+  const TileProductCall c = with_strides(call);
+  return {.out = c.out,
+          .bias = c.bias,
+          .residual = c.residual,
+          .out_stride = c.out_stride,
+          .residual_stride = c.residual_stride,
+          .m = int(c.m),
+          .n = int(c.n),
+          .k = int(c.k),
+          .gate = int(c.gate_row),
+          .gelu = c.gelu,
+          .scale = c.scale,
+          .early_weights = c.early_weights,
+          .group = int(kGroupPairs)};
+}
+
 TileProduct tile_product_without_maps(const TileProductCall& call, int number, int multiprocessors) {
   const TileProductCall c = with_strides(call);
   const device::TileForm& form = kForms.at(size_t(number));
@@ -86,19 +103,7 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
                 .block = {uint32_t(device::kTileThreads)},
                 .shared_bytes = uint32_t(form.shared_bytes())};
   made.maps = {};
-  made.arguments = {.out = c.out,
-                    .bias = c.bias,
-                    .residual = c.residual,
-                    .out_stride = c.out_stride,
-                    .residual_stride = c.residual_stride,
-                    .m = int(c.m),
-                    .n = int(c.n),
-                    .k = int(c.k),
-                    .gate = int(c.gate_row),
-                    .gelu = c.gelu,
-                    .scale = c.scale,
-                    .early_weights = c.early_weights,
-                    .group = int(kGroupPairs)};
+  made.arguments = product_arguments(call);
   return made;
 }
 

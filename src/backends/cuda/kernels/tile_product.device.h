@@ -17,18 +17,6 @@
 
 namespace sinter::device {
 
-/// A tile begins at `row`, a multiple of its rows, counted through all tiles.
-struct MatrixRows {
-  const TileProductArguments& args;
-
-  struct Tile {
-    int row;
-  };
-  SINTER_DEVICE_INLINE Tile tile(int row) const { return {row}; }
-  /// The row of the results, and of what is added, for one of a tile's; -1: none.
-  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return tile.row + row < args.m ? tile.row + row : -1; }
-};
-
 template <int kColumns, bool kGated, bool kBf16>
 struct TileProduct {
   static constexpr TileForm kForm{kColumns, kGated};

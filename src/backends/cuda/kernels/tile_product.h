@@ -53,6 +53,8 @@ struct TileProduct {
 
   void launch(KernelTarget& target) const { target(kernel, shape, maps, arguments); }
 };
+/// What kernels take of a call, whatever their tiles.
+device::TileProductArguments product_arguments(const TileProductCall& call);
 /// Asks the driver to describe the matrices to the copying unit; the call must be one that there is a kernel for.
 TileProduct tile_product(const TileProductCall& call, int form, int multiprocessors);
 /// The same but for the maps, which need a driver.

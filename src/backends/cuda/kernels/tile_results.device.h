@@ -121,4 +121,16 @@ struct TileResults {
   }
 };
 
+/// The RowMap of matrices. A tile begins at `row`, a multiple of its rows, counted through all tiles.
+struct MatrixRows {
+  const TileProductArguments& args;
+
+  struct Tile {
+    int row;
+  };
+  SINTER_DEVICE_INLINE Tile tile(int row) const { return {row}; }
+  /// The row of the results, and of what is added, for one of a tile's; -1: none.
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return tile.row + row < args.m ? tile.row + row : -1; }
+};
+
 }  // namespace sinter::device

@@ -11,8 +11,6 @@ namespace sinter::cuda {
 namespace {
 
 constexpr int64_t kRows = device::kTileRows, kDepth = device::kTileDepth, kSide = device::kPatchSide;
-/// Rows of tiles that are made before the next column of tiles: what blocks read at a time is about square.
-constexpr int64_t kGroupPairs = 8;
 constexpr std::array<device::WindowForm, 3> kForms = {{{160}, {128}, {80}}};
 
 constexpr int64_t kPlaces = 4;  // where it doubles, each with a window and as many pixels as the picture
@@ -59,6 +57,7 @@ TileProductCall product_of(const TileWindowCall& c) {
                           .k = covered.taps() * round_up(c.c, kDepth),
                           .type = c.type};
   product.a = c.in, product.weights = c.filters, product.out = c.out, product.bias = c.bias, product.residual = c.residual;
+  product.early_weights = c.early_weights;
   return product;
 }
 
@@ -135,16 +134,7 @@ TileWindow tile_window_without_maps(const TileWindowCall& c, int number, int mul
                 .block = {uint32_t(device::kTileThreads)},
                 .shared_bytes = uint32_t(form.shared_bytes())};
   made.maps = {};
-  made.product = {.out = c.out,
-                  .bias = c.bias,
-                  .residual = c.residual,
-                  .out_stride = c.out_c,
-                  .residual_stride = c.out_c,
-                  .m = int(product.m),
-                  .n = int(product.n),
-                  .k = int(product.k),
-                  .early_weights = c.early_weights,
-                  .group = int(kGroupPairs)};
+  made.product = product_arguments(product);
   made.window = {.kernel_w = int(covered.kernel_w),
                  .kernel_h = int(covered.kernel_h),
                  .stride = int(covered.stride),
