@@ -144,6 +144,7 @@ struct TileProduct {
       const auto [pair_row, column] = order.place(pair);
       const int row = (pair_row * 2 + int(rank)) * kTileRows;
       if (!kGated && args.residual) results.fetch_residual(row, column * kOut);
+      const auto bias = results.bias(column * kOut);
       Sums sums;
       const uint32_t before = uint32_t(sequence) * uint32_t(steps);
       Step at = step_at(RingPlace::after(before, kStages));
@@ -162,7 +163,7 @@ struct TileProduct {
       release(last);
       SINTER_UNROLL
       for (int b = 0; b < Results::kBlocks; ++b) settle(sums[b]);
-      results.finish(sums, row, column * kOut);
+      results.finish(sums, bias, row, column * kOut);
     }
   }
 

@@ -54,21 +54,31 @@ struct TileResults {
     copy_async_commit();
   }
 
-  /// The bias of two columns; what lies outside is never stored.
-  SINTER_DEVICE_INLINE uint32_t bias_pair(int column, int gate) const {
-    return column < args.n ? *reinterpret_cast<const Global<uint32_t>*>(args.bias + uint64_t(gate + column) * 2) : 0;
-  }
-  SINTER_DEVICE_INLINE void add_bias(Sums& sums, int first_column) const {
+  /// The bias of a thread's columns, by pairs: read before its sums are made, so that nobody waits for it. What lies outside is
+  /// never stored.
+  struct Bias {
+    uint32_t pairs[kColumns / 8];
+  };
+  SINTER_DEVICE_INLINE Bias bias(int first_column) const {
+    Bias bias = {};
+    if (!args.bias) return bias;
     SINTER_UNROLL
     for (int j = 0; j < kColumns / 8; ++j) {
       const bool gates = kGated && j >= kOut / 8;
       const int column = first_column + (gates ? j - kOut / 8 : j) * 8 + lane % 4 * 2;
-      const uint32_t bias = bias_pair(column, gates ? args.gate : 0);
+      const uint64_t at = args.bias + uint64_t((gates ? args.gate : 0) + column) * 2;
+      if (column < args.n) bias.pairs[j] = *reinterpret_cast<const Global<uint32_t>*>(at);
+    }
+    return bias;
+  }
+  static SINTER_DEVICE_INLINE void add(Sums& sums, const Bias& bias) {
+    SINTER_UNROLL
+    for (int j = 0; j < kColumns / 8; ++j) {
       SINTER_UNROLL
       for (int half = 0; half < 2 * kBlocks; ++half) {
         float* own = sums[half / 2] + j * 4 + half % 2 * 2;
-        own[0] += low_of<kBf16>(bias);
-        own[1] += high_of<kBf16>(bias);
+        own[0] += low_of<kBf16>(bias.pairs[j]);
+        own[1] += high_of<kBf16>(bias.pairs[j]);
       }
     }
   }
@@ -94,9 +104,9 @@ struct TileResults {
     }
   }
 
-  SINTER_DEVICE_INLINE void finish(Sums& sums, int first_row, int first_column) const {
+  SINTER_DEVICE_INLINE void finish(Sums& sums, const Bias& bias, int first_row, int first_column) const {
     if (args.scale != 1.f) for_each_sum(sums, kSums, [&](float* of, int i) SINTER_INLINE_LAMBDA { of[i] *= args.scale; });
-    if (args.bias) add_bias(sums, first_column);
+    if (args.bias) add(sums, bias);
     if (kGated)
       for_each_sum(sums, kSums / 2, [](float* of, int i) SINTER_INLINE_LAMBDA { of[i] *= gelu_erf(of[kSums / 2 + i]); });
     else if (args.gelu)

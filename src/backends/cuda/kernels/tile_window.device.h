@@ -357,10 +357,11 @@ struct WindowProduct {
       const auto [pair_row, column] = order.place(pair);
       const int row = (pair_row * 2 + int(rank)) * kTileRows;
       if (args.residual) results.fetch_residual(row, column * kColumns);
+      const auto bias = results.bias(column * kColumns);
       Sums sums;
       named_barrier(kTurn + group, 256);
       multiply_tile(sums, sequence, pair + next_pair < order.pairs());
-      results.finish(sums, row, column * kColumns);
+      results.finish(sums, bias, row, column * kColumns);
     }
   }
 
