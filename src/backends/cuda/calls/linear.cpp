@@ -53,7 +53,7 @@ void check_buffers(const LinearShape& s, const LinearBuffers& b) {
 }
 
 /// Part of what tile products are stored under: raise it when their kernels change.
-constexpr std::string_view kTileProducts = "3";
+constexpr std::string_view kTileProducts = "4";
 /// From which tile_share() on a tile product is taken untimed. Measured on an H200 against cuBLASLt's best of eight: GEGLU 1.24
 /// to 1.71 times as fast at shares of 0.97, 0.67 at 0.48; with a residual 0.98 to 1.28 times at 0.97, 0.5 to 0.8 at 0.48. Without
 /// either it is 0.9 to 1.1, which only timing decides.

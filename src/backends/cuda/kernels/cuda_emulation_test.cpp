@@ -158,7 +158,6 @@ class Block {
     while (waits && m.generation == generation) yield();
   }
   void meet_block() { meet(blocks_[size_t(rank())], "barrier"); }
-  void meet_cluster() { meet(all_, "pair_barrier"); }
   void arrive_in_cluster() {
     Thread& t = thread();
     progress_ = true;
@@ -423,7 +422,6 @@ void multiply_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 uint32_t shared_address(const void* shared) { return uint32_t(static_cast<const char*>(shared) - block().shared()); }
 char* shared_bytes(uint32_t at) { return block().shared() + at; }
 uint32_t rank_in_cluster() { return uint32_t(block().rank()); }
-void pair_barrier() { block().meet_cluster(); }
 void named_barrier(int number, int threads) { block().meet_named(number, threads, true); }
 void named_arrive(int number, int threads) { block().meet_named(number, threads, false); }
 
@@ -553,9 +551,13 @@ void arrive_expecting(uint32_t at, uint32_t bytes) {
 }
 void arrive_at(uint32_t at) { arrive_in_cluster(at, uint32_t(block().rank())); }
 void arrive_in_cluster(uint32_t at, uint32_t rank) {
-  Phases& p = phases(at, int(rank));
-  --p.missing;
-  end_phase(p);
+  const auto arrive = [at, rank] {
+    Phases& p = phases(at, int(rank));
+    --p.missing;
+    end_phase(p);
+  };
+  if (int(rank) == block().rank()) return arrive();
+  block().later(int(rank), int(rank), arrive);
 }
 void copy_tile(uint32_t to, uint64_t map, int column, int row, uint32_t barrier) {
   copy_tile_into(block().rank(), to, *reinterpret_cast<const EmulatedMap*>(map), column, row, barrier);

@@ -54,7 +54,6 @@ inline void copy_chunk(uint32_t to, uint64_t global, bool inside) {
 }
 
 uint32_t rank_in_cluster();
-void pair_barrier();
 void named_barrier(int number, int threads);
 void named_arrive(int number, int threads);
 inline bool any_lane(bool so) {

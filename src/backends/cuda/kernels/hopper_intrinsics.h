@@ -61,10 +61,6 @@ SINTER_DEVICE_INLINE uint32_t rank_in_cluster() {
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-/// Waits for all threads of both blocks.
-SINTER_DEVICE_INLINE void pair_barrier() {
-  asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
-}
 /// Waits for `threads` threads that give the same number.
 SINTER_DEVICE_INLINE void named_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

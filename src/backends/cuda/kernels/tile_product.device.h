@@ -52,7 +52,8 @@ struct TileProduct {
       }
       publish_barriers();
     }
-    pair_barrier();
+    cluster_arrive();
+    cluster_wait();
   }
 
   /// Announces what a stage will hold, and starts bringing this block's half of the weights to both.
@@ -92,6 +93,11 @@ struct TileProduct {
         warp_barrier();
         if (++stage == kStages) stage = 0, parity ^= 1;
       }
+    }
+    // The other block counts at these barriers as well: it must find them.
+    for (int s = 0; s < kStages; ++s) {
+      wait_phase(empty + 8 * stage, parity);
+      if (++stage == kStages) stage = 0, parity ^= 1;
     }
   }
 
@@ -176,7 +182,6 @@ struct TileProduct {
       more_registers<240>();
       multiply();
     }
-    pair_barrier();  // the other may still write here, and count
   }
 };
 

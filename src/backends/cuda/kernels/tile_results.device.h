@@ -30,26 +30,46 @@ struct TileResults {
   const int warp, lane;  // warp: of the warpgroup
   uint32_t staging;      // this warp's, where its results lie before they are stored
 
-  /// Calls body(row of the results or -1, column, address in staging) for chunks of this warp's rows, neighbours in a row
-  /// together.
+  static constexpr int kAcross = Rows::kChunks % 4 == 0 ? 4 : 2, kDown = 32 / kAcross;  // lanes beside and below each other
+  static constexpr int kLaneRows = 16 * kBlocks / kDown, kRowChunks = Rows::kChunks / kAcross;  // a lane's
+
+  /// Calls body(i-th row of this lane's, j-th chunk of it, where that is staged).
   template <class Body>
-  SINTER_DEVICE_INLINE void for_each_chunk(int first_row, int first_column, const Body& body) const {
-    const auto tile = map.tile(first_row);
-    SINTER_UNROLL_SOME
-    for (int i = 0; i < Rows::kChunks; ++i) {
-      const int index = i * 32 + lane, r = index / Rows::kChunks, chunk = index % Rows::kChunks;
-      const int row = map.out_row(tile, r / 16 * 64 + warp * 16 + r % 16);
-      body(row, first_column + chunk * 8, staging + Rows::offset(r, chunk));
+  SINTER_DEVICE_INLINE void for_each_staged(const Body& body) const {
+    SINTER_UNROLL
+    for (int i = 0; i < kLaneRows; ++i) {
+      SINTER_UNROLL
+      for (int j = 0; j < kRowChunks; ++j)
+        body(i, j, staging + Rows::offset(i * kDown + lane / kAcross, j * kAcross + lane % kAcross));
     }
+  }
+  /// Where a lane's chunks are in a matrix.
+  struct Chunks {
+    uint64_t rows[kLaneRows];  // addresses of their first chunks; 0: nowhere
+    int columns;               // so many of the matrix begin there
+
+    SINTER_DEVICE_INLINE bool inside(int i, int j) const { return rows[i] && j * kAcross * 8 < columns; }
+    SINTER_DEVICE_INLINE uint64_t at(int i, int j) const { return rows[i] + uint64_t(j * kAcross * 16); }
+  };
+  SINTER_DEVICE_INLINE Chunks chunks_of(uint64_t matrix, int64_t stride, int first_row, int first_column) const {
+    const auto tile = map.tile(first_row);
+    const int column = first_column + lane % kAcross * 8;
+    Chunks chunks;
+    chunks.columns = args.n - column;
+    SINTER_UNROLL
+    for (int i = 0; i < kLaneRows; ++i) {
+      const int row = map.out_row(tile, i * kDown / 16 * 64 + warp * 16 + i * kDown % 16 + lane / kAcross);
+      chunks.rows[i] = row < 0 ? 0 : matrix + uint64_t(row * stride + column) * 2;
+    }
+    return chunks;
   }
 
   /// Starts bringing what will be added to where the results will be.
   SINTER_DEVICE_INLINE void fetch_residual(int first_row, int first_column) const {
     warp_barrier();  // all have stored what was there
-    for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
-      const bool inside = row >= 0 && column < args.n;
-      const int64_t element = inside ? int64_t(row) * args.residual_stride + column : 0;
-      copy_chunk(at, args.residual + uint64_t(element) * 2, inside);
+    const Chunks from = chunks_of(args.residual, args.residual_stride, first_row, first_column);
+    for_each_staged([&](int i, int j, uint32_t staged) SINTER_INLINE_LAMBDA {
+      copy_chunk(staged, from.inside(i, j) ? from.at(i, j) : args.residual, from.inside(i, j));
     });
     copy_async_commit();
   }
@@ -123,10 +143,12 @@ struct TileResults {
     warp_barrier();  // all have stored what was there, or read what is added
     for_each_pair(sums, [](float* two, Shared<uint32_t>& at) SINTER_INLINE_LAMBDA { at = pair_of<kBf16>(two[0], two[1]); });
     warp_barrier();
-    for_each_chunk(first_row, first_column, [&](int row, int column, uint32_t at) SINTER_INLINE_LAMBDA {
-      const Words4 words = shared_at<Words4>(at);
-      if (row >= 0 && column < args.n)
-        *reinterpret_cast<Global<Words4>*>(args.out + uint64_t(int64_t(row) * args.out_stride + column) * 2) = words;
+    // Read together, or a warp that is alone on its scheduler would wait for each.
+    Words4 words[kLaneRows][kRowChunks];
+    for_each_staged([&](int i, int j, uint32_t staged) SINTER_INLINE_LAMBDA { words[i][j] = shared_at<Words4>(staged); });
+    const Chunks to = chunks_of(args.out, args.out_stride, first_row, first_column);
+    for_each_staged([&](int i, int j, uint32_t) SINTER_INLINE_LAMBDA {
+      if (to.inside(i, j)) *reinterpret_cast<Global<Words4>*>(to.at(i, j)) = words[i][j];
     });
   }
 };

@@ -203,7 +203,8 @@ struct WindowProduct {
       }
       publish_barriers();
     }
-    pair_barrier();
+    cluster_arrive();
+    cluster_wait();
   }
 
   // One thread of those that bring would do; but the others of its warp, waiting elsewhere, would hold it up. Nobody waits for a
@@ -234,6 +235,8 @@ struct WindowProduct {
         stage.advance(kStages);
       }
     }
+    // The other block counts at these barriers as well: it must find them.
+    for (int s = 0; s < kStages; ++s, stage.advance(kStages)) wait_phase(empty + 8 * stage.at, stage.parity ^ 1);
   }
 
   SINTER_DEVICE_INLINE uint32_t slot_at(int slot) const { return pixels + uint32_t(slot * kTilePatches * window.patch_bytes); }
@@ -375,7 +378,6 @@ struct WindowProduct {
       more_registers<232>();
       multiply();
     }
-    pair_barrier();  // the other may still write here, and count
   }
 };
 
