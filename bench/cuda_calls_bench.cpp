@@ -390,8 +390,19 @@ void attentions(Bench& b) {
   attention_row(b, "t5 bias", t5);
 }
 
-// Attention to a prompt by our kernel against cuDNN's fastest. Each follows the product that makes its queries, as in a model,
+// Attention to a prompt by our kernels against cuDNN's fastest. Each follows the product that makes its queries, as in a model,
 // whose time is taken off. All take turns, so that they see the same clock.
+
+/// A plan of each of these kernels of ours that makes it.
+std::vector<std::pair<OwnAttention, AttentionPlan>> own_plans(Bench& b, Kernels& kernels, const AttentionShape& s,
+                                                              std::initializer_list<OwnAttention> of) {
+  std::vector<std::pair<OwnAttention, AttentionPlan>> plans;
+  for (OwnAttention own : of)
+    if (why_no_own_attention(s, own, b.context.device()).empty()) plans.emplace_back(own, AttentionPlan(s, own, kernels, {}));
+  return plans;
+}
+
+const char* name_of(OwnAttention own) { return std::array{"resident", "tiles", "few"}.at(size_t(own)); }
 
 void prompt_row(Bench& b, Kernels& kernels, const std::string& name, const AttentionShape& s) {
   std::string label = fmt::format("prompt {} {}x{} {}x{} d{}", name, s.b, s.heads, s.queries, s.keys, s.d);
@@ -406,27 +417,31 @@ void prompt_row(Bench& b, Kernels& kernels, const std::string& name, const Atten
   TuneOn<LinearBuffers> on_factors{b.stream, factors, b.workspace};
   auto theirs = plan_attention(b.vendor, s, &on);
   auto before = plan_linear(b.vendor, product, &on_factors);
-  const std::string why = why_no_own_attention(s, b.context.device());
-  if (!theirs || !before || !why.empty()) return print_absence(label, theirs.why_none + before.why_none + why);
-  AttentionPlan ours(s, kernels, {});
-  auto queries = before->bind(factors, b.workspace), their_call = theirs->bind(buffers, b.workspace),
-       our_call = ours.bind(buffers, b.workspace);
+  const auto ours = own_plans(b, kernels, s, {OwnAttention::Resident, OwnAttention::Tiles, OwnAttention::FewTiles});
+  if (!theirs || !before || ours.empty()) return print_absence(label, theirs.why_none + before.why_none);
+  auto queries = before->bind(factors, b.workspace);
+  std::vector<std::unique_ptr<BoundCall>> calls;
+  calls.push_back(theirs->bind(buffers, b.workspace));
+  for (const auto& [own, plan] : ours) calls.push_back(plan.bind(buffers, b.workspace));
   std::vector<std::function<void()>> candidates = {[&] { queries->launch(b.stream); }};
-  for (const BoundCall* call : {their_call.get(), our_call.get()}) {
-    candidates.push_back([&, call] { queries->launch(b.stream), call->launch(b.stream); });
-    candidates.push_back([&, call] { call->launch(b.stream); });
+  for (const auto& call : calls) {
+    candidates.push_back([&] { queries->launch(b.stream), call->launch(b.stream); });
+    candidates.push_back([&] { call->launch(b.stream); });
   }
   const std::vector<double> times = time_candidates(b.context, b.stream, candidates);
-  const double cudnn = times[1] - times[0], own = times[3] - times[0];
-  fmt::print("{:<46}{:>10.1f}{:>10.1f}{:>10.1f}{:>8.2f}{:>12.1f}{:>10.1f}\n", label, times[0], cudnn, own, cudnn / own, times[2],
-             times[4]);
+  const double cudnn = times[1] - times[0];
+  fmt::print("{:<46}{:>10.1f}{:>10.1f} ({:.1f})", label, times[0], cudnn, times[2]);
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const double own = times[3 + 2 * i] - times[0];
+    fmt::print("  {} {:.1f} ({:.1f}) {:.2f}", name_of(ours[i].first), own, times[4 + 2 * i], cudnn / own);
+  }
+  fmt::print("\n");
   std::fflush(stdout);
 }
 
 void prompts(Bench& b) {
   Kernels kernels(b.context);
-  fmt::print("\n{:<46}{:>10}{:>10}{:>10}{:>8}{:>12}{:>10}\n", "attention to a prompt: us", "product", "cuDNN", "own", "gain",
-             "cuDNN alone", "own alone");
+  fmt::print("\n{:<46}{:>10}{:>10}  each of ours\n", "attention to a prompt: us (alone), gain", "product", "cuDNN");
   for (int64_t keys : {77, 154, 231}) {
     prompt_row(b, kernels, "sdxl", dense(2, 10, 4096, keys, 64));
     prompt_row(b, kernels, "sdxl", dense(2, 20, 1024, keys, 64));
@@ -437,7 +452,7 @@ void prompts(Bench& b) {
   }
 }
 
-// Attention of tokens to each other by our kernel against cuDNN's fastest, in turns.
+// Attention of tokens to each other by our kernels against cuDNN's fastest, in turns.
 
 void self_row(Bench& b, Kernels& kernels, const std::string& name, const AttentionShape& s) {
   std::string label = fmt::format("self {} {}x{} {} d{} {}", name, s.b, s.heads, s.queries, s.d, sinter::name(s.type));
@@ -448,15 +463,19 @@ void self_row(Bench& b, Kernels& kernels, const std::string& name, const Attenti
   buffers.k = buffers.q + DevicePtr(width * byte_size(s.type)), buffers.v = buffers.k + DevicePtr(width * byte_size(s.type));
   TuneOn<AttentionBuffers> on{b.stream, buffers, b.workspace};
   auto theirs = plan_attention(b.vendor, s, &on);
-  const std::string why = why_no_own_attention(s, b.context.device());
-  if (!theirs || !why.empty()) return print_absence(label, theirs.why_none + why);
-  AttentionPlan ours(s, kernels, {});
-  auto their_call = theirs->bind(buffers, b.workspace), our_call = ours.bind(buffers, b.workspace);
-  const std::vector<double> times =
-      time_candidates(b.context, b.stream, {[&] { their_call->launch(b.stream); }, [&] { our_call->launch(b.stream); }});
+  const auto ours = own_plans(b, kernels, s, {OwnAttention::Tiles});
+  if (!theirs || ours.empty()) return print_absence(label, theirs.why_none);
+  std::vector<std::unique_ptr<BoundCall>> calls;
+  calls.push_back(theirs->bind(buffers, b.workspace));
+  for (const auto& [own, plan] : ours) calls.push_back(plan.bind(buffers, b.workspace));
+  std::vector<std::function<void()>> candidates;
+  for (const auto& call : calls) candidates.push_back([&] { call->launch(b.stream); });
+  const std::vector<double> times = time_candidates(b.context, b.stream, candidates);
   const double flops = s.flops() * 1e-6;
-  fmt::print("{:<46}{:>10.1f}{:>7.0f}{:>10.1f}{:>7.0f}{:>8.2f}\n", label, times[0], flops / times[0], times[1], flops / times[1],
-             times[0] / times[1]);
+  fmt::print("{:<46}{:>10.1f}{:>7.0f}", label, times[0], flops / times[0]);
+  for (size_t i = 0; i < ours.size(); ++i)
+    fmt::print("  {} {:.1f} {:.0f} {:.2f}", name_of(ours[i].first), times[i + 1], flops / times[i + 1], times[0] / times[i + 1]);
+  fmt::print("\n");
   std::fflush(stdout);
 }
 
@@ -469,7 +488,7 @@ AttentionShape fused(int64_t batch, int64_t heads, int64_t tokens, int64_t d, DT
 
 void selves(Bench& b) {
   Kernels kernels(b.context);
-  fmt::print("\n{:<46}{:>17}{:>17}{:>8}\n", "attention among tokens: us and TFLOP/s", "cuDNN", "own", "gain");
+  fmt::print("\n{:<46}{:>17}  each of ours\n", "attention among tokens: us, TFLOP/s, gain", "cuDNN");
   for (DType type : {DType::bf16, DType::f16}) {
     self_row(b, kernels, "sd15", fused(2, 8, 4096, 40, type));
     self_row(b, kernels, "sd15", fused(2, 8, 1024, 80, type));

@@ -232,13 +232,17 @@ std::pair<std::vector<CudnnArgument>, std::vector<float>> arguments_of(const Fp8
 }
 
 /// Part of what choices between the library's attention and ours are stored under: raise it when our kernels change.
-constexpr std::string_view kOwnAttention = "3";
+constexpr std::string_view kOwnAttention = "4";
 
-/// With more keys, those that are held at once leave fewer blocks to a multiprocessor.
-constexpr int64_t kMostResidentKeys = 160;
+/// With more keys, those that are held at once leave fewer blocks to a multiprocessor: no longer taken untimed, nor timed.
+constexpr int64_t kMostResidentKeys = 160, kMostResidentKeysTimed = 256;
+/// Tiles of fewer keys are mostly empty.
+constexpr int64_t kLeastTiledKeys = 128;
 
-std::string own_module(OwnAttention which, const AttentionCall& call) {
-  return which == OwnAttention::Tiles ? tile_attention_module(call) : resident_module(call);
+TileKind tile_kind(OwnAttention own) { return own == OwnAttention::FewTiles ? TileKind::Few : TileKind::Any; }
+
+std::string own_module(OwnAttention own, const AttentionCall& call) {
+  return own == OwnAttention::Resident ? resident_module(call) : tile_attention_module(call, tile_kind(own));
 }
 
 struct ResidentAttention {
@@ -263,21 +267,23 @@ class AttentionPlanner {
         tune_(tune),
         why_no_library_(vendor.cudnn() ? known_refusal(shape, device().capability()) : vendor.why_no_cudnn()),
         why_no_own_(vendor.kernels() ? why_no_own_attention(shape, device()) : "kernels of ours are not asked for"),
+        ours_(why_no_own_.empty() ? own_attentions(shape, device()) : std::vector<OwnAttention>()),
         contest_(vendor, "own attention", s_.text(), fmt::format("own attention of {} heads, {}", s_.heads, family_of(s_)),
                  cudnn_contest_facts(vendor, "own attention", kOwnAttention)) {}
 
   Planned<AttentionPlan> plan() {
     if (!why_no_own_.empty()) return why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
-    if (!why_no_library_.empty()) return own();
-    if (const auto stored = contest_.find()) {
+    if (const auto stored = contest_.find(); stored && (stored->is_own() || why_no_library_.empty())) {
       contest_.note_good(stored->form);
-      return stored->is_own() ? own(stored->choice) : library();
+      return stored->is_own() ? own(own_of(stored->form), stored->choice) : library();
     }
-    if (tokens_do_not_matter()) return own();
-    if (!tune_ && own_attention_should_win(s_, device())) return own();
-    Planned<AttentionPlan> theirs = library();
-    if (!theirs) return own();
-    return tune_ ? faster(theirs, own()) : theirs;
+    if (tokens_do_not_matter()) return own(good_one());
+    if (!tune_ && (!why_no_library_.empty() || own_attention_should_win(s_, device()))) return own();
+    if (tune_)
+      for (OwnAttention which : ours_) vendor_.kernels()->begin(own_module(which, own_call(s_)));
+    const Planned<AttentionPlan> theirs = why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
+    if (tune_) return fastest(theirs);
+    return theirs ? theirs : own();
   }
 
   /// Whether the library's candidates are to be timed beside ours, or alone.
@@ -289,12 +295,25 @@ class AttentionPlanner {
   }
 
  private:
-  static constexpr int kOurs = 0;
-
   const DeviceInfo& device() const { return vendor_.context().device(); }
 
-  Planned<AttentionPlan> own(const Choice& choice = {}) {
-    return {std::make_shared<AttentionPlan>(s_, *vendor_.kernels(), choice), {}};
+  Planned<AttentionPlan> own(OwnAttention which, const Choice& choice = {}) {
+    return {std::make_shared<AttentionPlan>(s_, which, *vendor_.kernels(), choice), {}};
+  }
+  Planned<AttentionPlan> own() { return own(ours_.front()); }
+
+  /// What a stored choice names; the first where there is no such kernel for it.
+  OwnAttention own_of(int form) const {
+    for (OwnAttention which : ours_)
+      if (int(which) == form) return which;
+    return ours_.front();
+  }
+  /// The first that was fastest with other numbers of tokens.
+  OwnAttention good_one() const {
+    const std::set<int> good = contest_.good();
+    for (OwnAttention which : ours_)
+      if (good.contains(int(which))) return which;
+    return ours_.front();
   }
 
   Planned<AttentionPlan> library() {
@@ -303,17 +322,24 @@ class AttentionPlanner {
     return plan_with<AttentionPlan>(vendor_, s_, request, tune_);
   }
 
-  Planned<AttentionPlan> faster(const Planned<AttentionPlan>& theirs, const Planned<AttentionPlan>& ours) {
-    if (theirs->workspace_bytes() > tune_->workspace.bytes) return ours;
+  /// Of the library's fastest, if there is one, and ours.
+  Planned<AttentionPlan> fastest(const Planned<AttentionPlan>& theirs) {
+    std::vector<Planned<AttentionPlan>> plans;
+    for (OwnAttention which : ours_) plans.push_back(own(which));
+    if (theirs && theirs->workspace_bytes() <= tune_->workspace.bytes) plans.push_back(theirs);
+    if (plans.size() == 1) return plans.front();
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::unique_ptr<BoundCall>> calls;
-    for (const auto& plan : {ours, theirs}) calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
+    for (const auto& plan : plans) calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
     const std::vector<double> times = time_calls(vendor_.context(), tune_->stream, calls);
-    const Winner winner{.form = best_candidate(times) == 0 ? kOurs : Winner::kLibrary,
-                        .choice = {.microseconds = times[0], .candidates = theirs->choice().candidates + 1}};
+    const size_t best = size_t(std::max(best_candidate(times), 0));
+    const auto& plan = plans[best];
+    const int candidates = int(ours_.size()) + (theirs ? theirs->choice().candidates : 0);
+    const Winner winner{.form = plan->is_own() ? int(plan->own()) : Winner::kLibrary,
+                        .choice = {.microseconds = times[best], .candidates = candidates}};
     contest_.note_good(winner.form);
     contest_.keep(winner, start);  // which of theirs is kept by itself
-    return winner.is_own() ? own(winner.choice) : theirs;
+    return winner.is_own() ? own(plan->own(), winner.choice) : theirs;
   }
 
   /// What timing finds hardly depends on the number of tokens, and a plan of the library's takes 33 ms.
@@ -323,6 +349,7 @@ class AttentionPlanner {
   const AttentionShape& s_;
   const TuneOn<AttentionBuffers>* tune_;
   std::string why_no_library_, why_no_own_;
+  std::vector<OwnAttention> ours_;
   Contest contest_;
 };
 
@@ -337,8 +364,8 @@ std::string AttentionShape::text() const {
   return t;
 }
 
-AttentionPlan::AttentionPlan(AttentionShape shape, Kernels& kernels, const Choice& choice)
-    : shape_(std::move(shape)), kernels_(&kernels), own_(own_attention(shape_, kernels.context().device())), choice_(choice) {
+AttentionPlan::AttentionPlan(AttentionShape shape, OwnAttention own, Kernels& kernels, const Choice& choice)
+    : shape_(std::move(shape)), kernels_(&kernels), own_(own), choice_(choice) {
   kernels.load(own_module(own_, own_call(shape_)));
 }
 
@@ -347,8 +374,8 @@ std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, 
   if (is_own()) {
     const AttentionCall call = own_call(shape_, buffers);
     // Asked for here, because it must not be first inside a capture.
-    if (own_ == OwnAttention::Tiles) {
-      TileAttention made = tile_attention(call, kernels_->context().device().multiprocessors);
+    if (own_ != OwnAttention::Resident) {
+      TileAttention made = tile_attention(call, tile_kind(own_), kernels_->context().device().multiprocessors);
       kernels_->function(made.kernel);
       return std::make_unique<OwnCall<TileAttention>>(*kernels_, made);
     }
@@ -376,28 +403,38 @@ Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& s, c
   return AttentionPlanner(vendor, s, tune).plan();
 }
 
-std::string why_no_own_attention(const AttentionShape& s, const DeviceInfo& device) {
+std::string why_no_own_attention(const AttentionShape& s, OwnAttention own, const DeviceInfo& device) {
   if (s.bias) return "our kernels have no bias";
-  const std::string why = why_no_resident_attention(own_call(s), device),
-                    why_no_tiles = why_no_tile_attention(own_call(s), device);
-  return why.empty() || why_no_tiles.empty() ? "" : fmt::format("{}; {}", why, why_no_tiles);
+  return own == OwnAttention::Resident ? why_no_resident_attention(own_call(s), device)
+                                       : why_no_tile_attention(own_call(s), tile_kind(own), device);
 }
 
-OwnAttention own_attention(const AttentionShape& s, const DeviceInfo& device) {
-  const AttentionCall call = own_call(s);
-  if (!why_no_tile_attention(call, device).empty()) return OwnAttention::Resident;
-  const bool few = s.keys <= kMostResidentKeys && why_no_resident_attention(call, device).empty();
-  return few ? OwnAttention::Resident : OwnAttention::Tiles;
+std::string why_no_own_attention(const AttentionShape& s, const DeviceInfo& device) {
+  const std::string why = why_no_own_attention(s, OwnAttention::Resident, device),
+                    why_no_tiles = why_no_own_attention(s, OwnAttention::Tiles, device);
+  if (why.empty() || why_no_tiles.empty()) return {};
+  return s.bias ? why : fmt::format("{}; {}", why, why_no_tiles);
 }
 
-/// Measured on an H200, cuDNN 9.14, batch 2. Few keys, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 of its time at 77
-/// keys, 0.7 to 1.0 at 154, 0.9 to 1.3 at 231. As many keys as queries: 0.95 with 4096 and heads of 40, 0.77 with 1024 and heads
-/// of 80, 0.88 with 1024 and 1.03 with 4096 and heads of 64, where a plan of the library's would cost more than it brings.
+std::vector<OwnAttention> own_attentions(const AttentionShape& s, const DeviceInfo& device) {
+  auto can = [&](OwnAttention which) { return why_no_own_attention(s, which, device).empty(); };
+  const bool resident = can(OwnAttention::Resident), tiles = can(OwnAttention::Tiles);
+  const bool resident_first = resident && (s.keys <= kMostResidentKeys || !tiles);
+  std::vector<OwnAttention> all;
+  if (can(OwnAttention::FewTiles)) all.push_back(OwnAttention::FewTiles);
+  if (resident_first) all.push_back(OwnAttention::Resident);
+  if (tiles && (!resident_first || s.keys >= kLeastTiledKeys)) all.push_back(OwnAttention::Tiles);
+  if (resident && !resident_first && s.keys <= kMostResidentKeysTimed) all.push_back(OwnAttention::Resident);
+  return all;
+}
+
+/// Measured with cuDNN 9.14, batch 2. As many keys as queries, on an H100: 0.71 of its time with 4096 and heads of 40, 0.73 with
+/// 1024 and heads of 80, 0.74 with 1024 and 0.97 with 4096 and heads of 64. 77 keys, heads of 40 to 80: 0.52 to 0.56. Held at
+/// once, on an H200, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 with 77 keys, 0.7 to 1.0 with 154, 0.9 to 1.3 with 231.
 bool own_attention_should_win(const AttentionShape& s, const DeviceInfo& device) {
   constexpr int64_t kLeastOfMany = 1024;
   if (!why_no_own_attention(s, device).empty()) return false;
-  if (own_attention(s, device) == OwnAttention::Resident) return s.keys <= kMostResidentKeys;
-  return s.keys >= kLeastOfMany;
+  return own_attentions(s, device).front() == OwnAttention::Tiles ? s.keys >= kLeastOfMany : s.keys <= kMostResidentKeys;
 }
 
 std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device) {
@@ -405,7 +442,7 @@ std::string self_attention_module(DType type, int64_t d, const DeviceInfo& devic
   AttentionShape s{.queries = kMany, .keys = kMany, .d = d, .type = type};
   s.q = s.k = s.v = s.out = {kMany * d, d, d};
   const AttentionCall call = own_call(s);
-  return why_no_tile_attention(call, device).empty() ? tile_attention_module(call) : "";
+  return why_no_tile_attention(call, TileKind::Any, device).empty() ? tile_attention_module(call, TileKind::Any) : "";
 }
 
 Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShape& s, const TuneOn<Fp8AttentionBuffers>* tune) {

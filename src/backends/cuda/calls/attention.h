@@ -38,9 +38,9 @@ struct AttentionBuffers {
 /// The same for kernels of ours, which take any stride of a bias's keys.
 AttentionCall own_call(const AttentionShape& shape, const AttentionBuffers& buffers = {});
 
-/// Kernels of ours that compete with cuDNN's: one for few keys (kernels/resident_attention.h), one for any number of them
-/// (kernels/tile_attention.h).
-enum class OwnAttention { Resident, Tiles };
+/// Kernels of ours that compete with cuDNN's: two for few keys (kernels/resident_attention.h; FewTiles), one for any number of
+/// them (Tiles; these two: kernels/tile_attention.h). Stored choices have their numbers.
+enum class OwnAttention { Resident, Tiles, FewTiles };
 
 /// cuDNN's, or ours.
 class AttentionPlan {
@@ -48,11 +48,12 @@ class AttentionPlan {
   AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
       : shape_(std::move(shape)), plan_(std::move(plan)), choice_(plan_->choice()) {}
   /// Ours; loads its module, on any thread.
-  AttentionPlan(AttentionShape shape, Kernels& kernels, const Choice& choice);
+  AttentionPlan(AttentionShape shape, OwnAttention own, Kernels& kernels, const Choice& choice);
   const AttentionShape& shape() const { return shape_; }
   int64_t workspace_bytes() const { return plan_ ? plan_->workspace_bytes() : 0; }
   const Choice& choice() const { return choice_; }
   bool is_own() const { return !plan_; }
+  OwnAttention own() const { return own_; }  ///< where it is
   std::unique_ptr<BoundCall> bind(const AttentionBuffers& buffers, const Workspace& workspace) const;
 
  private:
@@ -63,19 +64,21 @@ class AttentionPlan {
   Choice choice_;
 };
 
-/// Why no kernel of ours makes this; empty where one does.
+/// Why this kernel of ours does not make it; empty where it does.
+std::string why_no_own_attention(const AttentionShape& shape, OwnAttention own, const DeviceInfo& device);
+/// Why none does.
 std::string why_no_own_attention(const AttentionShape& shape, const DeviceInfo& device);
-/// Which one it would be.
-OwnAttention own_attention(const AttentionShape& shape, const DeviceInfo& device);
+/// Those that may be the fastest: the first is the one that is taken untimed.
+std::vector<OwnAttention> own_attentions(const AttentionShape& shape, const DeviceInfo& device);
 /// Whether it should be faster than cuDNN's.
 bool own_attention_should_win(const AttentionShape& shape, const DeviceInfo& device);
 /// The module of ours that attention of so wide heads among all tokens of pictures will need; empty: none.
 std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device);
 
 /// The stored choice if there is one; else ours where, with other numbers of tokens, timing took ours each time; else, with
-/// `tune`, the faster of cuDNN's fastest and ours, which is stored; else ours where own_attention_should_win() or cuDNN has none,
-/// else cuDNN's first. None where neither makes it; strides and addresses must be multiples of 16 bytes. cuDNN's first plan of
-/// its kind takes 0.5 s or more to compile, a stored one 2 ms.
+/// `tune`, the fastest of cuDNN's fastest and ours, which is stored; else ours where own_attention_should_win() or cuDNN has
+/// none, else cuDNN's first. None where neither makes it; strides and addresses must be multiples of 16 bytes. cuDNN's first plan
+/// of its kind takes 0.5 s or more to compile, a stored one 2 ms.
 Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& shape,
                                       const TuneOn<AttentionBuffers>* tune = nullptr);
 

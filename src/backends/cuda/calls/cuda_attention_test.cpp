@@ -166,9 +166,28 @@ TEST_CASE("attention to a prompt is ours where we say so, stays what was timed, 
     CHECK(timed->choice().microseconds > 0);
     CHECK(found->choice().from_cache);
     CHECK(found->is_own() == timed->is_own());
+    if (timed->is_own()) CHECK(found->own() == timed->own());
     v->run(*found->bind(c.buffers(), v->workspace));
     CHECK(c.worst_error() < tolerance(s.type));
   }
+}
+
+TEST_CASE("each kernel of ours is right where it makes a call, whichever timing takes") {
+  TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
+  if (!v) return;
+  for (int64_t d : {40, 64, 80, 160})
+    for (auto [queries, keys] : {std::pair<int64_t, int64_t>{1000, 77}, {300, 154}, {1024, 1024}, {640, 1000}}) {
+      const AttentionShape s = dense(2, 3, queries, keys, d, d == 64 ? DType::f16 : DType::bf16);
+      Case c(*v, s);
+      for (OwnAttention own : {OwnAttention::Resident, OwnAttention::Tiles, OwnAttention::FewTiles}) {
+        if (!why_no_own_attention(s, own, v->device.context.device()).empty()) continue;
+        CAPTURE(s.text());
+        CAPTURE(int(own));
+        fill_bytes(c.out.at(), 0xff, c.out.memory.bytes(), v->stream());
+        v->run(*AttentionPlan(s, own, *v->vendor.kernels(), {}).bind(c.buffers(), v->workspace));
+        CHECK(c.worst_error() < tolerance(s.type));
+      }
+    }
 }
 
 TEST_CASE("few keys are held at once, many taken by tiles, where there is a kernel for either") {
@@ -177,9 +196,21 @@ TEST_CASE("few keys are held at once, many taken by tiles, where there is a kern
   DeviceInfo older = hopper;
   older.capability_major = 8;
   const AttentionShape prompt = dense(2, 8, 4096, 77, 40, DType::bf16), picture = dense(2, 8, 4096, 4096, 40, DType::bf16);
-  CHECK(own_attention(prompt, hopper) == OwnAttention::Resident);
-  CHECK(own_attention(picture, hopper) == OwnAttention::Tiles);
-  CHECK(own_attention(dense(2, 8, 256, 231, 160, DType::bf16), hopper) == OwnAttention::Resident);
+  using enum OwnAttention;
+  using Kernels = std::vector<OwnAttention>;
+  auto among = [&](int64_t keys, int64_t d) { return own_attentions(dense(2, 8, 4096, keys, d, DType::bf16), hopper); };
+  CHECK(among(77, 40) == Kernels{FewTiles, Resident});
+  CHECK(among(80, 80) == Kernels{FewTiles, Resident});
+  CHECK(among(81, 40) == Kernels{Resident});
+  CHECK(among(77, 160) == Kernels{Resident});
+  CHECK(among(154, 40) == Kernels{Resident, Tiles});
+  CHECK(among(231, 40) == Kernels{Tiles, Resident});
+  CHECK(among(300, 40) == Kernels{Tiles});
+  CHECK(among(4096, 40) == Kernels{Tiles});
+  CHECK(among(231, 160) == Kernels{Resident});
+  CHECK(among(4096, 160).empty());
+  CHECK(own_attentions(prompt, older) == Kernels{Resident});
+  CHECK(why_no_own_attention(picture, Resident, hopper).find("shared memory") != std::string::npos);
   CHECK(own_attention_should_win(picture, hopper));
   CHECK(!own_attention_should_win(picture, older));
   CHECK(!own_attention_should_win(dense(2, 8, 231, 231, 40, DType::bf16), hopper));

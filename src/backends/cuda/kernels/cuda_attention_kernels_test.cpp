@@ -25,6 +25,12 @@
 #include "backends/cuda/kernels/tile_attention_64_f16.device.cpp"
 #include "backends/cuda/kernels/tile_attention_80_bf16.device.cpp"
 #include "backends/cuda/kernels/tile_attention_80_f16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_few_40_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_few_40_f16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_few_64_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_few_64_f16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_few_80_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_few_80_f16.device.cpp"
 #include "base/error.h"
 #include "base/rounding.h"
 
@@ -190,21 +196,29 @@ TEST_CASE("attention that holds all keys agrees with f64, whatever is left over 
   });
 }
 
-void launch_tiles(KernelTarget& t, const AttentionCall& c) {
+/// The kernel for any number of keys makes what one is not for.
+TileKind kind_for(const AttentionCall& c, TileKind kind) {
+  return why_no_tile_attention(c, kind, hopper()).empty() ? kind : TileKind::Any;
+}
+
+void launch_tiles(KernelTarget& t, const AttentionCall& c, TileKind kind) {
   if (!static_cast<TestTarget&>(t).emulated()) {
-    const TileAttention made = tile_attention(c, t.multiprocessors());
+    const TileAttention made = tile_attention(c, kind_for(c, kind), t.multiprocessors());
     made.launch(t);
     CHECK(static_cast<DeviceTarget&>(t).function(made.kernel).local_bytes() == 0);
     return;
   }
-  TileAttention made = tile_attention_without_maps(c, t.multiprocessors());
+  TileAttention made = tile_attention_without_maps(c, kind_for(c, kind), t.multiprocessors());
   describe_for_emulation(made.maps.q, made.q);
   describe_for_emulation(made.maps.k, made.k);
   describe_for_emulation(made.maps.v, made.v);
   made.launch(t);
 }
 
-void check_tiles(TestTarget& t, const Case& c) { check_attention(t, c, launch_tiles); }
+void check_tiles(TestTarget& t, const Case& c, TileKind kind = TileKind::Any) {
+  CAPTURE(int(kind));
+  check_attention(t, c, [kind](KernelTarget& target, const AttentionCall& call) { launch_tiles(target, call, kind); });
+}
 
 AttentionCall dense(int64_t heads, int64_t tokens, int64_t d) {
   AttentionCall c{.heads = heads, .queries = tokens, .keys = tokens, .d = d};
@@ -213,7 +227,8 @@ AttentionCall dense(int64_t heads, int64_t tokens, int64_t d) {
 }
 
 TestDevice* device_for_tiles() {
-  return test_device_that([](const DeviceInfo& device) { return why_no_tile_attention(dense(1, 64, 64), device); });
+  return test_device_that(
+      [](const DeviceInfo& device) { return why_no_tile_attention(dense(1, 64, 64), TileKind::Any, device); });
 }
 
 TEST_CASE("emulated attention by whole tiles agrees with f64: odd numbers of queries and keys, fused operands, any scale") {
@@ -224,6 +239,9 @@ TEST_CASE("emulated attention by whole tiles agrees with f64: odd numbers of que
     check_tiles(t, {1, 2, 300, 389, 40, type});
     check_tiles(t, {2, 3, 130, 257, 64, type, false, Bias::None, false, 0, DType::f32, 20});
     check_tiles(t, {1, 1, 450, 129, 56, type});
+    check_tiles(t, {1, 1, 129, 1100, type == DType::bf16 ? 40 : 64, type});  // more keys than slots
+    // Several groups for each block; the last heads have more of them than the first where there are less than four warpgroups.
+    for (int64_t d : {40, 64, 80}) check_tiles(t, {1, 5, 250, 10, d, type});
     check_tiles(t, {1, 1, 70, 128, 24, type});
     check_tiles(t, {2, 1, 300, 200, 80, type, false, Bias::None, true});
     check_tiles(t, {1, 3, 129, 255, 72, type, false, Bias::None, false, 0, DType::f32, 20});
@@ -231,13 +249,14 @@ TEST_CASE("emulated attention by whole tiles agrees with f64: odd numbers of que
   }
 }
 
-/// The keys that are taken first are the last; `begin` is the first of them.
-void check_far_apart(TestTarget& t, Case c) {
-  const int64_t begin = (c.keys - 1) / device::kAttentionKeys * device::kAttentionKeys;
+/// The keys that are taken first are the last; `begin` is the first of them. Where all are taken at once, half of them.
+void check_far_apart(TestTarget& t, Case c, TileKind kind = TileKind::Any) {
+  const int64_t all_before = (c.keys - 1) / device::kAttentionKeys * device::kAttentionKeys;
+  const int64_t begin = kind == TileKind::Few ? c.keys / 2 : all_before;
   auto keys_times = [&](float last, float others) {
     c.query = {};
     c.key = [=](int64_t token, int64_t, float value) { return value * (token < begin ? others : last); };
-    check_tiles(t, c);
+    check_tiles(t, c, kind);
   };
   keys_times(1, 200);  // far beyond what can be counted from the last ones
   keys_times(1, 12);
@@ -247,7 +266,7 @@ void check_far_apart(TestTarget& t, Case c) {
   auto added = [&](const std::function<float(int64_t)>& score) {
     c.query = [](int64_t, int64_t column, float value) { return column == 0 ? 1.f : value; };
     c.key = [=](int64_t token, int64_t column, float value) { return column == 0 ? score(token) : value; };
-    check_tiles(t, c);
+    check_tiles(t, c, kind);
   };
   added([&](int64_t token) { return token < begin ? 0.f : -INFINITY; });
   added([&](int64_t token) { return token < begin ? -4000.f : -INFINITY; });
@@ -268,6 +287,42 @@ void check_some_again(TestTarget& t, DType type) {
   c.heads = 100, c.queries = 3, c.d = 8;  // more groups than a block has marks
   c.query = [](int64_t, int64_t, float value) { return value * 200; };
   check_tiles(t, c);
+}
+
+void check_few(TestTarget& t, DType type) {
+  auto check = [&](Case c) {
+    c.type = type;
+    REQUIRE(c.keys <= device::kFewKeys);
+    check_tiles(t, c, TileKind::Few);
+  };
+  check({1, 1, 1, 1, 8});
+  check({2, 2, 77, 77, 40, type, false, Bias::None, true});
+  check({1, 1, 70, 80, 24});
+  check({2, 3, 400, 77, 64});  // runs of several tiles for a warpgroup, which end in the midst of heads
+  check({1, 11, 20, 77, 40});  // more heads than warpgroups, of one tile each
+  check({1, 40, 65, 5, 56});
+  check({2, 3, 300, 79, 80, type, false, Bias::None, true});
+  check({1, 3, 129, 33, 72, type, false, Bias::None, false, 0, DType::f32, 20});
+  for (float scale : {-1.f, 0.f}) check({1, 1, 20, 65, 16, type, false, Bias::None, false, 0, DType::f32, scale});
+  for (int64_t d : {40, 64, 80}) check_far_apart(t, {1, 2, 70, 77, d, type}, TileKind::Few);
+}
+
+TEST_CASE("emulated attention by whole tiles to few keys agrees with f64, whatever a block has of heads and queries") {
+  EmulatedTarget t;
+  for (DType type : {DType::bf16, DType::f16}) check_few(t, type);
+}
+
+TEST_CASE("attention by whole tiles to few keys agrees with f64 on a device") {
+  TestDevice* device = device_for_tiles();
+  if (!device) return;
+  DeviceTarget t(*device);
+  for (DType type : {DType::bf16, DType::f16}) {
+    check_few(t, type);
+    for (int64_t d : {40, 64, 80}) {
+      check_tiles(t, {2, 8, 1000, 77, d, type}, TileKind::Few);
+      check_tiles(t, {2, 300, 70, 20, d, type}, TileKind::Few);  // several heads for each block
+    }
+  }
 }
 
 TEST_CASE("emulated attention by whole tiles agrees with f64 where scores are far apart, infinite or no numbers") {
@@ -318,7 +373,7 @@ TEST_CASE(
   for (const Expected& e : {Expected{16, 4096, 3, 8},
                             {16, 4096, 4, 8},
                             {20, 4096, 3, 10},
-                            {40, 1024, 3, 6},
+                            {40, 1024, 3, 5},
                             {16, 1024, 2, 2},
                             {1, 1, 3, 1},
                             {3, 1000, 3, 1},
@@ -343,19 +398,23 @@ TEST_CASE(
 TEST_CASE("attention by whole tiles has a kernel for each call that it takes, and says why it takes no other") {
   const AttentionCall good = dense(8, 100, 40);
   for (int64_t d : {8, 40, 48, 64, 80})
-    for (DType type : {DType::bf16, DType::f16}) {
-      AttentionCall c = dense(8, 100, d);
-      c.type = type;
-      CHECK(why_no_tile_attention(c, hopper()) == "");
-      const std::string_view ptx = Kernels::all_ptx().at(tile_attention_module(c) + " (sm_90a)");
-      CHECK(ptx.find(".entry " + tile_attention_kernel(c) + "(") != ptx.npos);
-      const device::TileAttentionForm& form = tile_attention_form(c);
-      CHECK(ptx.find(fmt::format(".reqntid {}, 1, 1", form.threads())) != ptx.npos);
-      CHECK(form.slots() >= 4);
-      CHECK(form.registers() <= form.started_registers());
-      CHECK(form.shared_bytes() <= 227 * 1024);
-    }
-  const auto refused = refusals<AttentionCall>(good, why_no_tile_attention);
+    for (DType type : {DType::bf16, DType::f16})
+      for (TileKind kind : {TileKind::Any, TileKind::Few}) {
+        AttentionCall c = dense(8, 100, d);
+        c.keys = 80;
+        c.type = type;
+        CHECK(why_no_tile_attention(c, kind, hopper()) == "");
+        const std::string_view ptx = Kernels::all_ptx().at(tile_attention_module(c, kind) + " (sm_90a)");
+        CHECK(ptx.find(".entry " + tile_attention_kernel(c, kind) + "(") != ptx.npos);
+        const device::TileAttentionForm& form = tile_attention_form(c, kind);
+        CHECK(ptx.find(fmt::format(".reqntid {}, 1, 1", form.threads())) != ptx.npos);
+        CHECK(form.slots() >= 4);
+        CHECK(form.registers() <= form.started_registers());
+        CHECK(form.shared_bytes() <= 227 * 1024);
+      }
+  CHECK(why_no_tile_attention(dense(8, 81, 40), TileKind::Few, hopper()).find("81 keys") != std::string::npos);
+  const auto refused = refusals<AttentionCall>(
+      good, [](const AttentionCall& c, const DeviceInfo& d) { return why_no_tile_attention(c, TileKind::Any, d); });
   refused([](auto&, auto& d) { d.capability_major = 8; }, "capability 9.0");
   refused([](auto&, auto& d) { d.cuda_version = 11080; }, "CUDA 12.0");
   refused([](auto& c, auto&) { c.type = DType::f32; }, "f32");

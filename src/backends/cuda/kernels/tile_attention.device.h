@@ -3,7 +3,8 @@
 //
 // One warpgroup lets the copying unit bring tiles of keys and values through a ring of slots in shared memory. Each of the others
 // has 64 queries: it multiplies them with 128 keys, turns the scores into weights in its registers, and multiplies these with the
-// values, while other warpgroups are at something else. Blocks stay, and go from group of queries to group of queries.
+// values, while other warpgroups are at something else. Blocks stay, and go from group of queries to group of queries; what the
+// next one needs comes while one is at work.
 //
 // Weights are powers of two counted from the largest score of a row among the first keys, whatever comes later: f32 and bf16 have
 // room for what is larger, and f16 is given it. Where a row has overflown in the end, or lost its digits, the block makes the
@@ -15,15 +16,16 @@
 
 namespace sinter::device {
 
-template <int kD, int kMakers, bool kBf16>
+template <TileAttentionForm kForm, bool kBf16>
 struct TileAttention {
-  static constexpr TileAttentionForm kForm{kD, kMakers};
-  static constexpr int kKeys = kAttentionKeys, kSlots = kForm.slots(), kBoxBytes = kKeys * 128;
+  static constexpr int kD = kForm.d, kMakers = kForm.makers;
+  static constexpr int kKeys = kForm.keys, kSlots = kForm.slots(), kBoxBytes = kKeys * 128;
   static constexpr int kScores = kKeys / 2, kSums = kD / 2;  // of a thread
   static constexpr int kSteps = kKeys / 16;
   static constexpr int kTurn = 1;  // the first of the named barriers that say whose turn it is
   static_assert(kForm.registers() <= kForm.started_registers());
-  static constexpr bool kAhead = kForm.ahead();
+  static constexpr bool kAhead = kForm.ahead(), kFew = kForm.few();
+  static constexpr int kPlaces = kMakers * kForm.places();  // of queries
   /// Weights of a row are added up by a product with ones. Products of one warp wait for those of warpgroups, so only where
   /// these are waited for anyway; otherwise by additions, while other warpgroups exponentiate.
   static constexpr bool kTotalsByProduct = kAhead;
@@ -31,7 +33,7 @@ struct TileAttention {
   /// Scores times 0 would not be masked; by so little they all count the same.
   static constexpr float kLeastScale = 1e-30f;
   /// The first tile's largest weight is 2^-kRoom: the less room, the more digits small weights have as f16.
-  static constexpr int kRoom = kBf16 ? 0 : 4;
+  static constexpr int kRoom = kBf16 || kFew ? 0 : 4;
   /// A row whose total is outside has lost digits, or overflown.
   static constexpr float kLeastTotal = kBf16 ? 0.5f : 0x1p-5f, kMostTotal = 0x1p126f;
   using Scores = float[kScores];
@@ -50,7 +52,8 @@ struct TileAttention {
   };
   /// Of the two rows of a thread's tile: row lane / 4 of its warp's 16 and the one 8 further.
   struct Rows {
-    float base[2];  // what exponents of two are counted from
+    uint32_t place;  // of the tile's queries
+    float base[2];   // what exponents of two are counted from
     // Totals of weights as they are multiplied with values: of this lane's, or, where a product makes them, of the row's, twice.
     float totals[4] = {0, 0, 0, 0};
   };
@@ -69,13 +72,13 @@ struct TileAttention {
         scale((a.scale < 0 ? -larger(-a.scale, kLeastScale) : larger(a.scale, kLeastScale)) * kLog2E) {
     slots = (shared_address(shared_memory()) + 1023) & ~1023u;
     queries = slots + kSlots * kForm.slot_bytes();
-    const uint32_t behind = queries + kMakers * kForm.query_bytes();
+    const uint32_t behind = queries + kPlaces * kForm.query_bytes();
     staging = behind + uint32_t(maker * 4 + warp) * kForm.staging_bytes();
     full = behind + kMakers * 4 * kForm.staging_bytes();
     empty = full + 8 * kSlots;
     queries_full = empty + 8 * kSlots;
-    queries_empty = queries_full + 8 * kMakers;
-    failed = queries_empty + 8 * kMakers;
+    queries_empty = queries_full + 8 * kPlaces;
+    failed = queries_empty + 8 * kPlaces;
   }
 
   SINTER_DEVICE_INLINE void prepare() {
@@ -84,14 +87,23 @@ struct TileAttention {
         make_barrier(full + 8 * s, 1);
         make_barrier(empty + 8 * s, kMakers * 4);
       }
-      for (int m = 0; m < kMakers; ++m) {
-        make_barrier(queries_full + 8 * m, 1);
-        make_barrier(queries_empty + 8 * m, 4);
+      for (int p = 0; p < kPlaces; ++p) {
+        make_barrier(queries_full + 8 * p, 1);
+        make_barrier(queries_empty + 8 * p, 4);
       }
       publish_barriers();
     }
     if (thread_x() < kAttentionMarks) shared_at<uint32_t>(failed + 4 * uint32_t(thread_x())) = 0;
     barrier();
+  }
+
+  /// Where a warpgroup's queries lie, and which of the place's uses it is: of its turns, counted from 0.
+  struct Place {
+    uint32_t number, parity;
+  };
+  static SINTER_DEVICE_INLINE Place place(int maker, uint32_t turn) {
+    constexpr uint32_t kEach = kForm.places();
+    return {uint32_t(maker) * kEach + turn % kEach, turn / kEach & 1};
   }
 
   // The warp that copies.
@@ -104,6 +116,12 @@ struct TileAttention {
     SINTER_UNROLL
     for (int box = 0; box < kForm.boxes(); ++box)
       copy_box(to + uint32_t(box * rows * 128), map, box * 64, head - entry * args.heads, token, entry, barrier);
+  }
+  SINTER_DEVICE_INLINE void bring_queries(const Place& at, uint64_t map, int head, int tile) const {
+    wait_phase(queries_empty + 8 * at.number, at.parity ^ 1);  // nobody waits for a place that was never used
+    copy_rows(queries + at.number * kForm.query_bytes(), map, head, tile * kAttentionRows, kAttentionRows,
+              queries_full + 8 * at.number);
+    warp_barrier();
   }
   /// One thread would do; but the others of its warp, waiting elsewhere, would hold it up.
   SINTER_DEVICE_INLINE void bring_slot(Slot& next, uint64_t map, int head, int token) const {
@@ -123,17 +141,16 @@ struct TileAttention {
       bring_slot(next, v, head, token);
     }
   }
-  SINTER_DEVICE_INLINE void bring(uint64_t maps, Slot& next, uint32_t& parities, bool again) const {
+  /// `turns`: those of each warpgroup, two bits that say all that a place depends on.
+  SINTER_DEVICE_INLINE void bring(uint64_t maps, Slot& next, uint32_t& turns, bool again) const {
     const uint64_t q = maps, k = q + sizeof(TileAttentionMaps::q), v = k + sizeof(TileAttentionMaps::k);
     for (int g = block_x(), i = 0; g < args.order.groups(); g += blocks_x(), ++i) {
       if (again && !has_failed(i)) continue;
       const auto group = args.order.group(g);
       for (int m = 0; m < group.width; ++m) {
-        wait_phase(queries_empty + 8 * m, parities >> m & 1);
-        parities ^= 1u << m;
-        copy_rows(queries + uint32_t(m * kForm.query_bytes()), q, group.head, (group.first + m) * kAttentionRows, kAttentionRows,
-                  queries_full + 8 * m);
-        warp_barrier();
+        const uint32_t turn = turns >> 2 * m & 3;
+        turns = (turns & ~(3u << 2 * m)) | ((turn + 1) & 3) << 2 * m;
+        bring_queries(place(m, turn), q, group.head, group.first + m);
       }
       bring_group(next, k, v, group.head, again);
     }
@@ -148,6 +165,9 @@ struct TileAttention {
   SINTER_DEVICE_INLINE void release(const Slot& slot) const {
     if (lane == 0) arrive_at(empty + 8 * slot.number);
   }
+  SINTER_DEVICE_INLINE void release_queries(uint32_t place) const {
+    if (lane == 0) arrive_at(queries_empty + 8 * place);
+  }
   SINTER_DEVICE_INLINE uint32_t await(const Slot& slot) const {
     wait_phase(full + 8 * slot.number, slot.parity);
     return slots + uint32_t(slot.number * kForm.slot_bytes());
@@ -156,8 +176,8 @@ struct TileAttention {
   SINTER_DEVICE_INLINE void await_turn() const { named_barrier(kTurn + maker, 256); }
   SINTER_DEVICE_INLINE void end_turn() const { named_arrive(kTurn + (maker + 1) % kMakers, 256); }
 
-  SINTER_DEVICE_INLINE void start_scores(Scores& scores, uint32_t keys) const {
-    const uint32_t rows = queries + uint32_t(maker * kForm.query_bytes());
+  SINTER_DEVICE_INLINE void start_scores(Scores& scores, uint32_t keys, uint32_t place) const {
+    const uint32_t rows = queries + place * kForm.query_bytes();
     begin_products();
     SINTER_UNROLL
     for (int i = 0; i < kForm.depth() / 16; ++i) {
@@ -259,8 +279,8 @@ struct TileAttention {
     for (int step = 0; step < kSteps; ++step) pack(scores, weights, rows, step);
   }
   SINTER_DEVICE_INLINE void weigh(Scores& scores, Weights& weights, Sums& sums, Rows& rows) const {
-    if constexpr (kBf16) {
-      uint32_t bits = 0;
+    if constexpr (kBf16 || kFew) {
+      uint32_t bits = 0;  // of weights that are not large here, or may be
       SINTER_UNROLL
       for (int step = 0; step < kSteps; ++step) {
         exponentiate(scores, rows, step, bits);
@@ -280,8 +300,8 @@ struct TileAttention {
     for (int i = 0; i < kScores; ++i) scores[i] = i / 4 * 8 + i % 2 < left ? scores[i] : none;
   }
 
-  SINTER_DEVICE_INLINE void make_scores(Scores& scores, const Slot& keys) const {
-    start_scores(scores, await(keys));
+  SINTER_DEVICE_INLINE void make_scores(Scores& scores, const Slot& keys, const Rows& rows) const {
+    start_scores(scores, await(keys), rows.place);
     wait_products<0>();
     settle(scores);
     release(keys);
@@ -290,7 +310,7 @@ struct TileAttention {
     float largest[2] = {kNegativeInfinity, kNegativeInfinity};
     for (int step = 0; step < steps; ++step) {
       Scores scores;
-      make_scores(scores, next.taken());
+      make_scores(scores, next.taken(), rows);
       if (step == 0) mask(scores);
       look(scores, largest);
     }
@@ -323,24 +343,24 @@ struct TileAttention {
     Weights weights;
     for (int step = 0; step < steps; ++step) {
       const Slot keys = next.taken(), values = next.taken();
-      make_scores(scores, keys);
+      make_scores(scores, keys, rows);
       if (step == 0) look_at_first(scores, rows, exactly);
       weigh(scores, weights, sums, rows);
       add_values(sums, weights, values);
     }
-    if (lane == 0) arrive_at(queries_empty + 8 * maker);
+    release_queries(rows.place);
   }
   SINTER_DEVICE_INLINE void gather_ahead(Slot& next, Sums& sums, Rows& rows, bool exactly) const {
     Scores scores;
     Weights weights;
-    make_scores(scores, next.taken());
+    make_scores(scores, next.taken(), rows);
     look_at_first(scores, rows, exactly);
     weigh(scores, weights, sums, rows);
     for (int step = 1; step < steps; ++step) {
       const Slot keys = next.taken(), values = next.taken();
       const uint32_t keys_at = await(keys);
       await_turn();
-      start_scores(scores, keys_at);
+      start_scores(scores, keys_at, rows.place);
       start_values(sums, weights, await(values));
       end_turn();
       wait_products<1>();
@@ -355,7 +375,7 @@ struct TileAttention {
       release(values);
       pack(scores, weights, sums, rows, some_are_large);
     }
-    if (lane == 0) arrive_at(queries_empty + 8 * maker);
+    release_queries(rows.place);
     add_values(sums, weights, next.taken());
   }
   /// What others use passes by.
@@ -390,11 +410,13 @@ struct TileAttention {
       }
       const float share = all == 0.f ? 0.f : reciprocal_fast(all);  // no key at all gives zeros; NaN stays
       const uint32_t row = staging + uint32_t((half * 8 + lane / 4) * kForm.staging_pitch() + lane % 4 * 4);
-      float nothing = 0;  // but no number where a sum is none, or infinite
-      SINTER_UNROLL
-      for (int i = 0; i < kD / 8; ++i) nothing += (sums[i * 4 + half * 2] + sums[i * 4 + half * 2 + 1]) * 0.f;
-      if (!(all >= kLeastTotal && all <= kMostTotal && nothing == 0.f))
-        shared_at<uint32_t>(failed + 4 * uint32_t(group % kAttentionMarks)) = 1;
+      if constexpr (!kFew) {
+        float nothing = 0;  // but no number where a sum is none, or infinite
+        SINTER_UNROLL
+        for (int i = 0; i < kD / 8; ++i) nothing += (sums[i * 4 + half * 2] + sums[i * 4 + half * 2 + 1]) * 0.f;
+        if (!(all >= kLeastTotal && all <= kMostTotal && nothing == 0.f))
+          shared_at<uint32_t>(failed + 4 * uint32_t(group % kAttentionMarks)) = 1;
+      }
       SINTER_UNROLL
       for (int i = 0; i < kD / 8; ++i) {
         const float low = sums[i * 4 + half * 2] * share, high = sums[i * 4 + half * 2 + 1] * share;
@@ -414,7 +436,7 @@ struct TileAttention {
     }
   }
 
-  SINTER_DEVICE_INLINE void make(Slot& next, uint32_t& parity, bool again) const {
+  SINTER_DEVICE_INLINE void make(Slot& next, uint32_t& turn, bool again) const {
     for (int g = block_x(), i = 0; g < args.order.groups(); g += blocks_x(), ++i) {
       if (again && !has_failed(i)) continue;
       const auto group = args.order.group(g);
@@ -422,10 +444,11 @@ struct TileAttention {
         pass(next, again);
         continue;
       }
-      wait_phase(queries_full + 8 * maker, parity);
-      parity ^= 1;
+      const Place at = place(maker, turn++);
+      wait_phase(queries_full + 8 * at.number, at.parity);
       Sums sums;
       Rows rows;
+      rows.place = at.number;
       gather(next, sums, rows, again);
       store(sums, rows, group.head, (group.first + maker) * kAttentionRows, i);
     }
@@ -437,7 +460,7 @@ struct TileAttention {
     if (maker == kMakers) {
       fewer_registers<kForm.copier_registers()>();
       const bool copies = thread_x() % 128 < 32;
-      uint32_t parities = (1u << kMakers) - 1;
+      uint32_t turns = 0;
       if (copies) {
         prefetch_map(maps);
         prefetch_map(maps + sizeof(TileAttentionMaps::q));
@@ -445,16 +468,16 @@ struct TileAttention {
         wait_for_operands();
       }
       for (int again = 0; again < 2; ++again) {
-        if (copies) bring(maps, next, parities, again != 0);
+        if (copies) bring(maps, next, turns, again != 0);
         barrier();
       }
     } else {
       more_registers<kForm.maker_registers()>();
-      uint32_t parity = 0;
+      uint32_t turn = 0;
       // The last one begins with the first one's turn.
       if (kAhead && maker == kMakers - 1) end_turn();
       for (int again = 0; again < 2; ++again) {
-        make(next, parity, again != 0);
+        make(next, turn, again != 0);
         barrier();
       }
       if (kAhead && maker == 0) await_turn();  // what the last one ended with
@@ -465,11 +488,12 @@ struct TileAttention {
 }  // namespace sinter::device
 
 /// The kernel of one form and type, a module of its own.
-#define SINTER_TILE_ATTENTION(form, d, makers, type, bf16)                                                      \
-  SINTER_DEVICE_HOPPER_KERNEL(tile_attention_##form##_##type##__attend, sinter::device::TileAttentionMaps maps, \
-                              sinter::device::TileAttentionArguments arguments) {                               \
-    (void)maps;                                                                                                 \
-    uint64_t at;                                                                                                \
-    SINTER_PARAMETER_ADDRESS(at, maps, tile_attention_##form##_##type##__attend, 0);                            \
-    sinter::device::TileAttention<d, makers, bf16>(arguments).run(at);                                          \
+#define SINTER_TILE_ATTENTION(module, bf16, ...) SINTER_TILE_ATTENTION_BY(TileAttention, module, bf16, __VA_ARGS__)
+#define SINTER_TILE_ATTENTION_BY(maker, module, bf16, ...)                                          \
+  SINTER_DEVICE_HOPPER_KERNEL(module##__attend, sinter::device::TileAttentionMaps maps,             \
+                              sinter::device::TileAttentionArguments arguments) {                   \
+    (void)maps;                                                                                     \
+    uint64_t at;                                                                                    \
+    SINTER_PARAMETER_ADDRESS(at, maps, module##__attend, 0);                                        \
+    sinter::device::maker<sinter::device::TileAttentionForm{__VA_ARGS__}, bf16>(arguments).run(at); \
   }

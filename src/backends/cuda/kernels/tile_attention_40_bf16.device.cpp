@@ -1,3 +1,3 @@
 #include "backends/cuda/kernels/tile_attention.device.h"
 
-SINTER_TILE_ATTENTION(40, 40, 4, bf16, true)
+SINTER_TILE_ATTENTION(tile_attention_40_bf16, true, 40, 4)

@@ -1,3 +1,3 @@
 #include "backends/cuda/kernels/tile_attention.device.h"
 
-SINTER_TILE_ATTENTION(40, 40, 4, f16, false)
+SINTER_TILE_ATTENTION(tile_attention_40_f16, false, 40, 4)

@@ -1,3 +1,3 @@
 #include "backends/cuda/kernels/tile_attention.device.h"
 
-SINTER_TILE_ATTENTION(64, 64, 3, f16, false)
+SINTER_TILE_ATTENTION(tile_attention_64_f16, false, 64, 3)

@@ -1,3 +1,3 @@
 #include "backends/cuda/kernels/tile_attention.device.h"
 
-SINTER_TILE_ATTENTION(80, 80, 2, bf16, true)
+SINTER_TILE_ATTENTION(tile_attention_80_bf16, true, 80, 2)

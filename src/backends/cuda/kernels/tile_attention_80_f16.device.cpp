@@ -1,3 +1,3 @@
 #include "backends/cuda/kernels/tile_attention.device.h"
 
-SINTER_TILE_ATTENTION(80, 80, 2, f16, false)
+SINTER_TILE_ATTENTION(tile_attention_80_f16, false, 80, 2)

@@ -1,0 +1,3 @@
+#include "backends/cuda/kernels/tile_attention_few.device.h"
+
+SINTER_FEW_KEYS_ATTENTION(tile_attention_few_80_f16, false, 80, 3, 80)
