@@ -17,6 +17,7 @@
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
+#include "backends/cuda/calls/shortcut.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/kernels/group_norm.h"
@@ -771,12 +772,15 @@ void split_product_row(Bench& b, Kernels& kernels, int64_t m, int64_t n, int64_t
   });
 }
 
-void split_window_row(Bench& b, Kernels& kernels, int64_t size, int64_t c, int64_t out_c, int64_t stride) {
-  const std::string label = fmt::format("split 2x{}->{} at {}{}", c, out_c, size, stride == 2 ? " down" : "");
+void split_window_row(Bench& b, Kernels& kernels, int64_t size, int64_t c, int64_t out_c, int64_t stride, bool doubles) {
+  const char* change = doubles ? " doubled" : stride == 2 ? " down" : "";
+  const std::string label = fmt::format("split 2x{}->{} at {}{}", c, out_c, size, change);
   if (!b.wanted(label)) return;
   ConvShape shape = conv(2, size, c, out_c);
-  for (ConvAxis& axis : shape.axes) axis.stride = stride;
-  const int64_t filters = out_c * 9 * c, copies = copies_of(filters * 2), in_count = 2 * size * size * c;
+  for (ConvAxis& axis : shape.axes) axis.kernel = doubles ? 4 : 3, axis.stride = stride;
+  shape.doubles = doubles, shape.bias = !doubles;
+  const int64_t filters = out_c * shape.axes[0].kernel * shape.axes[1].kernel * c, copies = copies_of(filters * 2),
+                in_count = 2 * size * size * c;
   DeviceMemory x = b.random(in_count, DType::bf16), in = b.random(in_count, DType::bf16),
                weights = b.random(copies * filters, DType::bf16), bias = b.random(out_c, DType::bf16),
                out = b.random(shape.out_pixels() * out_c, DType::bf16);
@@ -790,7 +794,8 @@ void split_window_row(Bench& b, Kernels& kernels, int64_t size, int64_t c, int64
     buffers.weights = weights_of(i);
     library.add([&b, call = std::shared_ptr<BoundCall>(best->bind(buffers, b.workspace))] { call->launch(b.stream); });
   }
-  TileWindowCall call{.n = 2, .h = size, .w = size, .c = c, .out_c = out_c, .stride = stride};
+  TileWindowCall call{.n = 2, .h = size, .w = size, .c = c, .out_c = out_c};
+  call.stride = doubles ? 1 : stride, call.doubles = doubles;
   const std::vector<int> forms = split_candidates(call, b.context.device());
   const GroupNormCall norm = norm_before(x.address(), in.address(), 2, size * size, c);
   split_row(b, kernels, label, norm, library, forms, [&](int form, InTurns& ours) {
@@ -810,6 +815,7 @@ void splits(Bench& b) {
   fmt::print("\n{:<36}{:>7}  columns:rows x parts\n", "split along k: us", "library");
   struct Window {
     int64_t size, c, out_c, stride = 1;
+    bool doubles = false;
   };
   for (const Window& w : std::initializer_list<Window>{{8, 1280, 1280},
                                                        {8, 2560, 1280},
@@ -817,10 +823,102 @@ void splits(Bench& b) {
                                                        {16, 1280, 1280},
                                                        {16, 1920, 1280},
                                                        {16, 2560, 1280},
-                                                       {16, 1280, 1280, 2}})
-    guarded("split", [&] { split_window_row(b, kernels, w.size, w.c, w.out_c, w.stride); });
+                                                       {16, 1280, 1280, 2},
+                                                       {8, 1280, 1280, 2, true}})
+    guarded("split", [&] { split_window_row(b, kernels, w.size, w.c, w.out_c, w.stride, w.doubles); });
   for (int64_t m : {128, 512})
     for (int64_t k : {1280, 2560, 5120}) guarded("split", [&] { split_product_row(b, kernels, m, 1280, k); });
+}
+
+// Convolutions with a shortcut as one kernel, in all forms, against the convolution and the linear layer behind it, each the
+// fastest of the library's and ours; then what the convolution takes alone, and the whole behind a group norm that makes its
+// input. Weights come from memory, as above.
+
+void shortcut_row(Bench& b, Kernels& kernels, int64_t n, int64_t size, int64_t c, int64_t more) {
+  const int64_t out_c = c;
+  const std::string label = fmt::format("shortcut {}x{}+{}->{} at {}", n, c, more, out_c, size);
+  if (!b.wanted(label)) return;
+  Vendor vendor(b.context, &b.cache, {}, &kernels);
+  const ConvShape shape = conv(n, size, c, out_c);
+  const LinearShape linear{.m = shape.out_pixels(), .n = out_c, .k = more, .epilogue = LinearEpilogue::Bias, .residual = true};
+  const int64_t filters = out_c * 9 * c, rows = out_c * more, copies = copies_of((filters + rows) * 2);
+  auto random = [&](int64_t count) { return b.random(count, DType::bf16); };
+  DeviceMemory x = random(linear.m * c), in = random(linear.m * c), other = random(linear.m * more),
+               weights = random(copies * filters), more_weights = random(copies * rows), bias = random(out_c),
+               between = random(linear.m * out_c), out = random(linear.m * out_c);
+  ConvBuffers first{.in = in.address(), .weights = weights.address(), .out = between.address(), .bias = bias.address()};
+  LinearBuffers second{.a = other.address(), .weights = more_weights.address(), .out = out.address(), .bias = bias.address()};
+  second.residual = between.address(), first.early_weights = second.early_weights = true;
+  const TuneOn<ConvBuffers> on{b.stream, first, b.workspace};
+  const TuneOn<LinearBuffers> on_second{b.stream, second, b.workspace};
+  const auto window = plan_conv(vendor, shape, &on);
+  const auto layer = plan_linear(vendor, linear, &on_second);
+  if (!window || !layer) return print_absence(label, window.why_none + layer.why_none);
+  InTurns apart, alone;
+  std::vector<std::pair<ConvBuffers, LinearBuffers>> calls;
+  for (int64_t i = 0; i < copies; ++i) {
+    first.weights = weights.address() + DevicePtr(i * filters * 2),
+    second.weights = more_weights.address() + DevicePtr(i * rows * 2);
+    calls.emplace_back(first, second);
+    std::shared_ptr<BoundCall> one = window->bind(first, b.workspace), two = layer->bind(second, b.workspace);
+    apart.add([&b, one, two] { one->launch(b.stream), two->launch(b.stream); });
+    alone.add([&b, one] { one->launch(b.stream); });
+  }
+  const double both = time_alone(b, [&] { apart(); });
+  fmt::print("{:<36}{:>7.1f}{:>7.1f} {}{} ", label, both, time_alone(b, [&] { alone(); }), window->is_own() ? "own" : "lib",
+             layer->is_own() ? "+own" : "+lib");
+  const ConvShape whole = with_shortcut(shape, linear);
+  double least = 0;
+  InTurns fastest;
+  for (int form : own_conv_forms(whole, b.context.device())) {
+    InTurns ours;
+    const ConvPlan plan(vendor, whole, form, {});
+    for (const auto& [conv, linear] : calls)
+      ours.add([&b, call = std::shared_ptr<BoundCall>(plan.bind(with_shortcut(conv, linear), b.workspace))] {
+        call->launch(b.stream);
+      });
+    const double time = time_alone(b, [&] { ours(); });
+    if (least == 0 || time < least) least = time, fastest = ours;
+    fmt::print("{:>26}", fmt::format("{} {:.1f}", own_conv_name(whole, form), time));
+  }
+  fmt::print("  gain {:.2f}, {:.0f} TFLOP/s", both / least, whole.flops() * 1e-6 / least);
+  const GroupNormCall norm = norm_before(x.address(), in.address(), n, size * size, c);
+  if (const GroupNormLimits limits = GroupNormLimits::of(kernels); group_norm_fits(norm, limits)) {
+    KernelStream target(kernels, b.stream);
+    const Body before = [&] { group_norm(target, norm, limits); };
+    const double norm_alone = time_alone(b, before);
+    fmt::print("  behind a norm {:.1f} {:.1f}", time_alone(b, [&] { before(), apart(); }) - norm_alone,
+               time_alone(b, [&] { before(), fastest(); }) - norm_alone);
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+void shortcuts(Bench& b) {
+  Kernels kernels(b.context);
+  fmt::print("\n{:<36}{:>7}{:>7}\n", "convolutions with a shortcut: us", "apart", "conv");
+  for (auto [size, c, more] : {std::array<int64_t, 3>{64, 320, 640},
+                               {64, 320, 960},
+                               {32, 640, 320},
+                               {32, 640, 960},
+                               {32, 640, 1280},
+                               {32, 640, 1920},
+                               {16, 1280, 640},
+                               {16, 1280, 1920},
+                               {16, 1280, 2560},
+                               {8, 1280, 2560},
+                               {128, 320, 640},
+                               {128, 320, 960},
+                               {64, 640, 320},
+                               {64, 640, 960},
+                               {64, 640, 1280},
+                               {64, 640, 1920},
+                               {32, 1280, 640},
+                               {32, 1280, 1920},
+                               {32, 1280, 2560}})
+    guarded("shortcut", [&] { shortcut_row(b, kernels, 2, size, c, more); });
+  guarded("shortcut", [&] { shortcut_row(b, kernels, 1, 512, 256, 512); });  // of the decoder
+  guarded("shortcut", [&] { shortcut_row(b, kernels, 1, 1024, 128, 256); });
 }
 
 // Convolutions of few channels by our kernels, as they choose their tiles and with others, against cuDNN's fastest. All take
@@ -906,6 +1004,7 @@ int run(int argc, char** argv) {
   convs(b);
   windows(b);
   splits(b);
+  shortcuts(b);
   thin_convs(b);
   return 0;
 }

@@ -274,6 +274,15 @@ Result cuModuleLoadData(void** module, const void*) {
   return told("cuModuleLoadData");
 }
 Result cuModuleUnload(void*) { return told("cuModuleUnload"); }
+Result cuLibraryLoadData(void** library, const void*, int*, void**, unsigned, int*, void**, unsigned) {
+  *library = &something;
+  return told("cuLibraryLoadData");
+}
+Result cuLibraryUnload(void*) { return told("cuLibraryUnload"); }
+Result cuLibraryGetModule(void** module, void*) {
+  *module = &something;
+  return told("cuLibraryGetModule");
+}
 Result cuModuleGetFunction(void** function, void*, const char*) {
   *function = &something;
   return told("cuModuleGetFunction");
@@ -289,6 +298,16 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int, size
 }
 Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**) {
   return told("cuLaunchKernel");
+}
+/// What the real one refuses, it refuses too.
+Result cuTensorMapEncodeTiled(void*, int, unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,
+                              const unsigned* box, const unsigned* steps, int, int, int, int) {
+  bool right = rank >= 1 && rank <= 5 && address % 16 == 0 && address != 0;
+  for (unsigned i = 0; i < rank && right; ++i)
+    right = sizes[i] > 0 && sizes[i] <= uint64_t(1) << 32 && box[i] >= 1 && box[i] <= 256 && steps[i] >= 1 && steps[i] <= 8;
+  for (unsigned i = 0; i + 1 < rank && right; ++i)
+    right = strides[i] % 16 == 0 && strides[i] < uint64_t(1) << 40 && (i == 0 || strides[i] % strides[i - 1] == 0);
+  return right ? told("cuTensorMapEncodeTiled") : 1;
 }
 Result cuGraphGetNodes(void*, void**, size_t* count) {
   *count = 3;

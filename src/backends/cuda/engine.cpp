@@ -10,6 +10,7 @@
 #include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/plan.h"
 #include "backends/cuda/schedules.h"
+#include "backends/cuda/shortcut_steps.h"
 #include "backends/cuda/thin_conv_steps.h"
 #include "backends/cuda/upload.h"
 #include "backends/cuda/weights.h"
@@ -118,15 +119,17 @@ static bool is_among_tokens(const AttentionStep& step) {
 
 void Engine::begin_modules(const Program& program) const {
   vendor_.kernels()->begin("elements");
+  for (size_t i = 0; i < program.steps.size(); ++i) begin_shortcut_modules(program, i);
   for (const Step& step : program.steps) {
     if (std::holds_alternative<GroupStatsStep>(step))
       for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
     if (const auto* conv = std::get_if<ConvStep>(&step)) {
       const std::string thin = thin_conv_module(*conv, context_.device());
-      const std::vector<std::string> windows = tile_window_modules(conv->in_type, conv->doubled, context_.device());
+      const WindowKind kind = conv->doubled ? WindowKind::Doubles : WindowKind::Plain;
+      const std::vector<std::string> windows = tile_window_modules(conv->in_type, kind, context_.device());
       for (const std::string& module : thin.empty() ? windows : std::vector{thin}) vendor_.kernels()->begin(module);
-      const int64_t products = conv->doubled ? 0 : conv->kernel_h * conv->kernel_w * conv->c;
-      for (const std::string& module : split_modules(conv->out_c, products, conv->in_type, context_.device()))
+      const int64_t products = (conv->doubled ? 4 : conv->kernel_h * conv->kernel_w) * conv->c;
+      for (const std::string& module : split_modules(conv->out_c, products, conv->in_type, kind, context_.device()))
         vendor_.kernels()->begin(module);
     }
     if (const auto* attention = std::get_if<AttentionStep>(&step); attention && is_among_tokens(*attention)) {
@@ -139,9 +142,21 @@ void Engine::begin_modules(const Program& program) const {
     for (const std::string& module : tile_modules(linear->a_type, tail.gated, tail.adds, options_.tune, context_.device()))
       vendor_.kernels()->begin(module);
     if (options_.tune && !tail.gated)
-      for (const std::string& module : split_modules(linear->n, linear->k, linear->a_type, context_.device()))
+      for (const std::string& module : split_modules(linear->n, linear->k, linear->a_type, WindowKind::Plain, context_.device()))
         vendor_.kernels()->begin(module);
   }
+}
+
+void Engine::begin_shortcut_modules(const Program& program, size_t step) const {
+  const auto steps = shortcut_steps(program, step);
+  if (!steps) return;
+  const ConvStep& conv = *steps->conv;
+  const DeviceInfo& device = context_.device();
+  const int64_t products = conv.kernel_h * conv.kernel_w * conv.c + steps->linear->k;
+  for (const std::string& module : tile_window_modules(conv.in_type, WindowKind::WithShortcut, device))
+    vendor_.kernels()->begin(module);
+  for (const std::string& module : split_modules(conv.out_c, products, conv.in_type, WindowKind::WithShortcut, device))
+    vendor_.kernels()->begin(module);
 }
 
 /// The fixed kernels' machine code is kept like a program's.

@@ -116,6 +116,7 @@ class Engine final : public sinter::Engine {
   void give_back_memory(const Error& why);
   /// Starts compiling the fixed kernels that will be needed.
   void begin_modules(const Program& program) const;
+  void begin_shortcut_modules(const Program& program, size_t step) const;
   Module load_fixed(std::string_view ptx, std::string_view name);
 
   EngineOptions options_;

@@ -32,13 +32,29 @@ int64_t scratch_bytes(const Step&, const Bindings&, const Engine&) {
   return 0;
 }
 
+inline std::string vendor_call_key(const char* kind, const std::string& shape, bool tune) {
+  return fmt::format("{}{} {}", tune ? "" : "untimed ", kind, shape);
+}
+
+template <class Shape, class Buffers, class Plan>
+Planned<Plan> LaunchBuilder::vendor_plan(const char* kind, const Shape& shape, const Buffers& buffers,
+                                         Planner<Shape, Buffers, Plan> planner, bool tune) {
+  VendorCall& known = vendor_calls_[vendor_call_key(kind, shape.text(), tune)];
+  if (!known.planned.has_value()) {
+    std::optional<TuneOn<Buffers>> on;
+    if (tune) on.emplace(engine_.stream(), buffers, tuning_workspace(), std::exchange(known.candidates, nullptr));
+    known.planned = planner(engine_.vendor(), shape, on ? &*on : nullptr);
+  }
+  return std::any_cast<Planned<Plan>>(known.planned);
+}
+
 template <class Shape, class Buffers, class Plan>
 LaunchBuilder::Added<Plan> LaunchBuilder::add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers,
                                                           Planner<Shape, Buffers, Plan> planner, Preparer<Shape> preparer,
                                                           bool tune) {
-  auto [at, fresh] = vendor_calls_.try_emplace(fmt::format("{}{} {}", tune ? "" : "untimed ", kind, shape.text()));
-  VendorCall& known = at->second;
   if (collecting_) {
+    auto [at, fresh] = vendor_calls_.try_emplace(vendor_call_key(kind, shape.text(), tune));
+    VendorCall& known = at->second;
     if (!fresh) return {};
     if (!tune)
       known.ahead = [this, shape, planner](VendorCall& call) { call.planned = planner(engine_.vendor(), shape, nullptr); };
@@ -46,12 +62,7 @@ LaunchBuilder::Added<Plan> LaunchBuilder::add_vendor_call(const char* kind, cons
       known.ahead = [this, shape, preparer](VendorCall& call) { call.candidates = preparer(engine_.vendor(), shape); };
     return {};
   }
-  if (!known.planned.has_value()) {
-    std::optional<TuneOn<Buffers>> on;
-    if (tune) on.emplace(engine_.stream(), buffers, tuning_workspace(), std::exchange(known.candidates, nullptr));
-    known.planned = planner(engine_.vendor(), shape, on ? &*on : nullptr);
-  }
-  auto plan = std::any_cast<Planned<Plan>>(known.planned);
+  const auto plan = vendor_plan(kind, shape, buffers, planner, tune);
   if (!plan) return {plan.why_none, nullptr};
   std::string detail = shape.text();
   if constexpr (requires { plan->is_own(); }) detail += plan->is_own() ? ", ours" : "";

@@ -39,7 +39,7 @@ void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr b
   for (size_t i = 0; i < unit.program.steps.size(); ++i) {
     engine_.check_cancelled();  // the vendors' libraries think about each step, or time it
     instance.step = i;
-    if (add_group_norm(instance)) {
+    if (add_group_norm(instance) || add_shortcut(instance)) {
       ++i;
       continue;
     }

@@ -54,9 +54,18 @@ class LaunchBuilder {
            std::vector<DevicePtr> results);
   void add_step(const Instance& in, const RowStep& step);
   void add_step(const Instance& in, const LinearStep& step);
+  /// Its alignment is what offsets leave of the buffers'.
+  std::pair<LinearShape, LinearBuffers> linear_call(const Instance& in, const LinearStep& step);
   void add_step(const Instance& in, const ConvStep& step);
+  ConvShape conv_shape(const Instance& in, const ConvStep& step);
+  ConvBuffers conv_buffers(const Instance& in, const ConvStep& step);
   /// By the kernels for few channels; false, and nothing is added, where they do not make it.
   bool add_thin_conv(const Instance& in, const ConvStep& step);
+  /// The convolution and the next step, where that is its shortcut, as one launch; false, and nothing is added, where it is none,
+  /// or two are faster.
+  bool add_shortcut(const Instance& in);
+  struct ShortcutCandidates;
+  bool shortcut_is_faster(const ShortcutCandidates& candidates);
   void add_step(const Instance& in, const MatmulStep& step);
   void add_step(const Instance& in, const AttentionStep& step);
   void add_step(const Instance& in, const GroupStatsStep& step);
@@ -71,6 +80,10 @@ class LaunchBuilder {
   template <class Shape, class Buffers, class Plan>
   Added<Plan> add_vendor_call(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
                               Preparer<Shape> preparer, bool tune);
+  /// A vendor's plan, but in the first walk.
+  template <class Shape, class Buffers, class Plan>
+  Planned<Plan> vendor_plan(const char* kind, const Shape& shape, const Buffers& buffers, Planner<Shape, Buffers, Plan> planner,
+                            bool tune);
   void enlarge(const ConvShape& whole, const ConvBuffers& from, DevicePtr picture, DevicePtr filters);
   void add_places(const ConvCall& whole, std::string detail);
   /// A product in the library's form or one of ours.

@@ -30,8 +30,7 @@ int64_t scratch_bytes(const ConvStep& step, const Bindings& bindings, const Engi
   return e.picture_bytes + e.filter_bytes;
 }
 
-void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
-  if (add_thin_conv(in, step)) return;
+ConvShape LaunchBuilder::conv_shape(const Instance& in, const ConvStep& step) {
   const VendorTail& tail = *step.tail;
   ConvShape shape;
   shape.n = in(step.n), shape.c = step.c, shape.out_c = step.out_c, shape.type = step.in_type;
@@ -39,26 +38,39 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
                 {in(step.w), step.kernel_w, step.stride, step.left, step.right}};
   shape.bias = tail.bias >= 0, shape.allow_tf32 = engine_.options().allow_tf32;
   shape.residual = tail.adds, shape.rest_may_follow = step.epilogue.has_value();
-  const Enlarged larger = enlarged(step, in.bindings);
-  if (larger.needed) {
+  if (enlarged(step, in.bindings).needed) {
     shape.axes[0].in = in(step.enlarged_h), shape.axes[1].in = in(step.enlarged_w);
   } else if (step.doubled) {
     shape.doubles = true;
     for (ConvAxis& axis : shape.axes) axis.kernel = 4, axis.stride = 2;
   }
-  if (shape.n * shape.out_pixels() == 0) return;
+  return shape;
+}
+
+ConvBuffers LaunchBuilder::conv_buffers(const Instance& in, const ConvStep& step) {
+  const VendorTail& tail = *step.tail;
   ConvBuffers buffers;
   buffers.in = address(in, step.in, step.in_type);
   buffers.weights = step.computed ? address(in, step.filter, step.filter_type) : weights_.get(in.unit, in.prefix, step.weight);
   buffers.out = address(in, step.out, tail.out_type);
-  if (shape.bias) buffers.bias = weights_.get(in.unit, in.prefix, tail.bias);
+  if (tail.bias >= 0) buffers.bias = weights_.get(in.unit, in.prefix, tail.bias);
+  if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
+  buffers.early_weights = !step.computed;  // nothing of a run writes them
+  return buffers;
+}
+
+void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
+  if (add_thin_conv(in, step)) return;
+  const VendorTail& tail = *step.tail;
+  const ConvShape shape = conv_shape(in, step);
+  if (shape.n * shape.out_pixels() == 0) return;
+  ConvBuffers buffers = conv_buffers(in, step);
+  const Enlarged larger = enlarged(step, in.bindings);
   if (larger.needed) {
     const DevicePtr picture = in.scratch(), filters = picture + DevicePtr(larger.picture_bytes);
     enlarge(shape, buffers, picture, filters);
-    buffers.in = picture, buffers.weights = filters;
+    buffers.in = picture, buffers.weights = filters, buffers.early_weights = false;
   }
-  buffers.early_weights = !step.computed && !larger.needed;  // nothing of a run writes them
-  if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
   if (tail.out_type == step.in_type) {
     const auto added = add_vendor_call("conv", shape, buffers, plan_conv, prepare_conv, engine_.options().tune);
     auto left_out = [&](bool ConvShape::*part) { return added.plan && shape.*part && !(added.plan->shape().*part); };

@@ -60,10 +60,8 @@ int64_t scratch_bytes(const LinearStep& step, const Bindings& bindings, const En
   return wide.batch * wide.out_batch * byte_size(wide.out);
 }
 
-void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
+std::pair<LinearShape, LinearBuffers> LaunchBuilder::linear_call(const Instance& in, const LinearStep& step) {
   const VendorTail& tail = *step.tail;
-  LinearShape shape = linear_shape(step, in.bindings, engine_.options());
-  if (shape.m * shape.batch == 0) return;
   LinearBuffers buffers;
   buffers.a = address(in, step.a, step.a_type);
   buffers.weights = weights_.get(in.unit, in.prefix, step.weight) + DevicePtr(step.weight_row * step.k * byte_size(step.a_type));
@@ -73,6 +71,13 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   if (tail.bias >= 0)
     buffers.bias = weights_.get(in.unit, in.prefix, tail.bias) + DevicePtr(step.weight_row * byte_size(tail.out_type));
   if (tail.adds) buffers.residual = address(in, tail.residual, tail.out_type);
+  return {linear_shape(step, in.bindings, engine_.options()), buffers};
+}
+
+void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
+  const VendorTail& tail = *step.tail;
+  auto [shape, buffers] = linear_call(in, step);
+  if (shape.m * shape.batch == 0) return;
   const bool gates = shape.gated && gates_itself(engine_, shape);
   shape.lower_alignment({buffers.a, buffers.weights, buffers.out, buffers.bias, buffers.residual});
   if (step.a_type == DType::f8e4m3) return add_fp8_linear(in, step, shape, buffers);

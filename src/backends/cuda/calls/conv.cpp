@@ -16,7 +16,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of what choices between the library and tile windows are stored under: raise it when their kernels change.
-constexpr std::string_view kTileWindows = "4";
+constexpr std::string_view kTileWindows = "5";
 /// From which tile_share() on a tile window is taken untimed. Measured against cuDNN's best of eight, at shares of 0.97: on an
 /// H100 tiles of 160 columns 1.11 to 1.44 times as fast, tiles of 80 1.19 to 1.21 (by 2 pixels 1.03); on an H200, before pixels
 /// came once for all taps, tiles of 128 0.95 to 0.98 times, but 1.04 to 1.24 with a residual and 1.17 to 1.87 to twice the size
@@ -62,6 +62,8 @@ TileWindowCall window_call(const ConvShape& s, const ConvBuffers& b) {
   call.in = b.in, call.filters = b.weights, call.out = b.out;
   if (s.bias) call.bias = b.bias;
   if (s.residual) call.residual = b.residual;
+  call.shortcut = {.c = s.shortcut_c, .pixel_stride = s.shortcut_stride, .in = b.shortcut_in, .filters = b.shortcut_weights};
+  if (s.shortcut_bias) call.shortcut.bias = b.shortcut_bias;
   call.early_weights = b.early_weights;
   return call;
 }
@@ -69,18 +71,13 @@ TileWindowCall window_call(const ConvShape& s, const ConvBuffers& b) {
 /// The split product that should be fastest, where one should be faster than the library's kernel.
 std::optional<int> expected_split(const ConvShape& s, const DeviceInfo& device) {
   int64_t products = s.c;
-  for (const ConvAxis& axis : s.axes) products *= axis.kernel;
+  for (const ConvAxis& axis : s.axes) products *= s.doubles ? axis.kernel / 2 : axis.kernel;
+  products += s.shortcut_c;
   const std::vector<int> forms = split_candidates(window_call(s, {}), device);
   if (forms.empty() || products < kManyProducts) return {};
   return kFirstSplitForm + forms.front();
 }
 
-/// The kernels of ours that may be worth their time.
-std::vector<int> own_forms(const ConvShape& s, const DeviceInfo& device) {
-  std::vector<int> forms = tile_window_forms(s.doubles);
-  for (int form : split_candidates(window_call(s, {}), device)) forms.push_back(kFirstSplitForm + form);
-  return forms;
-}
 /// Of tile windows, and of all of ours, the one that should be fastest.
 int best_window(const ConvShape& s, const DeviceInfo& device) {
   return best_tile_form(window_call(s, {}), device.multiprocessors);
@@ -128,7 +125,7 @@ int64_t ConvShape::out_pixels() const {
 double ConvShape::flops() const {
   double window = 1;
   for (const auto& a : axes) window *= double(a.kernel) / (doubles ? 2 : 1);  // half of the taps meet each pixel
-  return 2.0 * double(out_pixels()) * double(out_c) * double(c) * window;
+  return 2.0 * double(out_pixels()) * double(out_c) * (double(c) * window + double(shortcut_c));
 }
 
 std::string ConvShape::text() const {
@@ -144,6 +141,7 @@ std::string ConvShape::text() const {
   if (silu) t += " silu";
   if (allow_tf32) t += " tf32";
   if (rest_may_follow) t += " or less";
+  if (shortcut_c) t += fmt::format(", shortcut {} by {}{}", shortcut_c, shortcut_stride, shortcut_bias ? " bias" : "");
   return t;
 }
 
@@ -162,18 +160,31 @@ std::string why_no_tile_window(const ConvShape& s, const DeviceInfo& device) {
   return is_window(s) ? why_no_tile_window(window_call(s, {}), device) : fmt::format("there is no tile window for {}", s.text());
 }
 
-std::vector<std::string> tile_window_modules(DType type, bool doubles, const DeviceInfo& device) {
+std::vector<int> own_conv_forms(const ConvShape& s, const DeviceInfo& device) {
+  std::vector<int> forms = tile_window_forms(s.doubles);
+  for (int form : split_candidates(window_call(s, {}), device)) forms.push_back(kFirstSplitForm + form);
+  return forms;
+}
+
+std::string own_conv_name(const ConvShape& s, int form) {
+  const WindowKind kind = window_call(s, {}).kind();
+  const std::string module =
+      is_split(form) ? split_module(form - kFirstSplitForm, s.type, kind) : tile_window_module(form, s.type, kind);
+  return module.substr(0, module.rfind('_'));
+}
+
+std::vector<std::string> tile_window_modules(DType type, WindowKind kind, const DeviceInfo& device) {
   const ConvShape shape{.c = 8, .out_c = 8, .axes = {{.in = 1}, {.in = 1}}, .type = type};
   if (!why_no_tile_window(shape, device).empty()) return {};
   std::vector<std::string> modules;
-  for (int form : tile_window_forms(doubles)) modules.push_back(tile_window_module(form, type, doubles));
+  for (int form : tile_window_forms(kind == WindowKind::Doubles)) modules.push_back(tile_window_module(form, type, kind));
   return modules;
 }
 
 bool tile_window_should_win(const ConvShape& s, const DeviceInfo& device) {
   if (!fills_device(s, device)) return false;
   const bool is_narrow = columns_of(best_window(s, device)) == 128;
-  return !is_narrow || s.residual || s.doubles || expected_split(s, device);
+  return !is_narrow || s.residual || s.doubles || s.shortcut_c || expected_split(s, device);
 }
 
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
@@ -203,6 +214,7 @@ class ConvPlanner {
       const std::optional<Winner> stored = find();
       if (stored ? stored->is_own() : library_is_hopeless()) return nullptr;
     }
+    if (shape_.shortcut_c) return nullptr;
     return prepare_cudnn(vendor_, conv_request(library_shape(shape_, true)));
   }
 
@@ -218,6 +230,7 @@ class ConvPlanner {
   }
 
   Planned<ConvPlan> library(const TuneOn<ConvBuffers>* tune) {
+    if (shape_.shortcut_c) return {nullptr, "only kernels of ours have shortcuts"};
     const ConvShape shape = library_shape(shape_, tune != nullptr);
     auto planned = library(shape, tune, tune ? tune->candidates : nullptr);
     if (planned || !shape.residual || !shape_.rest_may_follow) return planned;
@@ -248,7 +261,7 @@ class ConvPlanner {
       if (auto planned = library(&tune); planned && planned->workspace_bytes() <= tune.workspace.bytes)
         plans.push_back(planned.plan);
     const bool has_library = !plans.empty();
-    for (int form : own_forms(shape_, device())) plans.push_back(own(form, {}));
+    for (int form : own_conv_forms(shape_, device())) plans.push_back(own(form, {}));
     std::vector<std::unique_ptr<BoundCall>> calls;
     for (const auto& plan : plans) calls.push_back(plan->bind(tune.buffers, tune.workspace));
     std::vector<double> times = time_calls(vendor_.context(), tune.stream, calls);
@@ -266,7 +279,7 @@ class ConvPlanner {
   }
 
   std::optional<Winner> find() const {
-    const std::vector<int> forms = own_forms(shape_, device());
+    const std::vector<int> forms = own_conv_forms(shape_, device());
     auto winner = contest_.find();
     const bool known = winner && (!winner->is_own() || std::find(forms.begin(), forms.end(), winner->form) != forms.end());
     return known ? winner : std::nullopt;

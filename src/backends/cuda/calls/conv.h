@@ -1,6 +1,7 @@
 #pragma once
 #include "backends/cuda/calls/cudnn.h"
 #include "backends/cuda/calls/vendor.h"
+#include "backends/cuda/kernels/tile_window.h"
 #include "tensor/dtype.h"
 
 namespace sinter::cuda {
@@ -30,6 +31,10 @@ struct ConvShape {
   /// The caller adds the residual, or the bias where it doubles, where the plan's shape has none.
   bool rest_may_follow = false;
   bool allow_tf32 = false;  ///< f32: round inputs to 10 fraction bits
+  /// Of a convolution of one pixel, of another picture of the result's size, that is added to the sums: kernels of ours alone do
+  /// so (calls/shortcut.h). 0: none. The stride is from pixel to pixel.
+  int64_t shortcut_c = 0, shortcut_stride = 0;
+  bool shortcut_bias = false;
 
   int64_t out_size(const ConvAxis& axis) const { return doubles ? 2 * axis.in : axis.out(); }
   double flops() const;
@@ -41,6 +46,7 @@ struct ConvShape {
 struct ConvBuffers {
   DevicePtr in = 0, weights = 0, out = 0;
   DevicePtr bias = 0, residual = 0;
+  DevicePtr shortcut_in = 0, shortcut_weights = 0, shortcut_bias = 0;
   /// No kernel of the stream writes the weights: a call may read them before those queued in front of it have ended.
   bool early_weights = false;
 };
@@ -78,9 +84,13 @@ Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
 
 /// Why no tile window of ours makes this; empty where one does.
 std::string why_no_tile_window(const ConvShape& shape, const DeviceInfo& device);
+/// The kernels of ours that may be worth their time, where there are some: forms of tiles as own_call.h counts them; and what one
+/// is called.
+std::vector<int> own_conv_forms(const ConvShape& shape, const DeviceInfo& device);
+std::string own_conv_name(const ConvShape& shape, int form);
 /// The modules of kernels that may be wanted for such convolutions; empty where none is.
-std::vector<std::string> tile_window_modules(DType type, bool doubles, const DeviceInfo& device);
-/// Whether one, or a split product, should be faster than the library's convolution, and a pass that adds a residual after it.
+std::vector<std::string> tile_window_modules(DType type, WindowKind kind, const DeviceInfo& device);
+/// Whether one, or a split product, should be faster than the library's convolution and what adds a residual or a shortcut.
 bool tile_window_should_win(const ConvShape& shape, const DeviceInfo& device);
 
 /// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The

@@ -66,12 +66,12 @@ TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device,
 }
 
 TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that have them") {
-  CHECK(tile_window_modules(DType::bf16, false, hopper()) ==
+  CHECK(tile_window_modules(DType::bf16, WindowKind::Plain, hopper()) ==
         std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16", "tile_window_80_bf16"});
-  CHECK(tile_window_modules(DType::f32, false, hopper()).empty());
+  CHECK(tile_window_modules(DType::f32, WindowKind::Plain, hopper()).empty());
   DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
-  CHECK(tile_window_modules(DType::bf16, true, ampere).empty());
+  CHECK(tile_window_modules(DType::bf16, WindowKind::Doubles, ampere).empty());
 }
 
 TEST_CASE("two convolutions or attentions with the same name are the same") {

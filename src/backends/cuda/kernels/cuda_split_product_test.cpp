@@ -1,9 +1,10 @@
 #define SINTER_DEVICE_EMULATION
 #include <doctest/doctest.h>
 
-#include <numeric>
 #include <set>
 
+#include "backends/cuda/kernels/split_doubled_192x4_bf16.device.cpp"
+#include "backends/cuda/kernels/split_doubled_192x4_f16.device.cpp"
 #include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/kernels/split_product_192x4_bf16.device.cpp"
 #include "backends/cuda/kernels/split_product_192x4_f16.device.cpp"
@@ -11,6 +12,12 @@
 #include "backends/cuda/kernels/split_product_64x4_f16.device.cpp"
 #include "backends/cuda/kernels/split_product_80x6_bf16.device.cpp"
 #include "backends/cuda/kernels/split_product_80x6_f16.device.cpp"
+#include "backends/cuda/kernels/split_shortcut_192x4_bf16.device.cpp"
+#include "backends/cuda/kernels/split_shortcut_192x4_f16.device.cpp"
+#include "backends/cuda/kernels/split_shortcut_64x4_bf16.device.cpp"
+#include "backends/cuda/kernels/split_shortcut_64x4_f16.device.cpp"
+#include "backends/cuda/kernels/split_shortcut_80x6_bf16.device.cpp"
+#include "backends/cuda/kernels/split_shortcut_80x6_f16.device.cpp"
 #include "backends/cuda/kernels/test_product_cases.h"
 #include "backends/cuda/kernels/test_tensor_map.h"
 
@@ -27,10 +34,16 @@ TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c,
   call.in = call.filters = call.out = 4096;
   return call;
 }
+TileWindowCall doubled(TileWindowCall call) {
+  call.doubles = true;
+  return call;
+}
 TileWindowCall strided(TileWindowCall call, int64_t stride, int64_t top, int64_t left) {
   call.stride = stride, call.top = top, call.left = left;
   return call;
 }
+
+constexpr int kDoubled = 3;  // the form
 
 TEST_CASE("every tile of a split product fits into a block's shared memory, and so do the sums that change hands") {
   for (const SplitForm& form : split_forms()) {
@@ -41,7 +54,7 @@ TEST_CASE("every tile of a split product fits into a block's shared memory, and 
     CHECK(tile.shared_bytes() <= 227 * 1024);
     CHECK(tile.exchanged_bytes() <= tile.stages() * tile.stage_bytes());
     CHECK(tile.part_patches() * form.parts >= tile.patches());
-    CHECK(form.columns % (8 * form.rows) == 0);  // pieces of the weights begin where the order of chunks does
+    CHECK(form.columns % (form.doubles ? 64 : 8 * form.rows) == 0);  // pieces of the weights begin where the order of chunks does
     CHECK(form.blocks() <= 8);
   }
 }
@@ -49,6 +62,7 @@ TEST_CASE("every tile of a split product fits into a block's shared memory, and 
 TEST_CASE("a split product has one cluster of blocks for every tile, or for several below each other") {
   for (int form = 0; form < int(split_forms().size()); ++form) {
     const SplitForm& f = split_forms()[size_t(form)];
+    if (f.doubles) continue;
     for (int64_t m : {1, 128, 129, 512}) {
       const SplitProduct made = split_product_without_maps(product(m, 1288, 1280), form);
       const int64_t tiles = (m + 128 * f.rows - 1) / (128 * f.rows) * ((1288 + f.columns - 1) / f.columns);
@@ -81,6 +95,23 @@ TEST_CASE("tiles of a split window are all pixels of the result once, and no oth
   CHECK(split_product_without_maps(window(2, 16, 16, 64, 160), 0).product.arguments.m == 512);
 }
 
+TEST_CASE("tiles of a split window to twice the size are all pixels of the result once, and no others") {
+  for (int64_t n : {1, 3})
+    for (int64_t h : {1, 8, 19}) {
+      const SplitWindow made = split_product_without_maps(doubled(window(n, h, 13, 64, 160)), kDoubled);
+      const device::SplitDoubledRows<192> rows{{made.window}};
+      std::set<int> seen;
+      int written = 0;
+      for (int row = 0; row < made.product.arguments.m; ++row) {
+        const int first = row / device::kTileRows * device::kTileRows;
+        if (const int pixel = rows.out_row(rows.tile(first), row - first); pixel >= 0) seen.insert(pixel), ++written;
+      }
+      CHECK(written == n * 2 * h * 2 * 13);
+      CHECK(int(seen.size()) == written);
+      CHECK(*seen.rbegin() == written - 1);
+    }
+}
+
 TEST_CASE("the steps of a split window are the same counted several at a time and begun anywhere") {
   TileWindowCall call = window(1, 8, 8, 72, 160);
   call.kernel_w = 2;
@@ -104,6 +135,7 @@ TEST_CASE("calls are split where that is of use, in the form that should be fast
   CHECK(forms(window(2, 8, 8, 2560, 1280)) == std::vector<int>{0, 1});
   CHECK(forms(window(2, 16, 16, 1280, 1280)) == std::vector<int>{2});
   CHECK(forms(strided(window(2, 16, 16, 1280, 1280), 2, 1, 1)) == std::vector<int>{0, 1});
+  CHECK(forms(doubled(window(2, 8, 8, 1280, 1280))) == std::vector<int>{kDoubled});
   CHECK(forms(product(128, 1280, 1280)) == std::vector<int>{1, 0});
   CHECK(forms(product(128, 1280, 64)).empty());
   CHECK(forms(product(2048, 1280, 1280)).empty());
@@ -116,18 +148,20 @@ TEST_CASE("calls are split where that is of use, in the form that should be fast
 }
 
 TEST_CASE("modules of split products are wanted for long sums and many columns of 16 bits on the devices that have them") {
-  const auto modules = split_modules(1280, 11520, DType::bf16, hopper());
+  const auto modules = split_modules(1280, 11520, DType::bf16, WindowKind::Plain, hopper());
   CHECK(modules.size() == 3);
   for (const std::string& module : modules) CHECK(Kernels::all_ptx().contains(module + " (sm_90a)"));
-  CHECK(split_modules(320, 11520, DType::bf16, hopper()).empty());
-  CHECK(split_modules(1280, 576, DType::bf16, hopper()).empty());
-  CHECK(split_modules(1280, 11520, DType::f32, hopper()).empty());
+  CHECK(split_modules(1280, 5120, DType::f16, WindowKind::Doubles, hopper()) ==
+        std::vector<std::string>{"split_doubled_192x4_f16"});
+  CHECK(split_modules(320, 11520, DType::bf16, WindowKind::Plain, hopper()).empty());
+  CHECK(split_modules(1280, 576, DType::bf16, WindowKind::Plain, hopper()).empty());
+  CHECK(split_modules(1280, 11520, DType::f32, WindowKind::Plain, hopper()).empty());
   DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
-  CHECK(split_modules(1280, 11520, DType::bf16, ampere).empty());
+  CHECK(split_modules(1280, 11520, DType::bf16, WindowKind::Plain, ampere).empty());
   DeviceInfo old_driver = hopper();
   old_driver.cuda_version = 11080;
-  CHECK(split_modules(1280, 11520, DType::bf16, old_driver).empty());
+  CHECK(split_modules(1280, 11520, DType::bf16, WindowKind::Plain, old_driver).empty());
 }
 
 TEST_CASE("split products say why they cannot do a call") {
@@ -142,7 +176,7 @@ TEST_CASE("split products say why they cannot do a call") {
   const TileWindowCall good_window = window(2, 8, 8, 1280, 1280);
   CHECK(why(good_window, hopper()) == "");
   const auto refused_window = refusals<TileWindowCall>(good_window, why);
-  refused_window([](auto& c, auto&) { c.doubles = true; }, "twice the size");
+  refused_window([](auto& c, auto&) { c.doubles = true; }, "such a size");
   refused_window([](auto& c, auto&) { c.c = 4; }, "4");
   refused_window([](auto& c, auto&) { c.stride = 9; }, "9 pixels apart");
   refused_window([](auto& c, auto&) { c.c = 8, c.kernel_h = 1; }, "too few for 6 parts");
@@ -170,6 +204,10 @@ SplitWindow ready(TestTarget& target, const TileWindowCall& call, int form) {
   SplitWindow made = split_product_without_maps(call, form);
   describe_for_emulation(made.product.maps.a, made.product.left);
   describe_for_emulation(made.product.maps.weights, made.product.weights, call.early_weights);
+  if (made.shortcut) {
+    describe_for_emulation(made.shortcut->maps.a, made.shortcut->pixels);
+    describe_for_emulation(made.shortcut->maps.weights, made.shortcut->filters, call.early_weights);
+  }
   return made;
 }
 
@@ -178,12 +216,13 @@ std::string named(int form) {
   return fmt::format("{} columns, {} rows of tiles, {} parts", f.columns, f.rows, f.parts);
 }
 
-/// A call of every form, or of one, each into memory that nothing wrote before.
+/// A call of every form that can make it, or of one, each into memory that nothing wrote before.
 constexpr int kEveryForm = -1;
-std::vector<int> forms_of(int form) {
+std::vector<int> forms_of(int form, bool doubles = false) {
   if (form != kEveryForm) return {form};
-  std::vector<int> forms(split_forms().size());
-  std::iota(forms.begin(), forms.end(), 0);
+  std::vector<int> forms;
+  for (int i = 0; i < int(split_forms().size()); ++i)
+    if (split_forms()[size_t(i)].doubles == doubles) forms.push_back(i);
   return forms;
 }
 
@@ -206,11 +245,12 @@ void check_product(TestTarget& target, const TileProductCall& call, int of_form,
 
 void check_window(TestTarget& target, const TileWindowCall& call, int of_form, bool bias, bool adds, bool in_place = false) {
   CAPTURE(text(call));
+  CAPTURE(call.shortcut.c);
   CAPTURE(bias);
   CAPTURE(adds);
   Convolution c(target, call, bias, adds);
   c.call.early_weights = adds;
-  for (int form : forms_of(of_form)) {
+  for (int form : forms_of(of_form, call.doubles)) {
     CAPTURE(named(form));
     c.call.out = target.untouched((c.count + 64) * 2);
     if (in_place) {
@@ -244,6 +284,48 @@ TEST_CASE("emulated split windows agree with sums in double") {
     check_window(target, strided(window(1, 17, 12, 64, 8, type), 2, 0, 1), form, true, false);
     check_window(target, window(1, 13, 11, 64, 24, type), form, false, true, true);  // boxes overhang
   }
+  for (DType type : {DType::bf16, DType::f16}) {
+    EmulatedTarget target;
+    check_window(target, doubled(window(2, 5, 3, 72, 200, type)), kDoubled, true, true);
+    check_window(target, doubled(window(1, 17, 9, 64, 72, type)), kDoubled, false, false);
+  }
+}
+
+TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
+  call.shortcut = {.c = c, .pixel_stride = pixel_stride};
+  return call;
+}
+
+TEST_CASE("emulated split windows with a shortcut agree with sums in double") {
+  for (int form : forms_of(kEveryForm)) {
+    EmulatedTarget target;
+    const DType type = form % 2 ? DType::bf16 : DType::f16;
+    check_window(target, with_shortcut(window(2, 8, 8, 72, 136, type), 200), form, true, true);
+    check_window(target, with_shortcut(strided(window(1, 17, 12, 64, 8, type), 2, 0, 1), 72, 96), form, true, false);
+    check_window(target, with_shortcut(window(1, 13, 11, 64, 24, type), 8), form, false, true, true);
+    TileWindowCall pixel = window(2, 5, 3, 64, 16, type);  // most parts have none of the window's steps
+    pixel.kernel_h = pixel.kernel_w = 1, pixel.top = pixel.bottom = pixel.left = pixel.right = 0;
+    check_window(target, with_shortcut(pixel, 640), form, true, true);
+  }
+}
+
+TEST_CASE("a shortcut's steps come behind the split window's, counted several at a time and begun anywhere") {
+  const SplitWindow made = split_product_without_maps(with_shortcut(window(1, 8, 8, 72, 160), 200), 0);
+  REQUIRE(made.shortcut);
+  CHECK(made.product.arguments.k == (18 + 4) * 64);
+  CHECK(made.shortcut->arguments.from == 18);
+  const device::SplitShortcutRows rows{{made.window}, made.shortcut->arguments};
+  for (int part = 0; part < 5; ++part) {
+    device::SplitShortcutRows::Step step = rows.step(part);
+    for (int i = part; i < 22; i += 5, rows.advance(step, 5)) {
+      CHECK(step.number == i - 18);
+      if (i >= 18) continue;
+      CHECK(step.of_window.tap == i / 2);
+      CHECK(step.of_window.channel == i % 2 * 64);
+    }
+  }
+  const std::string module = made.product.kernel.substr(0, made.product.kernel.find("__")) + " (sm_90a)";
+  CHECK(Kernels::all_ptx().at(module).find(".entry " + made.product.kernel + "(") != std::string_view::npos);
 }
 
 TEST_CASE("split products of every form, type and size agree with sums in double") {
@@ -273,18 +355,40 @@ TEST_CASE("split windows of every form, type, padding and stride agree with sums
       check_window(target, window(3, 9, 13, c, 168, type), kEveryForm, false, true, true);
       check_window(target, window(1, 1, 1, c, 8, type), kEveryForm, true, false);
       check_window(target, strided(window(2, 19, 21, c, 200, type), 2, 1, 0), kEveryForm, true, false);
+      check_window(target, doubled(window(2, 8, 8, c, 328, type)), kEveryForm, true, true);
+      check_window(target, doubled(window(1, 21, 13, c, 72, type)), kEveryForm, false, false);
     }
+  }
+}
+
+TEST_CASE("split windows with a shortcut, of every form and type, agree with sums in double") {
+  TestDevice* device = hopper_device();
+  if (!device) return;
+  for (DType type : {DType::bf16, DType::f16}) {
+    DeviceTarget target(*device);
+    for (int64_t c : {8, 136, 640}) {
+      check_window(target, with_shortcut(window(2, 8, 8, 72, 328, type), c), kEveryForm, true, true);
+      check_window(target, with_shortcut(window(3, 9, 13, 64, 168, type), c, c + 64), kEveryForm, false, true, true);
+      check_window(target, with_shortcut(window(1, 1, 1, 136, 8, type), c), kEveryForm, true, false);
+      check_window(target, with_shortcut(strided(window(2, 19, 21, 64, 200, type), 2, 1, 0), c), kEveryForm, true, false);
+    }
+  }
+  for (const TileWindowCall& call :
+       {with_shortcut(window(2, 8, 8, 1280, 1280), 2560), with_shortcut(window(2, 16, 16, 1280, 1280), 1920)}) {
+    DeviceTarget target(*device);
+    check_window(target, call, kEveryForm, true, false);
   }
 }
 
 TEST_CASE("split windows of the size of Stable Diffusion's lowest levels are right, with the same bits every time") {
   TestDevice* device = hopper_device();
   if (!device) return;
-  for (const TileWindowCall& call : {window(2, 8, 8, 1280, 1280), window(2, 16, 16, 640, 1280)}) {
+  for (const TileWindowCall& call :
+       {window(2, 8, 8, 1280, 1280), window(2, 16, 16, 640, 1280), doubled(window(2, 8, 8, 320, 1280))}) {
     DeviceTarget target(*device);
     Convolution c(target, call, true, true);
     c.call.early_weights = true;
-    for (int form : forms_of(kEveryForm)) {
+    for (int form : forms_of(kEveryForm, call.doubles)) {
       CAPTURE(named(form));
       c.call.out = target.untouched((c.count + 64) * 2);
       const SplitWindow made = split_product(c.call, form);

@@ -10,6 +10,12 @@
 #include "backends/cuda/kernels/test_tensor_map.h"
 #include "backends/cuda/kernels/tile_doubled_128_bf16.device.cpp"
 #include "backends/cuda/kernels/tile_doubled_128_f16.device.cpp"
+#include "backends/cuda/kernels/tile_shortcut_128_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_shortcut_128_f16.device.cpp"
+#include "backends/cuda/kernels/tile_shortcut_160_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_shortcut_160_f16.device.cpp"
+#include "backends/cuda/kernels/tile_shortcut_80_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_shortcut_80_f16.device.cpp"
 #include "backends/cuda/kernels/tile_window.h"
 #include "backends/cuda/kernels/tile_window_128_bf16.device.cpp"
 #include "backends/cuda/kernels/tile_window_128_f16.device.cpp"
@@ -40,7 +46,7 @@ TEST_CASE("tiles of a window are all pixels of the result once, and no others") 
   };
   for (Size s : {Size{1, 1, 1}, Size{2, 8, 8}, Size{3, 9, 23}, Size{2, 40, 130}, Size{130, 1, 1}}) {
     const TileWindow made = tile_window_without_maps(window(s.n, s.h, s.w, 64, 160), 0, 132);
-    const device::WindowRows rows{made.window};
+    const device::WindowRows rows{{made.window}};
     std::set<int> seen;
     int written = 0;
     for (int row = 0; row < made.product.m + device::kTileRows; ++row) {
@@ -57,7 +63,7 @@ TEST_CASE("tiles of a window to twice the size are all pixels of the result once
   for (int64_t n : {1, 3})
     for (int64_t h : {1, 9, 40}) {
       const TileWindow made = tile_window_without_maps(doubled(window(n, h, 23, 64, 160)), 1, 132);
-      const device::DoubledRows rows{made.window};
+      const device::DoubledRows rows{{made.window}};
       std::set<int> seen;
       int written = 0;
       for (int row = 0; row < made.product.m; ++row) {
@@ -88,38 +94,37 @@ TEST_CASE("the steps of a window are all its taps for all channels once, and the
     CAPTURE(k.w);
     CAPTURE(k.stride);
     const TileWindow made = tile_window_without_maps(sized(window(1, 40, 40, 72, 160), k.h, k.w, k.stride), 0, 132);
-    const device::WindowSteps order{made.window};
-    device::WindowStep step = order.first();
-    device::WindowPart part = order.first_part();
+    const device::WindowSteps order{made.window, made.window.part};
+    device::WindowStep step = device::first_step(order);
+    device::WindowBox box = order.first_box();
     std::set<std::array<int, 3>> seen;
     int parts = 0;
     const int steps = made.product.k / device::kTileDepth;
     REQUIRE(steps == 2 * k.h * k.w);
-    for (int i = 0; i < steps; ++i, order.advance(step)) {
+    for (int i = 0; i < steps; ++i, device::advance(order, step)) {
       if (step.x == 0 && step.y == 0) {
-        if (parts++) order.advance(part);
-        CHECK(step.part.channel == part.channel);
-        CHECK(step.part.x == part.x);
-        CHECK(step.part.y == part.y);
+        if (parts++) order.advance(box);
+        CHECK(step.box.channel == box.channel);
+        CHECK(step.box.number == box.number);
       }
-      CHECK(step.is_last() == (step.x + 1 == part.width && step.y + 1 == part.height));
-      CHECK(order.tap_x(step) < k.w);
-      CHECK(order.tap_y(step) < k.h);
-      seen.insert({step.part.channel, order.tap_y(step), order.tap_x(step)});
+      CHECK(step.is_last() == (step.x + 1 == box.part.width && step.y + 1 == box.part.height));
+      CHECK(step.tap_x(made.window) < k.w);
+      CHECK(step.tap_y(made.window) < k.h);
+      seen.insert({step.box.channel, step.tap_y(made.window), step.tap_x(made.window)});
       // The last pixel of a patch is in the box.
       CHECK(step.x + device::kPatchSide <= made.window.pitch);
       CHECK((step.y + device::kPatchSide) * made.window.pitch * 128 <= made.window.patch_bytes);
     }
     CHECK(int(seen.size()) == steps);
-    CHECK(parts == made.window.parts);
-    CHECK(step.part.channel == 128);
+    CHECK(parts == made.window.tile_parts);
+    CHECK(step.box.channel == 128);
   }
 }
 
 TEST_CASE("a 3 x 3 window's pixels come once for nine steps, and as many boxes fit as its form has room for") {
   for (int form : tile_window_forms(false)) {
     const TileWindow made = tile_window_without_maps(window(2, 64, 64, 320, 320), form, 132);
-    CHECK(made.window.parts == 5);
+    CHECK(made.window.tile_parts == 5);
     CHECK(made.product.k / device::kTileDepth == 45);
     CHECK(made.window.patch_bytes == 10 * 10 * 128);
     CHECK(made.window.slots >= 2);
@@ -135,6 +140,7 @@ TEST_CASE("tile windows say why they cannot do a convolution") {
   refused([](auto& c, auto&) { c.c = 4; }, "4");
   refused([](auto& c, auto&) { c.out_c = 4; }, "4");
   refused([](auto& c, auto&) { c.stride = 9; }, "9 pixels apart");
+  refused([](auto& c, auto&) { c.kernel_h = c.kernel_w = c.stride = 5; }, "5 x 5");
   refused([](auto& c, auto&) { c.type = DType::f32; }, "f32");
   refused([](auto& c, auto&) { c.residual = 8; }, "16 bytes");
   refused([](auto&, auto& d) { d.capability_major = 8; }, "capability 9.0");
@@ -156,8 +162,9 @@ TEST_CASE("the form of a window is the one whose tiles fill the device, the wide
 }
 
 void check_window(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
-  CAPTURE(tile_window_module(form, call.type, call.doubles));
+  CAPTURE(tile_window_module(form, call.type, call.kind()));
   CAPTURE(text(call));
+  CAPTURE(call.shortcut.c);
   CAPTURE(bias);
   CAPTURE(adds);
   Convolution c(target, call, bias, adds);
@@ -171,6 +178,10 @@ void check_window(TestTarget& target, const TileWindowCall& call, int form, bool
     TileWindow made = tile_window_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
     describe_for_emulation(made.maps.a, made.pixels);
     describe_for_emulation(made.maps.weights, made.filters, c.call.early_weights);
+    if (made.shortcut) {
+      describe_for_emulation(made.shortcut->maps.a, made.shortcut->pixels);
+      describe_for_emulation(made.shortcut->maps.weights, made.shortcut->filters, c.call.early_weights);
+    }
     made.launch(target);
   } else {
     const TileWindow made = tile_window(c.call, form, target.multiprocessors());
@@ -208,6 +219,82 @@ TEST_CASE("emulated windows agree with sums in double") {
     check_window(target, padded(sized(picture(1, 20, 18, 72, 24), 3, 8, 2), 1, 1, 3, 3), form, false, true);
     check_window(target, padded(sized(picture(2, 7, 10, 16, 8), 1, 2, 3), 0, 0, 0, 1), form, false, false);
   }
+}
+
+TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
+  call.shortcut = {.c = c, .pixel_stride = pixel_stride};
+  return call;
+}
+
+TEST_CASE("emulated windows with a shortcut agree with sums in double") {
+  for (int form : tile_window_forms(false)) {
+    EmulatedTarget target;
+    const DType type = form ? DType::bf16 : DType::f16;
+    auto picture = [&](int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
+      TileWindowCall call = window(n, h, w, c, out_c);
+      call.type = type;
+      return call;
+    };
+    check_window(target, with_shortcut(picture(2, 8, 8, 64, 168), 64), form, true, true);
+    check_window(target, with_shortcut(picture(1, 13, 11, 72, 40), 136, 200), form, true, false);  // overhang; a part of rows
+    check_window(target, with_shortcut(picture(3, 8, 8, 8, 328), 8), form, false, false);          // tiles, one behind the other
+    check_window(target, with_shortcut(picture(1, 17, 12, 136, 88), 320), form, true, true, true);
+    check_window(target, with_shortcut(sized(picture(2, 17, 12, 64, 8), 3, 3, 2), 72), form, true, false);
+    check_window(target, with_shortcut(padded(sized(picture(1, 9, 10, 72, 16), 5, 4, 1), 2, 2, 1, 2), 192), form, true, false);
+    check_window(target, with_shortcut(padded(sized(picture(1, 5, 30, 128, 16), 1, 1, 1), 0, 0, 0, 0), 448), form, false, true);
+  }
+}
+
+TEST_CASE("a shortcut's steps come behind the window's, all its channels once, in slots that are even in number") {
+  for (int64_t c : {64, 72, 320})
+    for (int64_t more : {8, 64, 72, 192, 960}) {
+      CAPTURE(c);
+      CAPTURE(more);
+      const TileWindow made = tile_window_without_maps(with_shortcut(window(1, 40, 40, c, 160), more), 0, 132);
+      REQUIRE(made.shortcut);
+      const device::ShortcutSteps order{{made.window, made.window.part}, made.shortcut->arguments};
+      device::WindowStep step = device::first_step(order);
+      device::WindowBox box = order.first_box();
+      const int64_t own = 9 * ((c + 63) / 64), steps = made.product.k / device::kTileDepth;
+      REQUIRE(steps == own + (more + 63) / 64);
+      int parts = 0, slots = 0;
+      for (int64_t i = 0; i < steps; ++i, device::advance(order, step)) {
+        if (step.x == 0 && step.y == 0) {
+          if (parts++) order.advance(box);
+          CHECK(box.channel == step.box.channel);
+          CHECK(box.part.width == step.box.part.width);
+          // What takes two slots begins at an even one, so they lie side by side.
+          CHECK((slots % 2 == 0 || !order.takes_two_slots(box)));
+          slots += order.takes_two_slots(box) ? 2 : 1;
+        }
+        CHECK(made.shortcut->arguments.has(step.box.channel) == (i >= own));
+        if (i < own) continue;
+        CHECK(step.box.channel - made.shortcut->arguments.from == (i - own) * 64);
+        CHECK(step.is_last());
+      }
+      CHECK(parts == made.window.tile_parts);
+      CHECK(slots == made.shortcut->arguments.tile_slots);
+      CHECK(slots % 2 == 0);
+    }
+  for (int form : tile_window_forms(false)) {
+    const TileWindow made = tile_window_without_maps(with_shortcut(window(2, 64, 64, 320, 320), 640), form, 132);
+    CHECK(made.window.slots >= 4);
+    CHECK(made.window.slots % 2 == 0);
+    CHECK(made.window.slots * device::kShortcutSlotBytes <= window_forms()[size_t(form)].pixel_bytes());
+    CHECK(2 * made.window.patch_bytes <= 2 * device::kShortcutSlotBytes);
+    const std::string module = made.kernel.substr(0, made.kernel.find("__")) + " (sm_90a)";
+    CHECK(Kernels::all_ptx().at(module).find(".entry " + made.kernel + "(") != std::string_view::npos);
+  }
+}
+
+TEST_CASE("shortcuts say why they cannot be") {
+  const TileWindowCall good = with_shortcut(window(2, 64, 64, 320, 320), 640);
+  CHECK(why_no_tile_window(good, hopper()) == "");
+  const auto refused = refusals<TileWindowCall>(good, why_no_tile_window);
+  refused([](auto& c, auto&) { c.shortcut.c = 20; }, "20");
+  refused([](auto& c, auto&) { c.shortcut.in = 8; }, "16 bytes");
+  refused([](auto& c, auto&) { c.shortcut.pixel_stride = 644; }, "16 bytes");
+  refused([](auto& c, auto&) { c.doubles = true; }, "twice the size");
 }
 
 /// Null where there is no such device, after saying so.
@@ -264,6 +351,35 @@ TEST_CASE("windows of every form, type, padding and stride agree with sums in do
         check_window(target, call, tile_window_forms(true).front(), true, true);
         check_window(target, call, tile_window_forms(true).front(), false, false);
       }
+}
+
+TEST_CASE("windows with a shortcut, of every form and type, agree with sums in double") {
+  TestDevice* device = hopper_device();
+  if (!device) return;
+  for (int form : tile_window_forms(false))
+    for (DType type : {DType::bf16, DType::f16})
+      for (int64_t c : {8, 136, 960}) {
+        DeviceTarget target(*device);
+        TileWindowCall call = with_shortcut(window(2, 19, 21, 72, 328), c);
+        call.type = type;
+        check_window(target, call, form, true, true);
+        check_window(target, with_shortcut(call, c, c + 64), form, false, false);
+        check_window(target, sized(call, 3, 3, 2), form, true, false);
+        check_window(target, padded(sized(call, 5, 4, 1), 2, 2, 1, 2), form, true, true, true);
+        call.n = call.h = call.w = 1;
+        check_window(target, call, form, true, true);
+        for (int64_t size : {8, 16, 40}) {
+          call.n = 3, call.h = size > 24 ? 9 : size, call.w = size;
+          check_window(target, call, form, true, false);
+        }
+      }
+  for (int form : tile_window_forms(false))
+    for (const TileWindowCall& call :
+         {with_shortcut(window(2, 64, 64, 320, 320), 960), with_shortcut(window(2, 32, 32, 640, 640), 1920),
+          with_shortcut(window(2, 16, 16, 1280, 1280), 640)}) {
+      DeviceTarget target(*device);
+      check_window(target, call, form, true, false);
+    }
 }
 
 TEST_CASE("windows of the size of Stable Diffusion's, more tiles than blocks, are right") {

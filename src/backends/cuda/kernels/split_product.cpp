@@ -14,29 +14,31 @@ namespace {
 constexpr int64_t kRows = device::kTileRows, kDepth = device::kTileDepth;
 
 /// As the kernels are named.
-constexpr std::array<SplitForm, 3> kForms = {{{80, 1, 6}, {64, 1, 4}, {192, 2, 4}}};
+constexpr std::array<SplitForm, 4> kForms = {{{80, 1, 6, false}, {64, 1, 4, false}, {192, 2, 4, false}, {192, 1, 4, true}}};
 
 const SplitForm& form_of(int number) { return kForms.at(size_t(number)); }
 constexpr device::SplitTile tile_of(const SplitForm& form) { return {form.columns, form.parts}; }
 
-int64_t taps(const TileWindowCall& c) { return c.kernel_h * c.kernel_w; }
+constexpr int64_t kPlaces = 4, kDoublingTaps = 4;  // of a result of twice the size, and of each place
+int64_t taps(const TileWindowCall& c) { return c.doubles ? kDoublingTaps : c.kernel_h * c.kernel_w; }
 
 /// The pixels of the result that are a tile's rows: powers of two whose product is the rows of a tile.
 struct Box {
   int64_t w = 1, h = 1, n = 1;
 };
-/// The boxes of a convolution: of such that the fewest cover the pictures, the widest.
+/// The boxes of a convolution: of such that the fewest cover the pictures, the widest. Where it doubles, those of a place.
 struct Boxes {
+  int64_t width, height;  ///< of the pictures that are covered
   Box box;
   int64_t x = 0, y = 0, n = 0;  ///< how many boxes
   int64_t count() const { return x * y * n; }
 
-  explicit Boxes(const TileWindowCall& c) {
+  explicit Boxes(const TileWindowCall& c) : width(c.doubles ? c.w : c.out_w()), height(c.doubles ? c.h : c.out_h()) {
     for (int64_t w = kRows; w > 0; w /= 2)
       for (int64_t h = kRows / w; h > 0; h /= 2) {
         Boxes other = *this;
         other.box = {w, h, kRows / (w * h)};
-        other.x = divide_up(c.out_w(), w), other.y = divide_up(c.out_h(), h), other.n = divide_up(c.n, other.box.n);
+        other.x = divide_up(width, w), other.y = divide_up(height, h), other.n = divide_up(c.n, other.box.n);
         if (count() == 0 || other.count() < count()) *this = other;
       }
   }
@@ -46,7 +48,9 @@ int logarithm(int64_t power_of_two) { return std::countr_zero(uint64_t(power_of_
 
 /// The product that a convolution is made as, rows of boxes that reach beyond the pictures counted, k filled up to whole steps.
 TileProductCall as_product(const TileWindowCall& c) {
-  TileProductCall product{.m = Boxes(c).count() * kRows, .n = c.out_c, .k = taps(c) * round_up(c.c, kDepth), .type = c.type};
+  const int64_t boxes = Boxes(c).count() * (c.doubles ? kPlaces : 1);
+  TileProductCall product{.m = boxes * kRows, .n = c.out_c, .type = c.type};
+  product.k = taps(c) * round_up(c.c, kDepth) + round_up(c.shortcut.c, kDepth);
   product.a = c.in, product.weights = c.filters, product.out = c.out, product.bias = c.bias, product.residual = c.residual;
   product.early_weights = c.early_weights;
   return product;
@@ -63,10 +67,10 @@ int64_t clusters_at_once(const SplitForm& form, int multiprocessors) {
 }
 
 /// What only the form decides of a call that tile products have made ready.
-SplitProduct split(const TileProductCall& call, int number, std::string_view kernel) {
+SplitProduct split(const TileProductCall& call, int number, std::string_view kernel, WindowKind kind) {
   const SplitForm& form = form_of(number);
   SplitProduct made;
-  made.kernel = fmt::format("{}__{}", split_module(number, call.type), kernel);
+  made.kernel = fmt::format("{}__{}", split_module(number, call.type, kind), kernel);
   made.shape = {.grid = {uint32_t(clusters(call.m, call.n, form) * form.blocks())},
                 .block = {uint32_t(device::kSplitThreads)},
                 .shared_bytes = uint32_t(tile_of(form).shared_bytes()),
@@ -80,6 +84,12 @@ SplitProduct split(const TileProductCall& call, int number, std::string_view ker
 void describe_both(SplitProduct& product) {
   describe(product.maps.a, product.left);
   describe(product.maps.weights, product.weights);
+}
+
+std::string why_none(const TileProductCall& call, const SplitForm& form, const DeviceInfo& device) {
+  if (call.gated) return "gated products are not split";
+  if (divide_up(call.k, kDepth) < form.parts) return fmt::format("{} columns are too few for {} parts", call.k, form.parts);
+  return why_no_tile_product(call, device);
 }
 
 /// The least that is worth timing.
@@ -104,36 +114,37 @@ std::vector<int> candidates(const Call& call, int64_t k, const DeviceInfo& devic
 
 std::span<const SplitForm> split_forms() { return kForms; }
 
-std::string split_module(int number, DType type) {
+std::string split_module(int number, DType type, WindowKind kind) {
+  constexpr std::array<std::string_view, 3> kNames = {"product", "shortcut", "doubled"};
   const SplitForm& form = form_of(number);
-  return fmt::format("split_product_{}x{}_{}", form.columns, form.parts, name(type));
+  return fmt::format("split_{}_{}x{}_{}", kNames.at(size_t(kind)), form.columns, form.parts, name(type));
 }
 
-std::vector<std::string> split_modules(int64_t n, int64_t k, DType type, const DeviceInfo& device) {
+std::vector<std::string> split_modules(int64_t n, int64_t k, DType type, WindowKind kind, const DeviceInfo& device) {
   constexpr int64_t kLeastColumns = 640;  // fewer take more rows than such calls have
+  const TileProductCall least{.m = 1, .n = 8, .k = kLeastK, .type = type};
   std::vector<std::string> modules;
   if (n < kLeastColumns || k < kLeastK) return modules;
   for (int form = 0; form < int(kForms.size()); ++form)
-    if (why_no_split_product(TileProductCall{.m = 1, .n = 8, .k = kLeastK, .type = type}, form, device).empty())
-      modules.push_back(split_module(form, type));
+    if (form_of(form).doubles == (kind == WindowKind::Doubles) && why_none(least, form_of(form), device).empty())
+      modules.push_back(split_module(form, type, kind));
   return modules;
 }
 
 std::string why_no_split_product(const TileProductCall& call, int number, const DeviceInfo& device) {
   const SplitForm& form = form_of(number);
-  if (call.gated) return "gated products are not split";
-  if (divide_up(call.k, kDepth) < form.parts) return fmt::format("{} columns are too few for {} parts", call.k, form.parts);
-  return why_no_tile_product(call, device);
+  return form.doubles ? "this form is for convolutions to twice the size" : why_none(call, form, device);
 }
 
 std::string why_no_split_product(const TileWindowCall& call, int number, const DeviceInfo& device) {
   constexpr int64_t kMostElements = 256;  // of the copying unit's boxes
-  if (call.doubles) return "convolutions to twice the size are not split";
+  const SplitForm& form = form_of(number);
+  if (form.doubles != call.doubles) return "this form is not for convolutions to such a size";
   if (const std::string why = why_no_tile_window(call, device); !why.empty()) return why;
   const Box box = Boxes(call).box;
   if (std::max(box.w, box.h) * call.stride > kMostElements)
     return fmt::format("there are no split windows {} pixels apart", call.stride);
-  return why_no_split_product(as_product(call), number, device);
+  return why_none(as_product(call), form, device);
 }
 
 double split_share(const TileProductCall& call, int number, int multiprocessors) {
@@ -145,18 +156,19 @@ double split_share(const TileProductCall& call, int number, int multiprocessors)
 
 double split_share(const TileWindowCall& c, int form, int multiprocessors) {
   const TileProductCall product = as_product(c);
-  const double used = double(c.n * c.out_h() * c.out_w()) / double(product.m) * (double(taps(c) * c.c) / double(product.k));
+  const double used =
+      double(c.n * c.out_h() * c.out_w()) / double(product.m) * (double(taps(c) * c.c + c.shortcut.c) / double(product.k));
   return used * split_share(product, form, multiprocessors);
 }
 
 double split_microseconds(const TileProductCall& call, int number, int multiprocessors) {
   // Measured on an H100 (bench/NOTES.md): what does not depend on k, most of it the exchange, which takes long for wide tiles of
   // many parts; a step; and what memory gives.
-  constexpr std::array<double, 3> kFixed = {5.0, 3.2, 7.4}, kStep = {0.31, 0.31, 0.46};
+  constexpr std::array<double, 4> kFixed = {5.0, 3.2, 7.4, 7.4}, kStep = {0.31, 0.31, 0.46, 0.46};
   constexpr double kBytesPerMicrosecond = 2.85e6;
   if (split_share(call, number, multiprocessors) == 0) return std::numeric_limits<double>::infinity();
   const int64_t steps = divide_up(divide_up(call.k, kDepth), int64_t(form_of(number).parts));
-  const double weights = double(call.n * call.k * 2);
+  const double weights = double(call.n * call.k * 2) * (form_of(number).doubles ? double(kPlaces) : 1);
   return kFixed[size_t(number)] + std::max(double(steps) * kStep[size_t(number)], weights / kBytesPerMicrosecond);
 }
 
@@ -168,11 +180,11 @@ std::vector<int> split_candidates(const TileProductCall& call, const DeviceInfo&
   return candidates(call, call.k, device);
 }
 std::vector<int> split_candidates(const TileWindowCall& call, const DeviceInfo& device) {
-  return candidates(call, taps(call) * call.c, device);
+  return candidates(call, taps(call) * call.c + call.shortcut.c, device);
 }
 
 SplitProduct split_product_without_maps(const TileProductCall& call, int number) {
-  SplitProduct made = split(call, number, "matrix");
+  SplitProduct made = split(call, number, "matrix", WindowKind::Plain);
   auto matrix = [&](DevicePtr at, int64_t rows, int64_t stride, int64_t box_rows) {
     return TiledArray{
         .at = at, .type = call.type, .sizes = {call.k, rows}, .strides = {stride ? stride : call.k}, .box = {kDepth, box_rows}};
@@ -186,30 +198,43 @@ SplitWindow split_product_without_maps(const TileWindowCall& c, int number) {
   const Boxes boxes(c);
   const Box& box = boxes.box;
   SplitWindow made;
-  made.product = split(as_product(c), number, "window");
+  const int64_t weight_rows = form_of(number).columns / form_of(number).rows;
+  made.product = split(as_product(c), number, "window", c.kind());
   made.window = {.channels = int(c.c),
-                 .kernel_w = int(c.kernel_w),
+                 .kernel_w = c.doubles ? 2 : int(c.kernel_w),
                  .stride = int(c.stride),
                  .left = int(c.left),
                  .top = int(c.top),
-                 .width = int(c.out_w()),
-                 .height = int(c.out_h()),
+                 .width = int(boxes.width),
+                 .height = int(boxes.height),
                  .pictures = int(c.n),
                  .box_x = logarithm(box.w),
                  .box_y = logarithm(box.h),
                  .boxes_x = int(boxes.x),
-                 .boxes_y = int(boxes.y)};
+                 .boxes_y = int(boxes.y),
+                 .place_boxes = int(boxes.count())};
   made.product.left = {.at = c.in,
                        .type = c.type,
                        .sizes = {c.c, c.w, c.h, c.n},
                        .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
                        .box = {kDepth, box.w * c.stride, box.h * c.stride, box.n},
                        .steps = {1, c.stride, c.stride, 1}};
-  made.product.weights = {.at = c.filters,
-                          .type = c.type,
-                          .sizes = {c.c, taps(c), c.out_c},
-                          .strides = {c.c, taps(c) * c.c},
-                          .box = {kDepth, 1, form_of(number).columns / form_of(number).rows}};
+  made.product.weights = {.at = c.filters, .type = c.type};
+  if (c.doubles) {
+    made.product.weights.sizes = {c.out_c, kPlaces * kDoublingTaps, c.c};
+    made.product.weights.strides = {c.out_c, kPlaces * kDoublingTaps * c.out_c};
+    made.product.weights.box = {kDepth, 1, kDepth};
+  } else {
+    made.product.weights.sizes = {c.c, taps(c), c.out_c};
+    made.product.weights.strides = {c.c, taps(c) * c.c};
+    made.product.weights.box = {kDepth, 1, weight_rows};
+  }
+  if (c.shortcut.c > 0) {
+    SplitWindow::Shortcut& shortcut = made.shortcut.emplace();
+    shortcut.arguments = {.bias = c.shortcut.bias, .from = int(taps(c) * divide_up(c.c, kDepth))};
+    shortcut.pixels = shortcut_pixels(c, {kDepth, box.w, box.h, box.n});
+    shortcut.filters = shortcut_filters(c, weight_rows);
+  }
   return made;
 }
 
@@ -222,6 +247,10 @@ SplitProduct split_product(const TileProductCall& call, int form) {
 SplitWindow split_product(const TileWindowCall& call, int form) {
   SplitWindow made = split_product_without_maps(call, form);
   describe_both(made.product);
+  if (made.shortcut) {
+    describe(made.shortcut->maps.a, made.shortcut->pixels);
+    describe(made.shortcut->maps.weights, made.shortcut->filters);
+  }
   return made;
 }
 

@@ -18,6 +18,9 @@ namespace sinter::device {
 
 /// Where the rows of the left matrix come from and those of the results go: here from and to matrices.
 struct SplitMatrixRows : MatrixRows {
+  /// kTurned: rows of the weights are columns of the left matrix, not of the results.
+  static constexpr bool kTurned = false, kHasShortcut = false;
+
   /// What one step multiplies, by its number.
   struct Step {
     int column;
@@ -28,7 +31,7 @@ struct SplitMatrixRows : MatrixRows {
     copy_tile(to, map, step.column, tile.row, barrier);
   }
   /// Rows of the weights from `weight` on, to this block or, where any are named, to those blocks of the cluster.
-  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& step, int weight, uint32_t barrier,
+  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& step, const Tile&, int weight, uint32_t barrier,
                                          uint32_t blocks) const {
     if (blocks)
       copy_tile_to_blocks(to, map, step.column, weight, barrier, blocks);
@@ -40,6 +43,7 @@ struct SplitMatrixRows : MatrixRows {
 /// Rows are pixels: the copying unit brings a box of them once for each tap, a little further each time, and what lies outside of
 /// the picture as zeros, which is the padding. Rows of the filters are [tap, channel].
 struct SplitWindowRows {
+  static constexpr bool kTurned = false, kHasShortcut = false;
   const SplitWindowArguments& window;
   const int filled = divide_up(window.channels, kTileDepth) * kTileDepth;  // channels of a tap
 
@@ -72,19 +76,90 @@ struct SplitWindowRows {
     copy_box(to, map, s.channel, tile.x * window.stride + s.x - window.left, tile.y * window.stride + s.y - window.top,
              tile.picture, barrier);
   }
-  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& s, int weight, uint32_t barrier,
+  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& s, const Tile&, int weight, uint32_t barrier,
                                          uint32_t blocks) const {
     if (blocks)
       copy_box_to_blocks(to, map, s.channel, s.tap, weight, barrier, blocks);
     else
       copy_box(to, map, s.channel, s.tap, weight, barrier);
   }
-  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
-    const Tile p{tile.x + (row & ((1 << window.box_x) - 1)), tile.y + (row >> window.box_x & ((1 << window.box_y) - 1)),
-                 tile.picture + (row >> (window.box_x + window.box_y))};
-    const bool inside = p.x < window.width && p.y < window.height && p.picture < window.pictures;
-    return inside ? (p.picture * window.height + p.y) * window.width + p.x : -1;
+  /// The pixel that is a tile's row.
+  SINTER_DEVICE_INLINE Tile pixel(const Tile& tile, int row) const {
+    return {tile.x + (row & ((1 << window.box_x) - 1)), tile.y + (row >> window.box_x & ((1 << window.box_y) - 1)),
+            tile.picture + (row >> (window.box_x + window.box_y))};
   }
+  SINTER_DEVICE_INLINE bool inside(const Tile& p) const {
+    return p.x < window.width && p.y < window.height && p.picture < window.pictures;
+  }
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
+    const Tile p = pixel(tile, row);
+    return inside(p) ? (p.picture * window.height + p.y) * window.width + p.x : -1;
+  }
+};
+
+/// The result is twice as large: places, filters and padding are those of DoubledRows (tile_window.device.h). Tiles do not share
+/// their filters.
+template <int kColumns>
+struct SplitDoubledRows {
+  static constexpr bool kTurned = true, kHasShortcut = false;
+  const SplitWindowRows rows;
+
+  using Step = SplitWindowRows::Step;
+  SINTER_DEVICE_INLINE Step step(int number) const { return rows.step(number); }
+  SINTER_DEVICE_INLINE void advance(Step& s, int steps) const { rows.advance(s, steps); }
+
+  struct Tile {
+    SplitWindowRows::Tile of;
+    int odd_x, odd_y;
+  };
+  SINTER_DEVICE_INLINE Tile tile(int row) const {
+    const int of_place = rows.window.place_boxes * kTileRows, place = row / of_place;
+    return {rows.tile(row - place * of_place), place & 1, place >> 1};
+  }
+  SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& s, const Tile& tile, uint32_t barrier) const {
+    copy_box(to, map, s.channel, tile.of.x + s.x - 1 + tile.odd_x, tile.of.y + s.y - 1 + tile.odd_y, tile.of.picture, barrier);
+  }
+  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& s, const Tile& tile, int weight, uint32_t barrier,
+                                         uint32_t) const {
+    const int tap = (3 - 2 * s.y - tile.odd_y) * 4 + 3 - 2 * s.x - tile.odd_x;
+    SINTER_UNROLL
+    for (int first = 0; first < kColumns; first += 64)
+      copy_box(to + uint32_t(first) * kTileDepth * 2, map, weight + first, tap, s.channel, barrier);
+  }
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
+    const SplitWindowArguments& w = rows.window;
+    const SplitWindowRows::Tile p = rows.pixel(tile.of, row);
+    return rows.inside(p) ? ((p.picture * w.height + p.y) * 2 + tile.odd_y) * 2 * w.width + 2 * p.x + tile.odd_x : -1;
+  }
+};
+
+/// With a shortcut, whose maps lie sizeof(TileMaps) behind the window's.
+struct SplitShortcutRows {
+  static constexpr bool kTurned = false, kHasShortcut = true;
+  const SplitWindowRows rows;
+  const SplitShortcutArguments& shortcut;
+
+  struct Step {
+    SplitWindowRows::Step of_window;
+    int number;  // among the shortcut's, negative before
+  };
+  SINTER_DEVICE_INLINE Step step(int number) const { return {rows.step(number), number - shortcut.from}; }
+  SINTER_DEVICE_INLINE void advance(Step& s, int steps) const {
+    s.number += steps;
+    if (s.number < 0) rows.advance(s.of_window, steps);
+  }
+  using Tile = SplitWindowRows::Tile;
+  SINTER_DEVICE_INLINE Tile tile(int row) const { return rows.tile(row); }
+  SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& s, const Tile& tile, uint32_t barrier) const {
+    if (s.number < 0) return rows.copy_rows(to, map, s.of_window, tile, barrier);
+    copy_box(to, map + sizeof(TileMaps), s.number * kTileDepth, tile.x, tile.y, tile.picture, barrier);
+  }
+  SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& s, const Tile& tile, int weight, uint32_t barrier,
+                                         uint32_t blocks) const {
+    if (s.number < 0) return rows.copy_weights(to, map, s.of_window, tile, weight, barrier, blocks);
+    rows.copy_weights(to, map + sizeof(TileMaps), {s.number * kTileDepth, 0, 0, 0}, tile, weight, barrier, blocks);
+  }
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return rows.out_row(tile, row); }
 };
 
 template <int kColumns, int kParts, bool kBf16, class RowMap>
@@ -146,7 +221,7 @@ struct SplitProduct {
     const uint32_t at = stages + stage * kStageBytes + kLeftBytes + uint32_t(first) * kTileDepth * 2, barrier = full + 8 * stage;
     const uint32_t sharing = split.rows > 1 ? ((1u << split.rows) - 1) << (part * split.rows) : 0;
     arrive_expecting(barrier, kStageBytes);
-    map.copy_weights(at, weights_map, step, first_column + first, barrier, sharing);
+    map.copy_weights(at, weights_map, step, tile, first_column + first, barrier, sharing);
   }
 
   /// One thread would do; but the others of its warp, waiting elsewhere, would hold it up.
@@ -156,6 +231,7 @@ struct SplitProduct {
     if (lane == 0) {
       prefetch_map(left_map);
       prefetch_map(weights_map);
+      if constexpr (RowMap::kHasShortcut) prefetch_map(left_map + sizeof(TileMaps)), prefetch_map(weights_map + sizeof(TileMaps));
       auto what = map.step(part);
       for (int step = 0; step < early; ++step, map.advance(what, kParts)) bring_weights(weights_map, what, step);
     }
@@ -185,17 +261,19 @@ struct SplitProduct {
   /// Multiplies what a stage holds, once it is there. kFirst: the sums begin.
   template <bool kFirst>
   SINTER_DEVICE_INLINE void start_step(Sums& sums, int stage, uint32_t parity) const {
+    constexpr bool kTurned = RowMap::kTurned;
     wait_phase(full + 8 * stage, parity);
     const uint32_t at = stages + stage * kStageBytes;
     const uint64_t left = product_operand(at + uint32_t(warp / 4) * (kLeftBytes / 2));
-    const uint64_t right = product_operand(at + kLeftBytes);
+    const uint64_t right = kTurned ? summed_rows_operand(at + kLeftBytes, kTileDepth * 128) : product_operand(at + kLeftBytes);
     begin_products();
     SINTER_UNROLL
     for (int i = 0; i < kTileDepth / 16; ++i) {
+      const uint64_t rows = left + i * 2, columns = right + i * (kTurned ? 128 : 2);
       if (kFirst && i == 0)
-        start_product<kBf16, true>(sums, left + i * 2, right + i * 2);
+        start_product<kBf16, true, kTurned>(sums, rows, columns);
       else
-        start_product<kBf16, false>(sums, left + i * 2, right + i * 2);
+        start_product<kBf16, false, kTurned>(sums, rows, columns);
     }
     commit_products();
   }
@@ -277,10 +355,15 @@ struct SplitProduct {
 
   SINTER_DEVICE_INLINE void finish() const {
     uint32_t bias[kMostPatches], residual[kMostPatches][2];
+    [[maybe_unused]] uint32_t more_bias[kMostPatches];
     float sums[kMostPatches][4];
     for_each_patch([&](int i, int patch) SINTER_INLINE_LAMBDA {
       const Place at = place(patch);
       bias[i] = args.bias && at.column < args.n ? uint32_t(pair_at(args.bias, 0, 0, at.column)) : 0;
+      if constexpr (RowMap::kHasShortcut) {
+        const uint64_t more = map.shortcut.bias;
+        more_bias[i] = more && at.column < args.n ? uint32_t(pair_at(more, 0, 0, at.column)) : 0;
+      }
       SINTER_UNROLL
       for (int half = 0; half < 2; ++half) {
         const bool adds = args.residual && at.rows[half] >= 0;
@@ -305,6 +388,7 @@ struct SplitProduct {
       for (int half = 0; half < 2; ++half) {
         float low = sums[i][half * 2] * args.scale + low_of<kBf16>(bias[i]);
         float high = sums[i][half * 2 + 1] * args.scale + high_of<kBf16>(bias[i]);
+        if constexpr (RowMap::kHasShortcut) low += low_of<kBf16>(more_bias[i]), high += high_of<kBf16>(more_bias[i]);
         if (args.gelu) low = gelu_tanh(low), high = gelu_tanh(high);
         low += low_of<kBf16>(residual[i][half]), high += high_of<kBf16>(residual[i][half]);
         if (at.rows[half] >= 0) pair_at(args.out, at.rows[half], args.out_stride, at.column) = pair_of<kBf16>(low, high);
@@ -329,22 +413,41 @@ struct SplitProduct {
 
 }  // namespace sinter::device
 
-/// The kernels of one tile and type, a module of their own: the driver takes 0.2 s to compile each.
-#define SINTER_SPLIT_PRODUCT(columns, parts, type, bf16)                                                              \
-  SINTER_DEVICE_HOPPER_KERNEL(split_product_##columns##x##parts##_##type##__matrix, sinter::device::TileMaps maps,    \
-                              sinter::device::TileProductArguments arguments, sinter::device::SplitArguments split) { \
-    (void)maps;                                                                                                       \
-    uint64_t at;                                                                                                      \
-    SINTER_PARAMETER_ADDRESS(at, maps, split_product_##columns##x##parts##_##type##__matrix, 0);                      \
-    using Rows = sinter::device::SplitMatrixRows;                                                                     \
-    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{{arguments}}).run(at);            \
-  }                                                                                                                   \
-  SINTER_DEVICE_HOPPER_KERNEL(split_product_##columns##x##parts##_##type##__window, sinter::device::TileMaps maps,    \
-                              sinter::device::TileProductArguments arguments, sinter::device::SplitArguments split,   \
-                              sinter::device::SplitWindowArguments window) {                                          \
-    (void)maps;                                                                                                       \
-    uint64_t at;                                                                                                      \
-    SINTER_PARAMETER_ADDRESS(at, maps, split_product_##columns##x##parts##_##type##__window, 0);                      \
-    using Rows = sinter::device::SplitWindowRows;                                                                     \
-    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{window}).run(at);                 \
+#define SINTER_SPLIT_WINDOW_KERNEL(name, columns, parts, bf16, ...)                                                \
+  SINTER_DEVICE_HOPPER_KERNEL(name, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments, \
+                              sinter::device::SplitArguments split, sinter::device::SplitWindowArguments window) { \
+    (void)maps;                                                                                                    \
+    uint64_t at;                                                                                                   \
+    SINTER_PARAMETER_ADDRESS(at, maps, name, 0);                                                                   \
+    using Rows = __VA_ARGS__;                                                                                      \
+    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{window}).run(at);              \
+  }
+#define SINTER_SPLIT_MATRIX_KERNEL(name, columns, parts, bf16)                                                     \
+  SINTER_DEVICE_HOPPER_KERNEL(name, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments, \
+                              sinter::device::SplitArguments split) {                                              \
+    (void)maps;                                                                                                    \
+    uint64_t at;                                                                                                   \
+    SINTER_PARAMETER_ADDRESS(at, maps, name, 0);                                                                   \
+    using Rows = sinter::device::SplitMatrixRows;                                                                  \
+    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{{arguments}}).run(at);         \
+  }
+/// The kernels of one tile and type, modules of their own: the driver takes 0.2 s to compile each. Those that double are for
+/// tiles whose weights are whole boxes of 64 columns.
+#define SINTER_SPLIT_PRODUCT(columns, parts, type, bf16)                                                 \
+  SINTER_SPLIT_MATRIX_KERNEL(split_product_##columns##x##parts##_##type##__matrix, columns, parts, bf16) \
+  SINTER_SPLIT_WINDOW_KERNEL(split_product_##columns##x##parts##_##type##__window, columns, parts, bf16, \
+                             sinter::device::SplitWindowRows)
+#define SINTER_SPLIT_DOUBLED(columns, parts, type, bf16)                                                 \
+  SINTER_SPLIT_WINDOW_KERNEL(split_doubled_##columns##x##parts##_##type##__window, columns, parts, bf16, \
+                             sinter::device::SplitDoubledRows<columns>)
+/// With a shortcut.
+#define SINTER_SPLIT_SHORTCUT(columns, parts, type, bf16)                                                                     \
+  SINTER_DEVICE_HOPPER_KERNEL(split_shortcut_##columns##x##parts##_##type##__window, sinter::device::ShortcutMaps maps,       \
+                              sinter::device::TileProductArguments arguments, sinter::device::SplitArguments split,           \
+                              sinter::device::SplitWindowArguments window, sinter::device::SplitShortcutArguments shortcut) { \
+    (void)maps;                                                                                                               \
+    uint64_t at;                                                                                                              \
+    SINTER_PARAMETER_ADDRESS(at, maps, split_shortcut_##columns##x##parts##_##type##__window, 0);                             \
+    using Rows = sinter::device::SplitShortcutRows;                                                                           \
+    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{{window}, shortcut}).run(at);             \
   }

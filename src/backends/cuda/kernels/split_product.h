@@ -1,4 +1,5 @@
 #pragma once
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,9 +14,10 @@ namespace sinter::cuda {
 /// (split-k). They are asked for by the same calls and keep the same promises; gated ones there are none. The same inputs give
 /// the same bits every time.
 struct SplitForm {
-  int columns;  ///< of a tile
-  int rows;     ///< tiles one below the other, made together by a cluster of rows * parts blocks
-  int parts;    ///< blocks that make one tile
+  int columns;   ///< of a tile
+  int rows;      ///< tiles one below the other, made together by a cluster of rows * parts blocks
+  int parts;     ///< blocks that make one tile
+  bool doubles;  ///< for convolutions to twice the size, and no others
 
   int blocks() const { return rows * parts; }
 };
@@ -39,10 +41,10 @@ std::vector<int> split_candidates(const TileProductCall& call, const DeviceInfo&
 std::vector<int> split_candidates(const TileWindowCall& call, const DeviceInfo& device);
 
 /// The module that holds a form's kernels.
-std::string split_module(int form, DType type);
+std::string split_module(int form, DType type, WindowKind kind);
 /// The modules that may be wanted for some number of rows; empty where none is. k: of a convolution, what one of its results
-/// takes.
-std::vector<std::string> split_modules(int64_t n, int64_t k, DType type, const DeviceInfo& device);
+/// takes. Products are in the modules of plain convolutions.
+std::vector<std::string> split_modules(int64_t n, int64_t k, DType type, WindowKind kind, const DeviceInfo& device);
 
 /// Calls as they are launched.
 struct SplitProduct {
@@ -58,9 +60,19 @@ struct SplitProduct {
 struct SplitWindow {
   SplitProduct product;  ///< its kernel is the window's
   device::SplitWindowArguments window;
+  struct Shortcut {
+    device::TileMaps maps = {};
+    device::SplitShortcutArguments arguments;
+    TiledArray pixels, filters;
+  };
+  std::optional<Shortcut> shortcut;
 
   void launch(KernelTarget& target) const {
-    target(product.kernel, product.shape, product.maps, product.arguments, product.split, window);
+    const SplitProduct& p = product;
+    if (shortcut)
+      target(p.kernel, p.shape, device::ShortcutMaps{p.maps, shortcut->maps}, p.arguments, p.split, window, shortcut->arguments);
+    else
+      target(p.kernel, p.shape, p.maps, p.arguments, p.split, window);
   }
 };
 /// These ask the driver to describe the arrays to the copying unit; the call must be one that there is a kernel for.

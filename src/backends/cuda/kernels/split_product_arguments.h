@@ -18,6 +18,14 @@ struct SplitWindowArguments {
   int width = 0, height = 0, pictures = 0;                        ///< of the result
   int box_x = 0, box_y = 0;                                       ///< logarithms to base 2
   int boxes_x = 0, boxes_y = 0;                                   ///< in a row, and rows of them in a picture
+  int place_boxes = 0;                                            ///< where results are of twice the size: of one place
+};
+
+/// What windows with a shortcut take besides: behind the window's steps come those of a convolution of one pixel, of another
+/// picture of the result's size, into the same sums. Its maps are tile windows' too.
+struct SplitShortcutArguments {
+  uint64_t bias = 0;  ///< one more; 0: none
+  int from = 0;       ///< the first of its steps
 };
 
 /// Two warpgroups that multiply, and a warp that lets copies begin.

@@ -91,6 +91,7 @@ struct Convolution {
   TestTarget& target;
   TileWindowCall call;
   std::vector<float> in, filters, bias, residual;
+  std::vector<float> shortcut_in, shortcut_filters, shortcut_bias;
   int64_t count = 0;
 
   Convolution(TestTarget& t, const TileWindowCall& c, bool has_bias, bool adds) : target(t), call(c) {
@@ -105,6 +106,29 @@ struct Convolution {
     call.bias = has_bias ? target.upload(encode(bias, call.type)) : 0;
     call.residual = adds ? target.upload(encode(residual, call.type)) : 0;
     call.out = target.untouched((count + 64) * 2);
+    if (call.shortcut.c > 0) add_shortcut(has_bias);
+  }
+  void add_shortcut(bool has_bias) {
+    TileShortcut& s = call.shortcut;
+    if (!s.pixel_stride) s.pixel_stride = s.c;
+    // What lies between pixels must not count.
+    shortcut_in = rounded(random_values(size_t(call.n * call.out_h() * call.out_w() * s.pixel_stride), 5), call.type);
+    for (size_t i = 0; i < shortcut_in.size(); ++i)
+      if (int64_t(i) % s.pixel_stride >= s.c) shortcut_in[i] = NAN;
+    shortcut_filters = rounded(random_values(size_t(call.out_c * s.c), 6, float(1 / std::sqrt(double(s.c)))), call.type);
+    shortcut_bias = rounded(random_values(size_t(call.out_c), 7), call.type);
+    s.in = target.upload(encode(shortcut_in, call.type));
+    s.filters = target.upload(encode(shortcut_filters, call.type));
+    s.bias = has_bias ? target.upload(encode(shortcut_bias, call.type)) : 0;
+  }
+
+  double shortcut_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {
+    const TileShortcut& s = call.shortcut;
+    if (s.c == 0) return 0;
+    double sum = s.bias ? shortcut_bias[size_t(o)] : 0;
+    const float* pixel = &shortcut_in[size_t(((n * call.out_h() + y) * call.out_w() + x) * s.pixel_stride)];
+    for (int64_t c = 0; c < s.c; ++c) sum += double(pixel[c]) * shortcut_filters[size_t(o * s.c + c)];
+    return sum;
   }
 
   /// What the window gives to a pixel.
@@ -133,7 +157,7 @@ struct Convolution {
     return sum;
   }
   double expected(int64_t n, int64_t y, int64_t x, int64_t o) const {
-    double sum = call.doubles ? doubled_sum(n, y, x, o) : window_sum(n, y, x, o);
+    double sum = shortcut_sum(n, y, x, o) + (call.doubles ? doubled_sum(n, y, x, o) : window_sum(n, y, x, o));
     if (call.bias) sum += bias[size_t(o)];
     if (call.residual) sum += residual[size_t(((n * call.out_h() + y) * call.out_w() + x) * call.out_c + o)];
     return sum;

@@ -150,7 +150,7 @@ struct TileProduct {
       const auto [pair_row, column] = order.place(pair);
       const int row = (pair_row * 2 + int(rank)) * kTileRows;
       if (!kGated && args.residual) results.fetch_residual(row, column * kOut);
-      const auto bias = results.bias(column * kOut);
+      const auto bias = results.bias(args.bias, column * kOut);
       Sums sums;
       const uint32_t before = uint32_t(sequence) * uint32_t(steps);
       Step at = step_at(RingPlace::after(before, kStages));

@@ -10,6 +10,11 @@ struct alignas(64) TileMaps {
   uint64_t a[16], weights[16];
 };
 
+/// Of a convolution and a second one, of one pixel, whose result is added to its sums.
+struct ShortcutMaps {
+  TileMaps window, shortcut;
+};
+
 /// Addresses are the device's and, as strides (in elements), multiples of 16 bytes.
 struct TileProductArguments {
   uint64_t out = 0, bias = 0, residual = 0;  ///< 0: none

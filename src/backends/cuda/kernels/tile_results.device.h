@@ -74,19 +74,19 @@ struct TileResults {
     copy_async_commit();
   }
 
-  /// The bias of a thread's columns, by pairs: read before its sums are made, so that nobody waits for it. What lies outside is
-  /// never stored.
+  /// A bias of a thread's columns, by pairs: read before its sums are made, nobody waits for it. What lies outside is never
+  /// stored.
   struct Bias {
     uint32_t pairs[kColumns / 8];
   };
-  SINTER_DEVICE_INLINE Bias bias(int first_column) const {
+  SINTER_DEVICE_INLINE Bias bias(uint64_t from, int first_column) const {
     Bias bias = {};
-    if (!args.bias) return bias;
+    if (!from) return bias;
     SINTER_UNROLL
     for (int j = 0; j < kColumns / 8; ++j) {
       const bool gates = kGated && j >= kOut / 8;
       const int column = first_column + (gates ? j - kOut / 8 : j) * 8 + lane % 4 * 2;
-      const uint64_t at = args.bias + uint64_t((gates ? args.gate : 0) + column) * 2;
+      const uint64_t at = from + uint64_t((gates ? args.gate : 0) + column) * 2;
       if (column < args.n) bias.pairs[j] = *reinterpret_cast<const Global<uint32_t>*>(at);
     }
     return bias;

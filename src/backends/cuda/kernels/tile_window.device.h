@@ -10,66 +10,95 @@
 // padding.
 //
 // Of 128 x 160 sums and 64 columns, with 3 x 3 taps, 23 KB are written to shared memory, 13 KB of them read from the second
-// cache, and 56 KB read from it, in the 640 cycles that the multiplying units need.
+// cache, and 56 KB read from it, in the 640 cycles that the multiplying units need. Of 128 x 80 it is 13 KB, 8 KB and 36 KB in
+// 320.
 #include "backends/cuda/kernels/ring_place.device.h"
 #include "backends/cuda/kernels/tile_results.device.h"
 #include "backends/cuda/kernels/tile_window_arguments.h"
 
 namespace sinter::device {
 
-/// Taps whose pixels come as one box, and the first of the channels that are multiplied.
-struct WindowPart {
-  int channel, x, y, width, height;  // x, y: its first tap; width, height: in taps
-};
-/// A tap of a part.
-struct WindowStep {
+/// What comes as one box of pixels: a part of the window, and the first of so many channels.
+struct WindowBox {
+  int channel, number;
   WindowPart part;
+};
+/// A tap of it.
+struct WindowStep {
+  WindowBox box;
   int x, y;
 
-  SINTER_DEVICE_INLINE bool is_last() const { return x + 1 == part.width && y + 1 == part.height; }
+  SINTER_DEVICE_INLINE int tap_x(const WindowArguments& window) const { return box.part.x + x * window.stride; }
+  SINTER_DEVICE_INLINE int tap_y(const WindowArguments& window) const { return box.part.y + y * window.stride; }
+  SINTER_DEVICE_INLINE bool is_last() const { return x + 1 == box.part.width && y + 1 == box.part.height; }
 };
 
-/// The order of steps.
+/// The order of steps. `part_words`: the window's parts in shared memory, as a kernel's parameters take no index.
 struct WindowSteps {
   const WindowArguments& window;
+  const Shared<uint32_t>* part_words;
 
-  SINTER_DEVICE_INLINE WindowPart first_part() const { return sized({0, 0, 0, 0, 0}); }
-  SINTER_DEVICE_INLINE void advance(WindowPart& part) const {
-    part.x = next(part.x, window.kernel_w);
-    if (part.x == 0) part.y = next(part.y, window.kernel_h);
-    if (part.x == 0 && part.y == 0) part.channel += kTileDepth;
-    part = sized(part);
+  SINTER_DEVICE_INLINE WindowBox box(int channel, int number) const {
+    return {channel, number, WindowPart::unpacked(part_words[number])};
   }
-  SINTER_DEVICE_INLINE WindowStep first() const { return {first_part(), 0, 0}; }
-  SINTER_DEVICE_INLINE void advance(WindowStep& step) const {
-    if (++step.x < step.part.width) return;
-    step.x = 0;
-    if (++step.y < step.part.height) return;
-    step.y = 0;
-    advance(step.part);
+  SINTER_DEVICE_INLINE WindowBox first_box() const { return box(0, 0); }
+  SINTER_DEVICE_INLINE void advance(WindowBox& of) const {
+    const bool last = of.number + 1 == window.parts;
+    of = box(last ? of.channel + kTileDepth : of.channel, last ? 0 : of.number + 1);
   }
-  SINTER_DEVICE_INLINE int tap_x(const WindowStep& step) const { return step.part.x + step.x * window.stride; }
-  SINTER_DEVICE_INLINE int tap_y(const WindowStep& step) const { return step.part.y + step.y * window.stride; }
+  /// Of the ring of boxes: whether one takes two slots, and how many those of a tile take.
+  SINTER_DEVICE_INLINE bool takes_two_slots(const WindowBox&) const { return false; }
+  SINTER_DEVICE_INLINE int tile_slots() const { return window.tile_parts; }
+};
 
- private:
-  /// The first tap of the part behind that which begins at `tap`, along an axis: 0 after the last.
-  SINTER_DEVICE_INLINE int next(int tap, int kernel) const {
-    if (tap + kPartSide * window.stride < kernel) return tap + kPartSide * window.stride;
-    const int phase = tap % window.stride + 1;
-    return phase < least(window.stride, kernel) ? phase : 0;
+/// The same with a shortcut's steps behind the window's.
+struct ShortcutSteps {
+  const WindowSteps of_window;
+  const ShortcutArguments& shortcut;
+
+  SINTER_DEVICE_INLINE WindowBox first_box() const { return of_window.first_box(); }
+  SINTER_DEVICE_INLINE void advance(WindowBox& of) const {
+    if (shortcut.has(of.channel)) {
+      of.channel += kTileDepth;
+      return;
+    }
+    of_window.advance(of);
+    if (shortcut.has(of.channel)) of.part = {0, 0, 1, 1};
   }
-  SINTER_DEVICE_INLINE int taps(int first, int kernel) const {
-    return least(kPartSide, divide_up(kernel - first, window.stride));
+  SINTER_DEVICE_INLINE bool takes_two_slots(const WindowBox& box) const {
+    return !shortcut.has(box.channel) || box.channel == shortcut.odd;
   }
-  SINTER_DEVICE_INLINE WindowPart sized(const WindowPart& part) const {
-    return {part.channel, part.x, part.y, taps(part.x, window.kernel_w), taps(part.y, window.kernel_h)};
-  }
+  SINTER_DEVICE_INLINE int tile_slots() const { return shortcut.tile_slots; }
+};
+
+template <class Steps>
+SINTER_DEVICE_INLINE WindowStep first_step(const Steps& order) {
+  return {order.first_box(), 0, 0};
+}
+template <class Steps>
+SINTER_DEVICE_INLINE void advance(const Steps& order, WindowStep& step) {
+  if (++step.x < step.box.part.width) return;
+  step.x = 0;
+  if (++step.y < step.box.part.height) return;
+  step.y = 0;
+  order.advance(step.box);
+}
+
+/// How boxes of pixels lie in shared memory where all are the window's.
+struct WindowBoxes {
+  static constexpr bool kHasShortcut = false;
+  const WindowArguments& window;
+
+  SINTER_DEVICE_INLINE WindowSteps steps(const Shared<uint32_t>* part_words) const { return {window, part_words}; }
+  /// Where a slot begins; what one of the patches in it takes, and a row of that.
+  SINTER_DEVICE_INLINE uint32_t slot_offset(int slot) const { return uint32_t(slot * kTilePatches * window.patch_bytes); }
+  SINTER_DEVICE_INLINE int patch_bytes(const WindowBox&) const { return window.patch_bytes; }
+  SINTER_DEVICE_INLINE int row_bytes(const WindowBox&) const { return window.pitch * 128; }
 };
 
 /// Of the filters, rows are [tap, channel].
-struct WindowRows {
+struct WindowRows : WindowBoxes {
   static constexpr bool kTurned = false;
-  const WindowArguments& window;
 
   struct Patch {
     int x, y, picture;  // of its first pixel
@@ -86,20 +115,20 @@ struct WindowRows {
     return {patch(number), patch(number + 1)};
   }
 
-  SINTER_DEVICE_INLINE void copy_patch(uint32_t to, uint64_t map, const WindowPart& part, const Patch& patch, int left, int top,
+  SINTER_DEVICE_INLINE void copy_patch(uint32_t to, uint64_t map, const WindowBox& box, const Patch& patch, int left, int top,
                                        uint32_t barrier) const {
-    copy_box(to, map, part.channel, patch.x * window.stride + part.x - left, patch.y * window.stride + part.y - top,
+    copy_box(to, map, box.channel, patch.x * window.stride + box.part.x - left, patch.y * window.stride + box.part.y - top,
              patch.picture, barrier);
   }
-  SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, const WindowPart& part, const Tile& tile,
+  SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, const WindowBox& box, const Tile& tile,
                                         uint32_t barrier) const {
-    copy_patch(to, map, part, tile.first, window.left, window.top, barrier);
-    copy_patch(to + uint32_t(window.patch_bytes), map, part, tile.second, window.left, window.top, barrier);
+    copy_patch(to, map, box, tile.first, window.left, window.top, barrier);
+    copy_patch(to + uint32_t(window.patch_bytes), map, box, tile.second, window.left, window.top, barrier);
   }
   SINTER_DEVICE_INLINE void copy_filters(uint32_t to, uint64_t map, const WindowStep& step, const Tile&, int filter,
                                          uint32_t barrier) const {
-    const WindowSteps steps{window};
-    copy_box_to_pair(to, map, step.part.channel, steps.tap_y(step) * window.kernel_w + steps.tap_x(step), filter, barrier);
+    const int x = step.tap_x(window), y = step.tap_y(window);
+    copy_box_to_pair(to, map, step.box.channel, y * window.kernel_w + x, filter, barrier);
   }
 
   /// The pixel that is a tile's row.
@@ -121,9 +150,8 @@ struct WindowRows {
 /// The result is twice as large: four convolutions with windows of 2 x 2, whose results are even or odd pixels of even or odd
 /// rows ("places"). Filters are [channel, 4 x 4, filter] as of a gradient: each place has other four of the 4 x 4. The padding in
 /// front is 1, less where the place is odd.
-struct DoubledRows {
+struct DoubledRows : WindowBoxes {
   static constexpr bool kTurned = true;
-  const WindowArguments& window;
 
   struct Tile {
     WindowRows::Tile of;
@@ -131,23 +159,61 @@ struct DoubledRows {
   };
   SINTER_DEVICE_INLINE Tile tile(int row) const {
     const int of_place = window.place_tiles * kTileRows, place = row / of_place;
-    return {WindowRows{window}.tile(row - place * of_place), place & 1, place >> 1};
+    return {WindowRows{{window}}.tile(row - place * of_place), place & 1, place >> 1};
   }
-  SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, const WindowPart& part, const Tile& tile,
+  SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, const WindowBox& box, const Tile& tile,
                                         uint32_t barrier) const {
-    const WindowRows rows{window};
-    rows.copy_patch(to, map, part, tile.of.first, 1 - tile.odd_x, 1 - tile.odd_y, barrier);
-    rows.copy_patch(to + uint32_t(window.patch_bytes), map, part, tile.of.second, 1 - tile.odd_x, 1 - tile.odd_y, barrier);
+    const WindowRows rows{{window}};
+    rows.copy_patch(to, map, box, tile.of.first, 1 - tile.odd_x, 1 - tile.odd_y, barrier);
+    rows.copy_patch(to + uint32_t(window.patch_bytes), map, box, tile.of.second, 1 - tile.odd_x, 1 - tile.odd_y, barrier);
   }
   SINTER_DEVICE_INLINE void copy_filters(uint32_t to, uint64_t map, const WindowStep& step, const Tile& tile, int filter,
                                          uint32_t barrier) const {
     const int tap = (3 - 2 * step.y - tile.odd_y) * 4 + 3 - 2 * step.x - tile.odd_x;
-    copy_box_to_pair(to, map, filter, tap, step.part.channel, barrier);
+    copy_box_to_pair(to, map, filter, tap, step.box.channel, barrier);
   }
   SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
-    const WindowRows rows{window};
+    const WindowRows rows{{window}};
     const WindowRows::Patch p = rows.pixel(tile.of, row);
     return rows.inside(p) ? ((p.picture * window.height + p.y) * 2 + tile.odd_y) * 2 * window.width + 2 * p.x + tile.odd_x : -1;
+  }
+};
+
+/// With a shortcut. Both maps of it lie sizeof(TileMaps) behind the window's.
+struct ShortcutRows {
+  static constexpr bool kTurned = false, kHasShortcut = true;
+  const WindowRows of_window;
+  const ShortcutArguments& shortcut;
+
+  SINTER_DEVICE_INLINE ShortcutSteps steps(const Shared<uint32_t>* part_words) const {
+    return {of_window.steps(part_words), shortcut};
+  }
+  SINTER_DEVICE_INLINE uint32_t slot_offset(int slot) const { return uint32_t(slot * kShortcutSlotBytes); }
+  SINTER_DEVICE_INLINE int patch_bytes(const WindowBox& box) const {
+    return shortcut.has(box.channel) ? kShortcutPatchBytes : of_window.patch_bytes(box);
+  }
+  SINTER_DEVICE_INLINE int row_bytes(const WindowBox& box) const {
+    return shortcut.has(box.channel) ? kPatchSide * 128 : of_window.row_bytes(box);
+  }
+
+  using Tile = WindowRows::Tile;
+  SINTER_DEVICE_INLINE Tile tile(int row) const { return of_window.tile(row); }
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return of_window.out_row(tile, row); }
+
+  SINTER_DEVICE_INLINE void copy_own_patch(uint32_t to, uint64_t map, const WindowBox& box, const WindowRows::Patch& patch,
+                                           uint32_t barrier) const {
+    copy_box(to, map + sizeof(TileMaps), box.channel - shortcut.from, patch.x, patch.y, patch.picture, barrier);
+  }
+  SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, const WindowBox& box, const Tile& tile,
+                                        uint32_t barrier) const {
+    if (!shortcut.has(box.channel)) return of_window.copy_pixels(to, map, box, tile, barrier);
+    copy_own_patch(to, map, box, tile.first, barrier);
+    copy_own_patch(to + kShortcutPatchBytes, map, box, tile.second, barrier);
+  }
+  SINTER_DEVICE_INLINE void copy_filters(uint32_t to, uint64_t map, const WindowStep& step, const Tile& tile, int filter,
+                                         uint32_t barrier) const {
+    if (!shortcut.has(step.box.channel)) return of_window.copy_filters(to, map, step, tile, filter, barrier);
+    copy_box_to_pair(to, map + sizeof(TileMaps), step.box.channel - shortcut.from, 0, filter, barrier);
   }
 };
 
@@ -155,6 +221,7 @@ template <int kColumns, bool kBf16, class RowMap>
 struct WindowProduct {
   static constexpr WindowForm kForm{kColumns};
   static constexpr int kStages = kForm.stages(), kStageBytes = kForm.stage_bytes();
+  static_assert(kForm.has_room());
   static constexpr int kWarps = 4;  // of a warpgroup
   static constexpr int kTurn = 1;   // named barriers kTurn and kTurn + 1: when a warpgroup may multiply
   using Results = TileResults<kColumns, false, kBf16, RowMap>;
@@ -163,23 +230,23 @@ struct WindowProduct {
   const TileProductArguments& args;
   const WindowArguments& window;
   const RowMap map;
-  const WindowSteps order_of_steps;
+  const decltype(map.steps(nullptr)) order_of_steps;
   const TileOrder order;
   const int group, warp, lane;                               // group: of the two that multiply
   uint32_t stages, pixels, full, empty, arrived, free_slot;  // addresses; the last four: barriers of stages, and of slots
   uint32_t rank;
   int steps, first_pair, next_pair;
 
-  SINTER_DEVICE_INLINE WindowProduct(const TileProductArguments& a, const WindowArguments& w)
+  SINTER_DEVICE_INLINE WindowProduct(const TileProductArguments& a, const WindowArguments& w, const RowMap& rows)
       : args(a),
         window(w),
-        map{w},
-        order_of_steps{w},
+        map(rows),
+        order_of_steps(rows.steps(&shared_at<uint32_t>(parts_at()))),
         order(a.m, a.n, kColumns, a.group),
         group(thread_x() / 128 - 1),
         warp(thread_x() / 32 % kWarps),
         lane(thread_x() % 32) {
-    stages = (shared_address(shared_memory()) + 1023) & ~1023u;
+    stages = stages_at();
     pixels = stages + kStages * kStageBytes;
     full = pixels + kForm.pixel_bytes() + 2 * kForm.staging_bytes();
     empty = full + 8 * kStages;
@@ -191,8 +258,16 @@ struct WindowProduct {
     next_pair = blocks_x() / 2;
   }
 
+  static SINTER_DEVICE_INLINE uint32_t stages_at() { return (shared_address(shared_memory()) + 1023) & ~1023u; }
+  /// Behind the barriers.
+  static SINTER_DEVICE_INLINE uint32_t parts_at() {
+    return stages_at() + kStages * kStageBytes + kForm.pixel_bytes() + 2 * kForm.staging_bytes() + kForm.barrier_bytes();
+  }
+
   SINTER_DEVICE_INLINE void prepare() {
     if (thread_x() == 0) {
+      SINTER_UNROLL
+      for (int i = 0; i < kMostParts; ++i) shared_at<uint32_t>(parts_at() + 4 * i) = window.part[i];
       for (int s = 0; s < kStages; ++s) {
         make_barrier(full + 8 * s, 1);
         make_barrier(empty + 8 * s, 2 * kWarps);  // both blocks read it
@@ -216,12 +291,13 @@ struct WindowProduct {
   SINTER_DEVICE_INLINE void bring_filters(uint64_t filters_map) {
     constexpr int kHalf = kColumns / 2;
     prefetch_map(filters_map);
+    if constexpr (RowMap::kHasShortcut) prefetch_map(filters_map + sizeof(TileMaps));
     if (!args.early_weights) wait_for_operands();
     RingPlace stage;
     for (int pair = first_pair; pair < order.pairs(); pair += next_pair) {
       const auto [pair_row, column] = order.place(pair);
       const auto tile = tile_of(pair_row);
-      WindowStep what = order_of_steps.first();
+      WindowStep what = first_step(order_of_steps);
       for (int step = 0; step < steps; ++step) {
         wait_phase(empty + 8 * stage.at, stage.parity ^ 1);
         if (lane == 0) {
@@ -231,7 +307,7 @@ struct WindowProduct {
                            column * kColumns + int(rank) * kHalf, barrier);
         }
         warp_barrier();
-        order_of_steps.advance(what);
+        advance(order_of_steps, what);
         stage.advance(kStages);
       }
     }
@@ -239,113 +315,137 @@ struct WindowProduct {
     for (int s = 0; s < kStages; ++s, stage.advance(kStages)) wait_phase(empty + 8 * stage.at, stage.parity ^ 1);
   }
 
-  SINTER_DEVICE_INLINE uint32_t slot_at(int slot) const { return pixels + uint32_t(slot * kTilePatches * window.patch_bytes); }
+  SINTER_DEVICE_INLINE uint32_t slot_at(int slot) const { return pixels + map.slot_offset(slot); }
 
   SINTER_DEVICE_INLINE void bring_pixels(uint64_t pixels_map) {
     prefetch_map(pixels_map);
+    if constexpr (RowMap::kHasShortcut) prefetch_map(pixels_map + sizeof(TileMaps));
     wait_for_operands();
     RingPlace slot;
     for (int pair = first_pair; pair < order.pairs(); pair += next_pair) {
       const auto tile = tile_of(order.place(pair).pair_row);
-      WindowPart part = order_of_steps.first_part();
-      for (int i = 0; i < window.parts; ++i) {
+      WindowBox box = order_of_steps.first_box();
+      for (int i = 0; i < window.tile_parts; ++i) {
+        const bool takes_two = order_of_steps.takes_two_slots(box);
         wait_phase(free_slot + 8 * slot.at, slot.parity ^ 1);
+        if (takes_two) wait_phase(free_slot + 8 * slot.at + 8, slot.parity ^ 1);
         if (lane == 0) {
           const uint32_t barrier = arrived + 8 * slot.at;
-          arrive_expecting(barrier, uint32_t(kTilePatches * window.patch_bytes));
-          map.copy_pixels(slot_at(slot.at), pixels_map, part, tile, barrier);
+          if (takes_two) arrive_at(barrier + 8);  // nobody waits there; but it counts its phases
+          arrive_expecting(barrier, uint32_t(kTilePatches * map.patch_bytes(box)));
+          map.copy_pixels(slot_at(slot.at), pixels_map, box, tile, barrier);
         }
         warp_barrier();
-        order_of_steps.advance(part);
+        order_of_steps.advance(box);
         slot.advance(window.slots);
+        if (takes_two) slot.advance(window.slots);
       }
     }
   }
 
-  /// A tile's steps as they are multiplied, and what describes the next one's operands to products.
+  /// A step as it is multiplied, and what describes its operands to products.
   struct Walk {
     WindowStep what;
     RingPlace stage, slot;
-    uint64_t pixels, filters;
-    bool ready;  // the filters are there
+    uint64_t filters;
+    int tap;         // where its pixels lie in their slot, in chunks of 16 bytes
+    bool ready;      // they and the filters are there
+    bool ends_part;  // nobody needs the pixels after it
   };
   SINTER_DEVICE_INLINE uint64_t filters_at(int stage) const {
     const uint32_t at = stages + stage * kStageBytes;
     return RowMap::kTurned ? summed_rows_operand(at, kTileDepth * 128) : product_operand(at);
   }
-  SINTER_DEVICE_INLINE uint64_t pixels_at(int slot) const { return product_operand(slot_at(slot), uint32_t(window.pitch * 128)); }
+  SINTER_DEVICE_INLINE uint64_t pixels_of(const Walk& at) const {
+    return product_operand(slot_at(at.slot.at), uint32_t(map.row_bytes(at.what.box))) + uint64_t(uint32_t(at.tap));
+  }
 
-  /// The i-th 16 columns of all rows. kFirst: the sums begin.
+  /// The i-th 16 columns of all rows; patch: from one to the next, in chunks. kFirst: the sums begin.
   template <bool kFirst>
-  SINTER_DEVICE_INLINE void start_columns(Sums& sums, uint64_t pixels_of, uint64_t filters_of, int i) const {
-    const uint64_t patch = uint64_t(uint32_t(window.patch_bytes) / 16);
+  SINTER_DEVICE_INLINE void start_columns(Sums& sums, uint64_t taps, uint64_t filters, uint64_t patch, int i) const {
     SINTER_UNROLL
     for (int b = 0; b < Results::kBlocks; ++b)
-      start_product<kBf16, kFirst, RowMap::kTurned>(sums[b], pixels_of + uint64_t(i * 2) + (b ? patch : 0),
-                                                    filters_of + uint64_t(i * (RowMap::kTurned ? 128 : 2)));
+      start_product<kBf16, kFirst, RowMap::kTurned>(sums[b], taps + uint64_t(i * 2) + (b ? patch : 0),
+                                                    filters + uint64_t(i * (RowMap::kTurned ? 128 : 2)));
   }
-  /// Makes the next step's place of this one's, as if its part went on; without a branch, as it must be among products.
+  /// Where the pixels of the next box lie; without a branch.
+  SINTER_DEVICE_INLINE RingPlace slot_behind(const Walk& at) const {
+    RingPlace one = at.slot;
+    one.advance(window.slots);
+    RingPlace two = one;
+    two.advance(window.slots);
+    const bool takes_two = order_of_steps.takes_two_slots(at.what.box);
+    return {takes_two ? two.at : one.at, takes_two ? two.parity : one.parity};
+  }
+  /// Makes the next step of this one, all but the sizes of the part where it is another; without a branch, as it must be among
+  /// products.
   SINTER_DEVICE_INLINE void go_on(Walk& at) const {
-    const bool row_ends = at.what.x + 1 == at.what.part.width;
-    at.pixels += uint64_t(8 * (row_ends ? window.pitch - at.what.x : 1));
-    at.what.y += row_ends ? 1 : 0;
+    const bool row_ends = at.what.x + 1 == at.what.box.part.width;
+    const RingPlace next_slot = slot_behind(at);
+    at.slot.at = at.ends_part ? next_slot.at : at.slot.at;
+    at.slot.parity = at.ends_part ? next_slot.parity : at.slot.parity;
+    const int next_row = 8 * (window.pitch - at.what.x);
+    at.tap = at.ends_part ? 0 : at.tap + (row_ends ? next_row : 8);
+    at.what.y = at.ends_part ? 0 : at.what.y + (row_ends ? 1 : 0);
     at.what.x = row_ends ? 0 : at.what.x + 1;
     at.stage.advance(kStages);
     at.filters = filters_at(at.stage.at);
-    at.ready = phase_ended(full + 8 * at.stage.at, at.stage.parity);
+    const bool has_filters = phase_ended(full + 8 * at.stage.at, at.stage.parity);
+    const bool has_pixels = phase_ended(arrived + 8 * at.slot.at, at.slot.parity);
+    at.ready = has_filters & has_pixels;
   }
   /// Only few products are queued at a time: when the last of a step has been started there is little time until the first of the
   /// next must be. So that is prepared among them; in one piece of code without branches, or each piece would count as a group.
+  /// `before`: what was multiplied before, whose memory is free then.
   template <bool kFirst>
-  SINTER_DEVICE_INLINE void multiply_step(Sums& sums, Walk& at, const Walk& before) const {
-    if (!at.ready) wait_phase(full + 8 * at.stage.at, at.stage.parity);
-    const uint64_t pixels_of = at.pixels, filters_of = at.filters;
+  SINTER_DEVICE_INLINE void multiply_step(Sums& sums, Walk& at, Walk& before) const {
+    if (!at.ready) {
+      wait_phase(arrived + 8 * at.slot.at, at.slot.parity);
+      wait_phase(full + 8 * at.stage.at, at.stage.parity);
+    }
+    const Walk now = at;
+    const uint64_t taps = pixels_of(now), patch = uint64_t(uint32_t(map.patch_bytes(now.what.box)) / 16);
     begin_products();
-    start_columns<kFirst>(sums, pixels_of, filters_of, 0);
-    start_columns<false>(sums, pixels_of, filters_of, 1);
+    start_columns<kFirst>(sums, taps, now.filters, patch, 0);
+    start_columns<false>(sums, taps, now.filters, patch, 1);
     go_on(at);
-    start_columns<false>(sums, pixels_of, filters_of, 2);
-    start_columns<false>(sums, pixels_of, filters_of, 3);
+    start_columns<false>(sums, taps, now.filters, patch, 2);
+    start_columns<false>(sums, taps, now.filters, patch, 3);
     commit_products();
-    if (kFirst) return;
-    wait_products<1>();
-    release(before);
+    if (!kFirst) {
+      wait_products<1>();
+      release(before);
+    }
+    before = now;
+    if (now.ends_part) order_of_steps.advance(at.what.box);
+    at.ends_part = at.what.is_last();
   }
   static_assert(kTileDepth == 4 * 16);
 
   SINTER_DEVICE_INLINE void release(const Walk& of) const {
     if (lane < 2) arrive_in_cluster(empty + 8 * of.stage.at, lane);
-    if (lane == 0 && of.what.is_last()) arrive_at(free_slot + 8 * of.slot.at);
-  }
-  SINTER_DEVICE_INLINE void begin_part(Walk& at) const {
-    wait_phase(arrived + 8 * at.slot.at, at.slot.parity);
-    at.pixels = pixels_at(at.slot.at);
+    if (lane == 0 && of.ends_part) {
+      arrive_at(free_slot + 8 * of.slot.at);
+      if (order_of_steps.takes_two_slots(of.what.box)) arrive_at(free_slot + 8 * of.slot.at + 8);
+    }
   }
 
   /// All steps of the tile that comes after so many others of this block.
   SINTER_DEVICE_INLINE void multiply_tile(Sums& sums, int tiles_before, bool others_follow) const {
     Walk at;
-    at.what = order_of_steps.first();
+    at.what = first_step(order_of_steps);
     at.stage = RingPlace::after(uint32_t(tiles_before) * uint32_t(steps), kStages);
-    at.slot = RingPlace::after(uint32_t(tiles_before) * uint32_t(window.parts), window.slots);
+    at.slot = RingPlace::after(uint32_t(tiles_before) * uint32_t(order_of_steps.tile_slots()), window.slots);
+    at.tap = 0;
     at.filters = filters_at(at.stage.at);
     at.ready = false;
-    begin_part(at);
-    Walk last = at, now = at;
-    multiply_step<true>(sums, at, last);
-    for (int step = 1; step < steps; ++step) {
-      if (now.what.is_last()) {
-        at.what = now.what;
-        order_of_steps.advance(at.what);
-        at.slot.advance(window.slots);
-        begin_part(at);
-      }
-      last = now, now = at;
-      multiply_step<false>(sums, at, last);
-    }
+    at.ends_part = at.what.is_last();
+    Walk before = at;
+    multiply_step<true>(sums, at, before);
+    for (int step = 1; step < steps; ++step) multiply_step<false>(sums, at, before);
     if (others_follow) named_arrive(kTurn + 1 - group, 256);
     wait_products<0>();
-    release(now);
+    release(before);
     SINTER_UNROLL
     for (int b = 0; b < Results::kBlocks; ++b) settle(sums[b]);
   }
@@ -360,10 +460,13 @@ struct WindowProduct {
       const auto [pair_row, column] = order.place(pair);
       const int row = (pair_row * 2 + int(rank)) * kTileRows;
       if (args.residual) results.fetch_residual(row, column * kColumns);
-      const auto bias = results.bias(column * kColumns);
+      const auto bias = results.bias(args.bias, column * kColumns);
       Sums sums;
       named_barrier(kTurn + group, 256);
       multiply_tile(sums, sequence, pair + next_pair < order.pairs());
+      // Read only now: there are no registers for both.
+      if constexpr (RowMap::kHasShortcut)
+        if (map.shortcut.bias) results.add(sums, results.bias(map.shortcut.bias, column * kColumns));
       results.finish(sums, bias, row, column * kColumns);
     }
   }
@@ -389,10 +492,22 @@ struct WindowProduct {
     (void)maps;                                                                                                             \
     uint64_t at;                                                                                                            \
     SINTER_PARAMETER_ADDRESS(at, maps, module##__plain, 0);                                                                 \
-    sinter::device::WindowProduct<columns, bf16, sinter::device::rows>(arguments, window).run(at);                          \
+    using Rows = sinter::device::rows;                                                                                      \
+    sinter::device::WindowProduct<columns, bf16, Rows>(arguments, window, Rows{{window}}).run(at);                          \
   }
 /// The kernel of one form and type, a module of its own as those of products.
 #define SINTER_TILE_WINDOW(columns, type, bf16) \
   SINTER_TILE_WINDOW_KERNEL(tile_window_##columns##_##type, columns, bf16, WindowRows)
 #define SINTER_TILE_DOUBLED(columns, type, bf16) \
   SINTER_TILE_WINDOW_KERNEL(tile_doubled_##columns##_##type, columns, bf16, DoubledRows)
+/// With a shortcut.
+#define SINTER_TILE_SHORTCUT(columns, type, bf16)                                                                   \
+  SINTER_DEVICE_PAIR_KERNEL(tile_shortcut_##columns##_##type##__plain, sinter::device::ShortcutMaps maps,           \
+                            sinter::device::TileProductArguments arguments, sinter::device::WindowArguments window, \
+                            sinter::device::ShortcutArguments shortcut) {                                           \
+    (void)maps;                                                                                                     \
+    uint64_t at;                                                                                                    \
+    SINTER_PARAMETER_ADDRESS(at, maps, tile_shortcut_##columns##_##type##__plain, 0);                               \
+    using Rows = sinter::device::ShortcutRows;                                                                      \
+    sinter::device::WindowProduct<columns, bf16, Rows>(arguments, window, Rows{{{window}}, shortcut}).run(at);      \
+  }

@@ -1,4 +1,5 @@
 #pragma once
+#include <optional>
 #include <span>
 
 #include "backends/cuda/kernels/tensor_map.h"
@@ -7,9 +8,20 @@
 
 namespace sinter::cuda {
 
+/// A convolution of one pixel, of another picture of the result's size, that is added to a convolution's sums:
+///   sum over c of in[n, y, x, c] * filters[o, c] + bias[o].
+struct TileShortcut {
+  int64_t c = 0;             ///< 0: none
+  int64_t pixel_stride = 0;  ///< in elements; 0: dense
+  DevicePtr in = 0, filters = 0, bias = 0;
+};
+
+/// Kernels of convolutions are of three kinds, each in modules of their own.
+enum class WindowKind { Plain, WithShortcut, Doubles };
+
 /// Convolutions of 16-bit pictures on devices of capability 9.0, as products of tiles:
 ///   out[n, y, x, o] = sum over window and c of in[n, y * stride + ky - top, x * stride + kx - left, c] * filters[o, ky, kx, c]
-///                     + bias[o] + residual[n, y, x, o],
+///                     + bias[o] + residual[n, y, x, o] + shortcut,
 /// everything dense. Everything after the sum is f32 and rounded once. Where it doubles, pixel (y, x) of `in` is added to the
 /// result's pixels (2 y - 1 to 2 y + 2, 2 x - 1 to 2 x + 2) instead, times filters that are [c, 4, 4, o].
 struct TileWindowCall {
@@ -20,14 +32,22 @@ struct TileWindowCall {
   DType type = DType::bf16;                          ///< of everything: bf16 or f16
   DevicePtr in = 0, filters = 0, out = 0;
   DevicePtr bias = 0, residual = 0;  ///< 0: none; the residual may be `out`
-  bool early_weights = false;        ///< of the filters, as of a product's weights
+  TileShortcut shortcut = {};        ///< not where it doubles
+  bool early_weights = false;        ///< of all filters, as of a product's weights
 
   int64_t out_h() const { return doubles ? 2 * h : (h + top + bottom - kernel_h) / stride + 1; }
   int64_t out_w() const { return doubles ? 2 * w : (w + left + right - kernel_w) / stride + 1; }
+  WindowKind kind() const {
+    return doubles ? WindowKind::Doubles : shortcut.c > 0 ? WindowKind::WithShortcut : WindowKind::Plain;
+  }
 };
 
 /// Why there is no such kernel; empty where there is one.
 std::string why_no_tile_window(const TileWindowCall& call, const DeviceInfo& device);
+
+/// A shortcut's picture and filters, for such boxes of them.
+TiledArray shortcut_pixels(const TileWindowCall& call, std::vector<int64_t> box);
+TiledArray shortcut_filters(const TileWindowCall& call, int64_t filters);
 
 /// The forms of tiles that there are kernels for; a form's number is its place here.
 std::span<const device::WindowForm> window_forms();
@@ -39,7 +59,7 @@ double tile_share(const TileWindowCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileWindowCall& call, int multiprocessors);
 /// The module that holds a form's kernel.
-std::string tile_window_module(int form, DType type, bool doubles);
+std::string tile_window_module(int form, DType type, WindowKind kind);
 
 /// A call as it is launched.
 struct TileWindow {
@@ -49,8 +69,19 @@ struct TileWindow {
   device::TileProductArguments product;  ///< that it is: its rows are those of whole tiles, its k whole steps
   device::WindowArguments window;
   TiledArray pixels, filters;  ///< what the maps describe
+  struct Shortcut {
+    device::TileMaps maps = {};
+    device::ShortcutArguments arguments;
+    TiledArray pixels, filters;
+  };
+  std::optional<Shortcut> shortcut;
 
-  void launch(KernelTarget& target) const { target(kernel, shape, maps, product, window); }
+  void launch(KernelTarget& target) const {
+    if (shortcut)
+      target(kernel, shape, device::ShortcutMaps{maps, shortcut->maps}, product, window, shortcut->arguments);
+    else
+      target(kernel, shape, maps, product, window);
+  }
 };
 /// Asks the driver to describe the arrays to the copying unit; the call must be one that there is a kernel for.
 TileWindow tile_window(const TileWindowCall& call, int form, int multiprocessors);

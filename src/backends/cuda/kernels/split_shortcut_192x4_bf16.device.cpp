@@ -1,0 +1,3 @@
+#include "backends/cuda/kernels/split_product.device.h"
+
+SINTER_SPLIT_SHORTCUT(192, 4, bf16, true)

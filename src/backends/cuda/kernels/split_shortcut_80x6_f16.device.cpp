@@ -1,0 +1,3 @@
+#include "backends/cuda/kernels/split_product.device.h"
+
+SINTER_SPLIT_SHORTCUT(80, 6, f16, false)

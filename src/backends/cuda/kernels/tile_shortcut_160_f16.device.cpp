@@ -1,0 +1,3 @@
+#include "backends/cuda/kernels/tile_window.device.h"
+
+SINTER_TILE_SHORTCUT(160, f16, false)
