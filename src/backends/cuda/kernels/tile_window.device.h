@@ -464,7 +464,7 @@ struct WindowProduct {
       Sums sums;
       named_barrier(kTurn + group, 256);
       multiply_tile(sums, sequence, pair + next_pair < order.pairs());
-      // Read only now: there are no registers for both.
+      // Read only now: tiles of 160 columns have no registers for both.
       if constexpr (RowMap::kHasShortcut)
         if (map.shortcut.bias) results.add(sums, results.bias(map.shortcut.bias, column * kColumns));
       results.finish(sums, bias, row, column * kColumns);
