@@ -9,6 +9,7 @@
 //     --launches      list the slowest launches
 //     --without       how much shorter a step is without each kind of launch, and without each of one shape
 //     --cold          keep nothing in the cache on disk
+//     --spans FILE    what the first steps' time goes to, each part; for chrome://tracing and its like
 //     --budget GB     stream blocks' weights from the host's memory until all weights fit into it (0: as many as can be)
 //     --whole         compute in every step what a picture computes once
 // How each figure is measured: bench/README.md. --json appends them to FILE, one object a line.
@@ -20,6 +21,7 @@
 #include <nlohmann/json.hpp>
 
 #include "backends/cuda/plan.h"
+#include "base/spans.h"
 #include "bench_tools.h"
 #include "compiler/lowering/fp8_attention.h"
 #include "cuda_models.h"
@@ -33,7 +35,7 @@ namespace {
 
 struct Options {
   std::set<std::string> models;
-  std::string dtype_name = "bf16", against, json;
+  std::string dtype_name = "bf16", against, json, spans;
   DType dtype = DType::bf16;
   int64_t size = 0;
   double seconds = 5;
@@ -53,6 +55,7 @@ struct Network {
       const WeightSizes sizes = weights.sizes();
       weights.stream(choose_streamed(sizes, int64_t(budget * 1e9)).value_or(least_resident(sizes)));
     }
+    const Span span("random weights");
     weights.fill_random(1);
   }
   CompiledGraph compiled;
@@ -214,6 +217,24 @@ void print_without(cuda::Engine& engine, cuda::Plan& plan) {
   print([](const cuda::Launch& l) { return fmt::format("{:<16} {}", l.kind, l.detail); });
 }
 
+/// What the time since record_spans() went to, by kind, and each part of it where `path` is not empty.
+void print_spans(const char* what, const std::string& path) {
+  const std::vector<SpanRecord> spans = recorded_spans();
+  fmt::print("\n    {}, what it went to: covered, longest, sum of all threads\n", what);
+  for (const SpanSum& s : sums_of(spans))
+    if (s.covered >= 0.001)
+      fmt::print("    {:>8.3f} s {:>8.3f} {:>8.3f}  {:>4} x  {}\n", s.covered, s.longest, s.seconds, s.count, s.kind);
+  for (const SpanRecord& s : spans)
+    append_line(path, nlohmann::json{{"name", s.kind + (": " + s.detail)},
+                                     {"cat", what},
+                                     {"ph", "X"},
+                                     {"pid", 1},
+                                     {"tid", s.thread},
+                                     {"ts", s.begin * 1e6},
+                                     {"dur", (s.end - s.begin) * 1e6}}
+                          .dump());
+}
+
 /// What was compiled or planned since the cache was made, and kept.
 struct Made {
   int programs = 0, plans = 0;
@@ -230,17 +251,19 @@ Made made(Cache& cache) {
 
 /// The first step at another size, in a process that has run one.
 void second_size(cuda::Engine& engine, Network& network, const BenchParts& parts, const BenchModel& model,
-                 std::map<std::string, Tensor> inputs, nlohmann::json& line) {
+                 std::map<std::string, Tensor> inputs, const std::string& spans, nlohmann::json& line) {
   Made before = made(engine.cache());
   inputs.erase(input_name(latent_input(*parts.step)));
   bool small = model.name == "sd15";
   Bindings sizes = at_size(*parts.step, model.sizes, small ? 576 : 1152, small ? 448 : 896);
   add_random_inputs(*parts.step, sizes, inputs);
+  record_spans();
   double begin = now();
   Layout layout(network.compiled, sizes, parts.kept);
   cuda::Plan plan(engine, network.compiled, layout, network.weights);
   plan.run(inputs);
   line["second_size_s"] = now() - begin;
+  print_spans("first step at a second size", spans);
   plan.run(inputs);
   line["second_size_later_s"] = wall_ms_of(plan, inputs) * 1e-3;
   Made after = made(engine.cache());
@@ -282,10 +305,12 @@ CompileOptions compile_options(const cuda::Engine& engine, const Graph& step, co
 
 /// Gives the first step's result.
 Tensor bench(const std::string& name, const Options& o) {
+  record_spans();
   CacheOptions cache_options = o.cold ? CacheOptions{.memory_only = true} : CacheOptions::from_environment();
   Cache cache(cache_options);
   cuda::Engine engine(cache, 0, 0, {.tune = o.tune, .replay = !o.launched, .allow_tf32 = o.tf32});
   const double context = seconds_since_process_start();
+  engine.kernels().begin_kernel("elements__normals");  // for random weights, which programs do not need
   const int64_t free_before = engine.context().free_bytes();
   BenchModel model = make_bench_model(name, o.dtype, o.size, o.size);
   BenchParts parts;
@@ -299,22 +324,30 @@ Tensor bench(const std::string& name, const Options& o) {
   CompileReport report;
   std::map<std::string, Tensor> inputs;
   double prelude_ms = 0;
-  for (auto& prelude : parts.preludes) {
-    Network network(engine, *prelude, once, report);
+  // All are compiled before any runs, as the program does.
+  Network network(engine, *parts.step, options, report, o.budget);
+  std::vector<std::unique_ptr<Network>> preludes;
+  for (auto& prelude : parts.preludes) preludes.push_back(std::make_unique<Network>(engine, *prelude, once, report));
+  for (size_t p = 0; p < preludes.size(); ++p) {
+    const auto& prelude = parts.preludes[p];
     add_random_inputs(*prelude, model.sizes, inputs);
-    Layout layout(network.compiled, model.sizes);
-    cuda::Plan plan(engine, network.compiled, layout, network.weights);
+    Layout layout(preludes[p]->compiled, model.sizes);
+    cuda::Plan plan(engine, preludes[p]->compiled, layout, preludes[p]->weights);
     double begin = now();
     auto results = plan.run(inputs);
     prelude_ms += (now() - begin) * 1e3;
     for (size_t i = 0; i < results.size(); ++i) inputs[prelude->outputs()[i].name] = results[i];
   }
-  Network network(engine, *parts.step, options, report, o.budget);
+  preludes.clear();
   add_random_inputs(*parts.step, model.sizes, inputs);
   Layout layout(network.compiled, model.sizes, parts.kept);
   cuda::Plan plan(engine, network.compiled, layout, network.weights);
-  std::vector<Tensor> out = plan.run(inputs);
+  std::vector<Tensor> out = [&] {
+    const Span span("first run");
+    return plan.run(inputs);
+  }();
   const double first = seconds_since_process_start();
+  print_spans("first step", o.spans);
 
   nlohmann::json line = {{"what", o.first_only ? "first" : "step"},
                          {"model", name},
@@ -348,7 +381,7 @@ Tensor bench(const std::string& name, const Options& o) {
   }
   line["step_bytes"] = free_before - engine.context().free_bytes();
   line["planned_bytes"] = network.weights.bytes() + layout.bytes() + layout.kept_bytes() + engine.shared_bytes();
-  if (!o.whole) second_size(engine, network, parts, model, inputs, line);
+  if (!o.whole) second_size(engine, network, parts, model, inputs, o.spans, line);
   if (!o.first_only) {
     print_launches(engine, plan, o.launches);
     if (o.without) print_without(engine, plan);
@@ -418,6 +451,8 @@ Options parse(int argc, char** argv) {
       o.budget = std::atof(value().c_str());
     else if (word == "--seconds")
       o.seconds = std::atof(value().c_str());
+    else if (word == "--spans")
+      o.spans = value();
     else if (word == "--json")
       o.json = value();
     else

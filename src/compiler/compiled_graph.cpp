@@ -4,6 +4,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "base/spans.h"
 #include "graph/ops.h"
 
 namespace sinter {
@@ -122,6 +123,7 @@ void CompiledGraph::foresee(Engine& engine, const Graph& graph, const CompileOpt
 
 CompiledGraph::CompiledGraph(Engine& engine, const Graph& graph, const CompileOptions& options, CompileReport& report)
     : engine_(engine) {
+  const Span span("compile a graph", options.label);
   auto start = std::chrono::steady_clock::now();
   std::vector<Named> graphs;
   std::unordered_map<const Graph*, int> seen;

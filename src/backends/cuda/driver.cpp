@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backends/cuda/driver_api.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 namespace {
@@ -122,6 +123,7 @@ std::vector<DeviceInfo> devices(std::string* why_none) {
 std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 Context::Context(int ordinal) {
+  const Span span("make a context");
   const int count = device_count();
   if (ordinal < 0 || ordinal >= count)
     fail(Code::NotFound, "cuda:{}: there {} {} CUDA device{}", ordinal, count == 1 ? "is" : "are", count, count == 1 ? "" : "s");

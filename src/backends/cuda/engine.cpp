@@ -6,6 +6,8 @@
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
+#include "backends/cuda/kernels/elements.h"
+#include "backends/cuda/kernels/group_norm.h"
 #include "backends/cuda/kernels/group_stats.h"
 #include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/plan.h"
@@ -14,6 +16,7 @@
 #include "backends/cuda/thin_conv_steps.h"
 #include "backends/cuda/upload.h"
 #include "backends/cuda/weights.h"
+#include "base/spans.h"
 #include "compiler/kernel/code_generator.h"
 
 namespace sinter::cuda {
@@ -60,6 +63,11 @@ void GrowingMemory::release() {
 Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
     : sinter::Engine(cache, threads),
       options_(options),
+      opening_(std::async(std::launch::async,
+                          [] {
+                            find_cublaslt();
+                            find_cudnn();
+                          })),
       context_(ordinal),
       target_(gpu_target(context_.device().capability())),
       stream_(context_),
@@ -68,7 +76,8 @@ Engine::Engine(Cache& cache, int threads, int ordinal, EngineOptions options)
       kernel_stream_(kernels_, stream_),
       arena_(context_, "the buffers of a run"),
       workspace_(context_, "the workspace of cuBLASLt and cuDNN"),
-      free_at_start_(context_.free_bytes()) {}
+      free_at_start_(context_.free_bytes()),
+      products_begun_(std::async(std::launch::async, [this] { begin_products(vendor_); })) {}
 
 Engine::~Engine() = default;
 
@@ -93,6 +102,8 @@ LowerOptions Engine::lowering() const {
 int64_t Engine::alignment() const { return kBufferAlignment; }
 
 void Engine::generate(Program& program) const {
+  begin_modules(program);  // while row kernels are made
+  const Span span("generate code");
   schedule_kernels(program);
   if (program.variants.empty()) return;
   std::vector<NamedGpuKernel> kernels;
@@ -118,32 +129,39 @@ static bool is_among_tokens(const AttentionStep& step) {
 }
 
 void Engine::begin_modules(const Program& program) const {
-  vendor_.kernels()->begin("elements");
+  Kernels& kernels = *vendor_.kernels();
+  ForeseenKernels foreseen(kernels);
+  // What weights are brought by; the rest of the small ones depends on sizes, and is begun when a run is planned.
+  cast(foreseen, {.from_type = DType::f16, .to_type = DType::bf16, .count = 1});
   for (size_t i = 0; i < program.steps.size(); ++i) begin_shortcut_modules(program, i);
   for (const Step& step : program.steps) {
-    if (std::holds_alternative<GroupStatsStep>(step))
-      for (const char* module : {"group_stats", "group_norm"}) vendor_.kernels()->begin(module);
+    if (std::holds_alternative<GroupStatsStep>(step)) GroupNormLimits::begin(kernels);
     if (const auto* conv = std::get_if<ConvStep>(&step)) {
-      const std::string thin = thin_conv_module(*conv, context_.device());
+      const FiltersCall filters{.k = 1, .c = 1, .taps = 9};
+      conv->doubled ? filters_doubled(foreseen, filters) : filters_channels_last(foreseen, filters);
       const WindowKind kind = conv->doubled ? WindowKind::Doubles : WindowKind::Plain;
-      const std::vector<std::string> windows = tile_window_modules(conv->in_type, kind, context_.device());
-      for (const std::string& module : thin.empty() ? windows : std::vector{thin}) vendor_.kernels()->begin(module);
+      if (thin_conv_module(*conv, context_.device()).empty()) {
+        const auto windows = tile_window_modules(conv->in_type, conv->out_c, kind, context_.device());
+        for (const std::string& module : windows) kernels.begin_module(module);
+        // One form alone, that of 128 columns, is no sure winner at any size.
+        if (options_.tune && windows.size() < 2 && !conv->doubled && !conv->tail->adds) vendor_.begin_cudnn();
+      }
       const int64_t products = (conv->doubled ? 4 : conv->kernel_h * conv->kernel_w) * conv->c;
       for (const std::string& module : split_modules(conv->out_c, products, conv->in_type, kind, context_.device()))
-        vendor_.kernels()->begin(module);
+        kernels.begin_module(module);
     }
     if (const auto* attention = std::get_if<AttentionStep>(&step); attention && is_among_tokens(*attention)) {
       const std::string module = self_attention_module(attention->in, attention->d.constant(), context_.device());
-      if (!module.empty()) vendor_.kernels()->begin(module);
+      if (!module.empty()) kernels.begin_module(module);
     }
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;
     for (const std::string& module : tile_modules(linear->a_type, tail.gated, tail.adds, options_.tune, context_.device()))
-      vendor_.kernels()->begin(module);
+      kernels.begin_module(module);
     if (options_.tune && !tail.gated)
       for (const std::string& module : split_modules(linear->n, linear->k, linear->a_type, WindowKind::Plain, context_.device()))
-        vendor_.kernels()->begin(module);
+        kernels.begin_module(module);
   }
 }
 
@@ -153,10 +171,10 @@ void Engine::begin_shortcut_modules(const Program& program, size_t step) const {
   const ConvStep& conv = *steps->conv;
   const DeviceInfo& device = context_.device();
   const int64_t products = conv.kernel_h * conv.kernel_w * conv.c + steps->linear->k;
-  for (const std::string& module : tile_window_modules(conv.in_type, WindowKind::WithShortcut, device))
-    vendor_.kernels()->begin(module);
+  for (const std::string& module : tile_window_modules(conv.in_type, conv.out_c, WindowKind::WithShortcut, device))
+    vendor_.kernels()->begin_module(module);
   for (const std::string& module : split_modules(conv.out_c, products, conv.in_type, WindowKind::WithShortcut, device))
-    vendor_.kernels()->begin(module);
+    vendor_.kernels()->begin_module(module);
 }
 
 /// The fixed kernels' machine code is kept like a program's.

@@ -1,4 +1,5 @@
 #pragma once
+#include <future>
 #include <memory>
 #include <mutex>
 
@@ -120,10 +121,11 @@ class Engine final : public sinter::Engine {
   Module load_fixed(std::string_view ptx, std::string_view name);
 
   EngineOptions options_;
+  std::future<void> opening_;  // of libraries, while the context is made
   Context context_;
   GpuTarget target_;
   Stream stream_;
-  Vendor vendor_;
+  mutable Vendor vendor_;  // for any thread
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
@@ -131,6 +133,7 @@ class Engine final : public sinter::Engine {
   std::unique_ptr<UploadRing> upload_ring_;
   DeviceMemory counters_, fp8_attention_numbers_;
   int64_t free_at_start_ = 0, taken_ = 0;
+  std::future<void> products_begun_;  // uses what stands above
 };
 
 }  // namespace sinter::cuda

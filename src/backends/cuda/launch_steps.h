@@ -4,6 +4,7 @@
 
 #include "backends/cuda/engine.h"
 #include "backends/cuda/launches.h"
+#include "base/spans.h"
 
 /// What the kinds of steps share: launches*.cpp alone include this.
 namespace sinter::cuda {
@@ -40,7 +41,12 @@ template <class Shape, class Buffers, class Plan>
 Planned<Plan> LaunchBuilder::vendor_plan(const char* kind, const Shape& shape, const Buffers& buffers,
                                          Planner<Shape, Buffers, Plan> planner, bool tune) {
   VendorCall& known = vendor_calls_[vendor_call_key(kind, shape.text(), tune)];
+  if (known.made_ahead.valid()) {
+    const Span span("wait for what is planned ahead", shape.text());
+    known.made_ahead.get();
+  }
   if (!known.planned.has_value()) {
+    const Span span("choose", shape.text());
     std::optional<TuneOn<Buffers>> on;
     if (tune) on.emplace(engine_.stream(), buffers, tuning_workspace(), std::exchange(known.candidates, nullptr));
     known.planned = planner(engine_.vendor(), shape, on ? &*on : nullptr);

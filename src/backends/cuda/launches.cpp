@@ -3,6 +3,7 @@
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/launch_steps.h"
 #include "backends/cuda/schedules.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 
@@ -10,7 +11,8 @@ int64_t Engine::scratch_bytes(const Unit&, const Step& step, const Bindings& bin
   return std::visit([&](const auto& one) { return cuda::scratch_bytes(one, bindings, *this); }, step);
 }
 
-/// In two walks: cuDNN takes tens of milliseconds for a plan, and as many are made at once as there are threads.
+/// In two walks: cuDNN takes tens of milliseconds for a plan, and as many are made at once as there are threads, while what does
+/// not need them is timed.
 void LaunchBuilder::add(const Unit& root, DevicePtr base, const std::vector<DevicePtr>& inputs,
                         const std::vector<DevicePtr>& outputs) {
   collecting_ = true;
@@ -18,17 +20,31 @@ void LaunchBuilder::add(const Unit& root, DevicePtr base, const std::vector<Devi
   collecting_ = false;
   plan_ahead();
   depth_ = blocks_ = 0;
+  const Span span("second walk");
   add(root, "", base, inputs, outputs);
 }
 
 void LaunchBuilder::plan_ahead() {
-  std::vector<VendorCall*> missing;
   for (auto& [key, call] : vendor_calls_)
-    if (call.ahead) missing.push_back(&call);
-  engine_.pool().parallel_for(int64_t(missing.size()), 1, [&](int64_t begin, int64_t end, int) {
-    engine_.context().make_current();
-    for (int64_t i = begin; i < end; ++i) missing[size_t(i)]->ahead(*missing[size_t(i)]);
-  });
+    if (call.ahead) {
+      call.made_ahead = call.made.get_future();
+      ahead_.push_back(&call);
+    }
+  auto help = [this] {
+    for (size_t i; (i = next_ahead_++) < ahead_.size() && !stopped_;) {
+      VendorCall& call = *ahead_[i];
+      try {
+        engine_.context().make_current();
+        call.ahead(call);
+        call.made.set_value();
+      } catch (...) {
+        call.made.set_exception(std::current_exception());
+      }
+    }
+  };
+  engine_.vendor().settle_promising();
+  const size_t helpers = std::min(ahead_.size(), size_t(engine_.pool().threads()));
+  for (size_t i = 0; i < helpers; ++i) helpers_.push_back(std::async(std::launch::async, help));
 }
 
 void LaunchBuilder::add(const Unit& unit, const std::string& prefix, DevicePtr base, std::vector<DevicePtr> parameters,
@@ -64,6 +80,17 @@ void LaunchBuilder::finish(std::vector<Launch>& launches, std::vector<DeviceMemo
 void LaunchBuilder::launch(const char* kind, std::string detail, std::function<void()> run) {
   if (collecting_) return;
   launches_.push_back({kind, std::move(detail), std::move(run)});
+}
+
+void LaunchBuilder::launch_own(const char* kind, std::string detail, std::function<void(KernelTarget&)> run) {
+  foresee(run);
+  if (collecting_) return;
+  launch(kind, std::move(detail), [run = std::move(run), e = &engine_] { run(e->kernel_target()); });
+}
+
+void LaunchBuilder::foresee(const std::function<void(KernelTarget&)>& run) {
+  ForeseenKernels foreseen(engine_.kernels());
+  run(foreseen);
 }
 
 void LaunchBuilder::call(const char* kind, std::string detail, int64_t bytes, Bind bind) {
@@ -140,9 +167,8 @@ void LaunchBuilder::add_step(const Instance& in, const EmbeddingStep& step) {
   call.table = address(in, step.table, step.table_type), call.type = step.table_type;
   call.rows = in(step.rows), call.columns = step.width, call.count = in(step.count);
   call.indices = address(in, step.indices, DType::i64), call.to = address(in, step.out, step.out_type);
-  engine_.kernels().load("elements");
-  launch("embedding", fmt::format("{} of {}", call.count, call.rows),
-         [=, e = &engine_] { gather_rows(e->kernel_target(), call); });
+  launch_own("embedding", fmt::format("{} of {}", call.count, call.rows),
+             [=](KernelTarget& target) { gather_rows(target, call); });
 }
 
 void LaunchBuilder::add_step(const Instance& in, const CallStep& step) {

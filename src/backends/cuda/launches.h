@@ -1,6 +1,8 @@
 #pragma once
 #include <any>
+#include <atomic>
 #include <functional>
+#include <future>
 #include <map>
 #include <optional>
 #include <string>
@@ -29,6 +31,7 @@ class LaunchBuilder {
  public:
   LaunchBuilder(Engine& engine, const Layout& layout, const BoundWeights& weights)
       : engine_(engine), layout_(layout), weights_(weights) {}
+  ~LaunchBuilder() { stopped_ = true; }
 
   /// The launches of a graph whose temporaries begin at `base`.
   void add(const Unit& root, DevicePtr base, const std::vector<DevicePtr>& inputs, const std::vector<DevicePtr>& outputs);
@@ -97,6 +100,10 @@ class LaunchBuilder {
   DevicePtr address(const Instance& in, const Place& place, DType type);
   DevicePtr constant(const Unit& unit, int32_t index);
   void launch(const char* kind, std::string detail, std::function<void()> run);
+  /// Of fixed kernels of ours, whose compiling is begun; in the first walk that is all.
+  void launch_own(const char* kind, std::string detail, std::function<void(KernelTarget&)> run);
+  /// Begins to compile what `run` would launch.
+  void foresee(const std::function<void(KernelTarget&)>& run);
   /// A call that needs `bytes` of the shared workspace, bound when that is there.
   void call(const char* kind, std::string detail, int64_t bytes, Bind bind);
   /// Vendor calls read and write what they like while candidates are timed: random numbers, not zeros, in everything.
@@ -114,12 +121,19 @@ class LaunchBuilder {
   /// A vendor's plan for all calls of one shape. A first walk collects what can be made ahead, on any thread.
   struct VendorCall {
     std::function<void(VendorCall&)> ahead;
+    std::promise<void> made;
+    std::future<void> made_ahead;  // valid until somebody has waited for it
     Prepared candidates;
     std::any planned;
   };
+  /// Starts what is made ahead on as many threads as the engine has. The second walk waits for what it needs.
   void plan_ahead();
   bool collecting_ = false;  // the first walk: launches of it are dropped
   std::map<std::string, VendorCall> vendor_calls_;
+  std::vector<VendorCall*> ahead_;
+  std::atomic<size_t> next_ahead_ = 0;
+  std::atomic<bool> stopped_ = false;
+  std::vector<std::future<void>> helpers_;  // who use all of the above
 };
 
 }  // namespace sinter::cuda

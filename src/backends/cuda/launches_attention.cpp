@@ -51,10 +51,12 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
   if (vendor_can &&
       add_vendor_call("attention", shape, buffers, plan_attention, prepare_attention, engine_.options().tune).why_none.empty())
     return;
-  if (collecting_) return;
   AttentionCall own = own_call(shape, buffers);
   own.bias_key_stride = bias_key_stride;
-  for (const char* module : {"attention", "gemm"}) engine_.kernels().load(module);
+  foresee([&](KernelTarget& target) {
+    keeps ? attention_by_products(target, own, [](const MatmulCall&) {}) : attention(target, own);
+  });
+  if (collecting_) return;
   if (keeps) {
     own.workspace = in.scratch();
     auto products = std::make_shared<AttentionByProducts>(engine_, own);
@@ -63,6 +65,7 @@ void LaunchBuilder::add_step(const Instance& in, const AttentionStep& step) {
       return call("attention", shape.text() + " by products", products->workspace_bytes(), bind);
     }
   }
+  if (keeps) foresee([&](KernelTarget& target) { attention(target, own); });
   const int64_t bytes = attention_workspace_bytes(own, attention_keeps_scores(own));
   call("attention (own)", shape.text(), bytes, [=, e = &engine_](const Workspace& workspace) {
     AttentionCall bound = own;

@@ -82,9 +82,8 @@ void LaunchBuilder::add_step(const Instance& in, const ConvStep& step) {
   own.in = buffers.in, own.filters = buffers.weights;
   own.epilogue.out = buffers.out, own.epilogue.bias = buffers.bias;
   own.epilogue.residual = buffers.residual, own.epilogue.residual_type = tail.out_type;
-  engine_.kernels().load("gemm");
   if (shape.doubles) return add_places(own, shape.text());
-  launch("conv (own)", shape.text(), [=, e = &engine_] { conv(e->kernel_target(), own); });
+  launch_own("conv (own)", shape.text(), [=](KernelTarget& target) { conv(target, own); });
 }
 
 /// The picture that `whole` reads, from one of half its size, and its windows of 3 x 3 from their sums.
@@ -93,37 +92,39 @@ void LaunchBuilder::enlarge(const ConvShape& whole, const ConvBuffers& from, Dev
   larger.h = whole.axes[0].in, larger.w = whole.axes[1].in;
   FiltersCall windows{.from = from.weights, .to = filters, .from_type = whole.type, .to_type = whole.type};
   windows.k = whole.out_c, windows.c = whole.c, windows.taps = 16;
-  engine_.kernels().load("elements");
-  launch("enlarge", fmt::format("{} x {} x {} x {}", larger.n, larger.h, larger.w, larger.c),
-         [=, e = &engine_] { double_picture(e->kernel_target(), larger); });
-  launch("enlarge", fmt::format("windows {} -> {}", windows.c, windows.k),
-         [=, e = &engine_] { filters_undoubled(e->kernel_target(), windows); });
+  launch_own("enlarge", fmt::format("{} x {} x {} x {}", larger.n, larger.h, larger.w, larger.c),
+             [=](KernelTarget& target) { double_picture(target, larger); });
+  launch_own("enlarge", fmt::format("windows {} -> {}", windows.c, windows.k),
+             [=](KernelTarget& target) { filters_undoubled(target, windows); });
 }
 
 /// Even and odd rows and columns of the result are convolutions of their own, of 2 x 2 pixels.
-void LaunchBuilder::add_places(const ConvCall& whole, std::string detail) {
-  const int64_t element = byte_size(whole.type), filters = 4 * whole.out_c * whole.c * element;
+static void conv_of_places(KernelTarget& target, const ConvCall& whole, DevicePtr filters) {
+  const int64_t element = byte_size(whole.type), bytes = 4 * whole.out_c * whole.c * element;
   const int64_t pixel = whole.out_c * byte_size(whole.epilogue.out_type);
-  engine_.kernels().load("elements");
-  call("conv (own)", std::move(detail), 4 * filters, [=, e = &engine_](const Workspace& workspace) {
-    return [=] {
-      filters_of_places(e->kernel_target(), {.from = whole.filters,
-                                             .to = workspace.address,
-                                             .from_type = whole.type,
-                                             .to_type = whole.type,
-                                             .k = whole.out_c,
-                                             .c = whole.c,
-                                             .taps = 16});
-      for (int place = 0; place < 4; ++place) {
-        const int odd_row = place / 2, odd_column = place % 2;
-        ConvCall one = whole;
-        one.kernel_h = one.kernel_w = 2, one.out_step = 2;
-        one.pad_top = 1 - odd_row, one.pad_bottom = odd_row, one.pad_left = 1 - odd_column, one.pad_right = odd_column;
-        one.filters = workspace.address + DevicePtr(place * filters);
-        one.epilogue.out += DevicePtr((odd_row * 2 * whole.w + odd_column) * pixel);
-        conv(e->kernel_target(), one);
-      }
-    };
+  filters_of_places(target, {.from = whole.filters,
+                             .to = filters,
+                             .from_type = whole.type,
+                             .to_type = whole.type,
+                             .k = whole.out_c,
+                             .c = whole.c,
+                             .taps = 16});
+  for (int place = 0; place < 4; ++place) {
+    const int odd_row = place / 2, odd_column = place % 2;
+    ConvCall one = whole;
+    one.kernel_h = one.kernel_w = 2, one.out_step = 2;
+    one.pad_top = 1 - odd_row, one.pad_bottom = odd_row, one.pad_left = 1 - odd_column, one.pad_right = odd_column;
+    one.filters = filters + DevicePtr(place * bytes);
+    one.epilogue.out += DevicePtr((odd_row * 2 * whole.w + odd_column) * pixel);
+    conv(target, one);
+  }
+}
+
+void LaunchBuilder::add_places(const ConvCall& whole, std::string detail) {
+  foresee([&](KernelTarget& target) { conv_of_places(target, whole, 0); });
+  const int64_t bytes = 16 * whole.out_c * whole.c * byte_size(whole.type);
+  call("conv (own)", std::move(detail), bytes, [=, e = &engine_](const Workspace& workspace) {
+    return [=] { conv_of_places(e->kernel_target(), whole, workspace.address); };
   });
 }
 

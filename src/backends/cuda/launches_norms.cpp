@@ -45,10 +45,9 @@ bool LaunchBuilder::add_group_norm(const Instance& in) {
   if (!group_norm_limits_) group_norm_limits_ = GroupNormLimits::of(engine_.kernels());
   const GroupNormLimits limits = *group_norm_limits_;
   if (!parameters_stay || !group_norm_fits(call, limits)) return false;
-  engine_.kernels().load("group_norm");
   std::string detail =
       fmt::format("{} x {} x {}, {} groups{}", of.n, of.pixels, of.channels, of.groups, call.silu ? ", SiLU" : "");
-  launch("group_norm", std::move(detail), [=, e = &engine_] { group_norm(e->kernel_target(), call, limits); });
+  launch_own("group_norm", std::move(detail), [=](KernelTarget& target) { group_norm(target, call, limits); });
   return true;
 }
 
@@ -56,9 +55,8 @@ void LaunchBuilder::add_step(const Instance& in, const GroupStatsStep& step) {
   GroupStatsCall call = group_stats_call(in, step);
   call.out = address(in, step.out, DType::f32), call.workspace = in.scratch();
   call.counters = engine_.group_stats_counters();
-  engine_.kernels().load("group_stats");
   std::string detail = fmt::format("{} x {} x {}, {} groups", call.n, call.pixels, call.channels, call.groups);
-  launch("group_stats", std::move(detail), [=, e = &engine_] { group_stats(e->kernel_target(), call); });
+  launch_own("group_stats", std::move(detail), [=](KernelTarget& target) { group_stats(target, call); });
 }
 
 }  // namespace sinter::cuda

@@ -88,9 +88,8 @@ void LaunchBuilder::add_step(const Instance& in, const LinearStep& step) {
   const LinearShape wide = before_gating(shape);
   buffers.out = gate.from;
   add_linear(wide, buffers);
-  engine_.kernels().load("elements");
   for (int64_t i = 0; i < shape.batch; ++i) {
-    launch("gate", fmt::format("{} x {}", gate.rows, gate.columns), [=, e = &engine_] { gate_rows(e->kernel_target(), gate); });
+    launch_own("gate", fmt::format("{} x {}", gate.rows, gate.columns), [=](KernelTarget& target) { gate_rows(target, gate); });
     gate.from += DevicePtr(wide.out_batch * byte_size(gate.type)), gate.to += DevicePtr(shape.out_batch * byte_size(gate.type));
   }
 }
@@ -119,8 +118,7 @@ void LaunchBuilder::add_own_linear(const LinearShape& shape, const LinearBuffers
                   .residual = buffers.residual,
                   .residual_type = shape.out,
                   .residual_stride = shape.residual_stride};
-  engine_.kernels().load("gemm");
-  launch("linear (own)", shape.text(), [=, e = &engine_] { matmul(e->kernel_target(), own); });
+  launch_own("linear (own)", shape.text(), [=](KernelTarget& target) { matmul(target, own); });
 }
 
 void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, LinearShape shape, LinearBuffers buffers) {
@@ -149,8 +147,7 @@ void LaunchBuilder::add_fp8_linear(const Instance& in, const LinearStep& step, L
     one.a_scale += DevicePtr(i * m * int64_t(sizeof(float)));
     if (moved.batch > 0) {
       CastCall copy{.from = one.a_scale, .to = in.scratch() + DevicePtr(i * moved.stride * int64_t(sizeof(float))), .count = m};
-      engine_.kernels().load("elements");
-      launch("quantise", fmt::format("{} factors apart", m), [=, e = &engine_] { cast(e->kernel_target(), copy); });
+      launch_own("quantise", fmt::format("{} factors apart", m), [=](KernelTarget& target) { cast(target, copy); });
       one.a_scale = copy.to;
     }
     shape.lower_alignment({one.a, one.out, one.residual});
@@ -164,13 +161,12 @@ void LaunchBuilder::add_step(const Instance& in, const QuantiseStep& step) {
   QuantiseRowsCall all{.x = address(in, step.x, step.type), .type = step.type, .rows = m, .columns = step.k};
   all.x_stride = in(step.x_stride);
   all.to = address(in, step.out, DType::f8e4m3), all.scales = address(in, step.scales, DType::f32);
-  engine_.kernels().load("elements");
   for (int64_t i = 0; i < batch; ++i) {
     QuantiseRowsCall one = all;
     one.x += DevicePtr(i * in(step.x_batch_stride) * byte_size(step.type));
     one.to += DevicePtr(i * m * step.k);
     one.scales += DevicePtr(i * m * int64_t(sizeof(float)));
-    launch("quantise", fmt::format("{} x {}", m, step.k), [=, e = &engine_] { quantise_rows(e->kernel_target(), one); });
+    launch_own("quantise", fmt::format("{} x {}", m, step.k), [=](KernelTarget& target) { quantise_rows(target, one); });
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "backends/cuda/driver.h"
 #include "backends/cuda/driver_api.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 namespace {
@@ -113,6 +114,7 @@ class Linker {
 }  // namespace
 
 std::string compile_ptx(const Context& context, std::string_view ptx, std::string_view name) {
+  const Span span("compile", name);
   context.make_current();
   std::string text(ptx), cubin;
   Linker linker;
@@ -131,6 +133,7 @@ std::string compile_ptx(const Context& context, std::string_view ptx, std::strin
 
 Module::Module(const Context& context, std::string_view cubin, std::string_view name) : context_(context.handle()), name_(name) {
   context.make_current();
+  const Span span("load", name);
   if (!is_whole_image(cubin)) fail(Code::Corrupt, "{}: {} bytes that are no machine code of a CUDA device", name, cubin.size());
   check(driver().module_load(&handle_, cubin.data()), "loading the machine code of {} on {}", name, context.device().name);
 }
@@ -140,6 +143,7 @@ Module Module::of_ptx(const Context& context, const std::string& ptx, std::strin
   Module made;
   made.context_ = context.handle();
   made.name_ = name;
+  const Span span("compile", name);
   // A library is compiled before it belongs to a context. A module would be inside, and lock it: every copy waits then.
   check(driver().library_load(&made.library_, ptx.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0), "compiling {} for {}", name,
         context.device().name);

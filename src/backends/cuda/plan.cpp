@@ -5,6 +5,7 @@
 
 #include "backends/cuda/launches.h"
 #include "backends/cuda/schedules.h"
+#include "base/spans.h"
 #include "graph/ops.h"
 
 namespace sinter::cuda {
@@ -51,6 +52,7 @@ void Plan::build() {
   launches_.clear();
   constants_.clear();
   runs_ = 0;
+  const Span span("plan launches");
   LaunchBuilder builder(engine_, layout_, weights_);
   std::vector<DevicePtr> inputs, outputs;
   for (size_t i = 0; i < inputs_.size(); ++i)

@@ -37,10 +37,9 @@ bool LaunchBuilder::add_thin_conv(const Instance& in, const ConvStep& step) {
   call.epilogue.out = address(in, step.out, step.tail->out_type);
   if (step.tail->bias >= 0) call.epilogue.bias = weights_.get(in.unit, in.prefix, step.tail->bias);
   if (!why_no_thin_conv(call, device).empty()) return false;
-  engine_.kernels().load(thin_conv_module(call, device));
   std::string detail = fmt::format("{} x {} x {} x {} -> {}, windows {} x {}", call.n, call.h, call.w, call.c, call.out_c,
                                    call.kernel_h, call.kernel_w);
-  launch("conv", std::move(detail), [call, e = &engine_] { thin_conv(e->kernel_target(), call); });
+  launch_own("conv", std::move(detail), [call](KernelTarget& target) { thin_conv(target, call); });
   return true;
 }
 

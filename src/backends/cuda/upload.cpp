@@ -60,7 +60,6 @@ void UploadRing::sent(const Stream& stream) { sent_[size_t(current_)]->record(st
 
 Uploader::Uploader(Engine& engine, bool overlapped) : engine_(engine), stagings_(overlapped ? 2 : 1) {
   engine.context().make_current();
-  engine.kernels().load("elements");
   if (overlapped) copy_stream_ = std::make_unique<Stream>(engine.context());
   for (Staging& staging : stagings_) staging.free = std::make_unique<Event>(engine.context());
   arrived_ = std::make_unique<Event>(engine.context());

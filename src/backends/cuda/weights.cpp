@@ -302,7 +302,6 @@ void BoundWeights::take_memory() {
 void BoundWeights::fill_random(uint64_t seed) {
   constexpr size_t kImages = 4;  // of one size: enough that no cache sees the same bytes twice in a short time
   take_memory();
-  engine_.kernels().load("elements");
   images_.resize(streamed_.size());
   std::map<int64_t, std::vector<Tensor>> shared;
   for (size_t s = 0; s < streamed_.size(); ++s) {

@@ -170,12 +170,15 @@ std::string family_of(const AttentionShape& s) {
                      s.allow_tf32 ? " tf32" : "");
 }
 
+/// With more keys, those that are held at once leave fewer blocks to a multiprocessor: no longer taken untimed, nor timed.
+constexpr int64_t kMostResidentKeys = 160, kMostResidentKeysTimed = 256;
+
 CudnnRequest request_for(const AttentionShape& s) {
   return {.kind = "attention",
           .shape = s.text(),
           .family = family_of(s),
           .numerics = {.f32_inputs = s.type == DType::f32, .allow_tf32 = s.allow_tf32},
-          .candidates = 5,
+          .candidates = s.keys > kMostResidentKeys ? 1 : 3,  // with many keys its first was its best for every head size
           .build = [s](CudnnGraph& graph) { Builder(s, graph).sixteen_or_thirty_two_bits(); }};
 }
 
@@ -234,8 +237,6 @@ std::pair<std::vector<CudnnArgument>, std::vector<float>> arguments_of(const Fp8
 /// Part of what choices between the library's attention and ours are stored under: raise it when our kernels change.
 constexpr std::string_view kOwnAttention = "4";
 
-/// With more keys, those that are held at once leave fewer blocks to a multiprocessor: no longer taken untimed, nor timed.
-constexpr int64_t kMostResidentKeys = 160, kMostResidentKeysTimed = 256;
 /// Tiles of fewer keys are mostly empty.
 constexpr int64_t kLeastTiledKeys = 128;
 
@@ -269,7 +270,11 @@ class AttentionPlanner {
         why_no_own_(vendor.kernels() ? why_no_own_attention(shape, device()) : "kernels of ours are not asked for"),
         ours_(why_no_own_.empty() ? own_attentions(shape, device()) : std::vector<OwnAttention>()),
         contest_(vendor, "own attention", s_.text(), fmt::format("own attention of {} heads, {}", s_.heads, family_of(s_)),
-                 cudnn_contest_facts(vendor, "own attention", kOwnAttention)) {}
+                 cudnn_contest_facts(vendor, "own attention", kOwnAttention)) {
+    // On a machine that has never done so, the library compiles each candidate 0.3 to 1 s long, one at a time, and 33 ms later:
+    // more than it could win where ours should.
+    if (why_no_own_.empty() && own_attention_should_win(shape, device())) why_no_library_ = "ours should win";
+  }
 
   Planned<AttentionPlan> plan() {
     if (!why_no_own_.empty()) return why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
@@ -277,10 +282,10 @@ class AttentionPlanner {
       contest_.note_good(stored->form);
       return stored->is_own() ? own(own_of(stored->form), stored->choice) : library();
     }
-    if (tokens_do_not_matter()) return own(good_one());
-    if (!tune_ && (!why_no_library_.empty() || own_attention_should_win(s_, device()))) return own();
+    if (tokens_do_not_matter(Known::Now)) return own(good_one());
+    if (!tune_ && !why_no_library_.empty()) return own();
     if (tune_)
-      for (OwnAttention which : ours_) vendor_.kernels()->begin(own_module(which, own_call(s_)));
+      for (OwnAttention which : ours_) vendor_.kernels()->begin_module(own_module(which, own_call(s_)));
     const Planned<AttentionPlan> theirs = why_no_library_.empty() ? library() : Planned<AttentionPlan>{nullptr, why_no_library_};
     if (tune_) return fastest(theirs);
     return theirs ? theirs : own();
@@ -291,7 +296,7 @@ class AttentionPlanner {
     if (!why_no_library_.empty()) return false;
     if (!why_no_own_.empty()) return true;
     const auto stored = contest_.find();
-    return stored ? !stored->is_own() : !tokens_do_not_matter();
+    return stored ? !stored->is_own() : !tokens_do_not_matter(Known::Before);
   }
 
  private:
@@ -327,11 +332,15 @@ class AttentionPlanner {
     std::vector<Planned<AttentionPlan>> plans;
     for (OwnAttention which : ours_) plans.push_back(own(which));
     if (theirs && theirs->workspace_bytes() <= tune_->workspace.bytes) plans.push_back(theirs);
-    if (plans.size() == 1) return plans.front();
+    if (plans.size() == 1) {
+      contest_.note_good(int(ours_.front()));  // at other numbers of tokens too
+      return plans.front();
+    }
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::unique_ptr<BoundCall>> calls;
     for (const auto& plan : plans) calls.push_back(plan->bind(tune_->buffers, tune_->workspace));
     const std::vector<double> times = time_calls(vendor_.context(), tune_->stream, calls);
+    note_times("attention, ours first, " + s_.text(), times);
     const size_t best = size_t(std::max(best_candidate(times), 0));
     const auto& plan = plans[best];
     const int candidates = int(ours_.size()) + (theirs ? theirs->choice().candidates : 0);
@@ -343,7 +352,7 @@ class AttentionPlanner {
   }
 
   /// What timing finds hardly depends on the number of tokens, and a plan of the library's takes 33 ms.
-  bool tokens_do_not_matter() const { return contest_.only_ours_are_good(); }
+  bool tokens_do_not_matter(Known known) const { return contest_.only_ours_are_good(known); }
 
   Vendor& vendor_;
   const AttentionShape& s_;
@@ -366,7 +375,7 @@ std::string AttentionShape::text() const {
 
 AttentionPlan::AttentionPlan(AttentionShape shape, OwnAttention own, Kernels& kernels, const Choice& choice)
     : shape_(std::move(shape)), kernels_(&kernels), own_(own), choice_(choice) {
-  kernels.load(own_module(own_, own_call(shape_)));
+  kernels.begin_module(own_module(own_, own_call(shape_)));
 }
 
 std::unique_ptr<BoundCall> AttentionPlan::bind(const AttentionBuffers& buffers, const Workspace& workspace) const {
@@ -453,6 +462,9 @@ Planned<Fp8AttentionPlan> plan_fp8_attention(Vendor& vendor, const AttentionShap
 }
 
 Prepared prepare_attention(Vendor& vendor, const AttentionShape& s) {
+  if (vendor.kernels() && why_no_own_attention(s, vendor.context().device()).empty())
+    for (OwnAttention which : own_attentions(s, vendor.context().device()))
+      vendor.kernels()->begin_module(own_module(which, own_call(s)));
   return AttentionPlanner(vendor, s, nullptr).times_library() ? prepare_cudnn(vendor, request_for(s)) : nullptr;
 }
 

@@ -47,7 +47,7 @@ class AttentionPlan {
  public:
   AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
       : shape_(std::move(shape)), plan_(std::move(plan)), choice_(plan_->choice()) {}
-  /// Ours; loads its module, on any thread.
+  /// Ours; begins to compile it, on any thread.
   AttentionPlan(AttentionShape shape, OwnAttention own, Kernels& kernels, const Choice& choice);
   const AttentionShape& shape() const { return shape_; }
   int64_t workspace_bytes() const { return plan_ ? plan_->workspace_bytes() : 0; }
@@ -75,10 +75,10 @@ bool own_attention_should_win(const AttentionShape& shape, const DeviceInfo& dev
 /// The module of ours that attention of so wide heads among all tokens of pictures will need; empty: none.
 std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device);
 
-/// The stored choice if there is one; else ours where, with other numbers of tokens, timing took ours each time; else, with
-/// `tune`, the fastest of cuDNN's fastest and ours, which is stored; else ours where own_attention_should_win() or cuDNN has
-/// none, else cuDNN's first. None where neither makes it; strides and addresses must be multiples of 16 bytes. cuDNN's first plan
-/// of its kind takes 0.5 s or more to compile, a stored one 2 ms.
+/// The stored choice if there is one; else ours where own_attention_should_win() or, with other numbers of tokens, timing took
+/// ours each time (with `tune` the fastest of ours); else, with `tune`, the fastest of cuDNN's fastest and ours. What was timed
+/// is stored. Else ours where cuDNN has none, else cuDNN's first. None where neither makes it; strides and addresses must be
+/// multiples of 16 bytes. cuDNN's first plan of its kind takes 0.5 s or more to compile, a stored one 2 ms.
 Planned<AttentionPlan> plan_attention(Vendor& vendor, const AttentionShape& shape,
                                       const TuneOn<AttentionBuffers>* tune = nullptr);
 

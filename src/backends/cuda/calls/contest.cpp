@@ -42,14 +42,14 @@ void Contest::keep(const Winner& winner, std::chrono::steady_clock::time_point s
 
 void Contest::note_good(int form) const { vendor_.note_promising(family_, fmt::format("{}", form)); }
 
-std::set<int> Contest::good() const {
+std::set<int> Contest::good(Known known) const {
   std::set<int> forms;
-  for (const std::string& form : vendor_.promising(family_)) forms.insert(std::stoi(form));
+  for (const std::string& form : vendor_.promising(family_, known)) forms.insert(std::stoi(form));
   return forms;
 }
 
-bool Contest::only_ours_are_good() const {
-  const std::set<int> forms = good();
+bool Contest::only_ours_are_good(Known known) const {
+  const std::set<int> forms = good(known);
   return !forms.empty() && !forms.contains(Winner::kLibrary);
 }
 

@@ -35,8 +35,8 @@ class Contest {
 
   void note_good(int form) const;
   /// The forms that were good for the family; empty: nothing is known.
-  std::set<int> good() const;
-  bool only_ours_are_good() const;
+  std::set<int> good(Known known = Known::Now) const;
+  bool only_ours_are_good(Known known) const;
 
  private:
   Digest key() const { return choice_key(kind_, shape_, facts_, true); }

@@ -11,6 +11,7 @@
 #include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/kernels/tile_window.h"
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace sinter::cuda {
 namespace {
@@ -78,6 +79,19 @@ std::optional<int> expected_split(const ConvShape& s, const DeviceInfo& device) 
   return kFirstSplitForm + forms.front();
 }
 
+int columns_of(int window_form) { return window_forms()[size_t(window_form)].columns; }
+
+/// The forms of tile windows whose tiles lose no more of the result's columns than a twentieth beyond what others lose: of 320
+/// those of 160 and 80, of 512 those of 128.
+std::vector<int> suitable_windows(int64_t out_c, bool doubles) {
+  std::vector<int> forms = tile_window_forms(doubles);
+  auto used = [&](int form) { return double(out_c) / double(round_up(out_c, columns_of(form))); };
+  double most = 0;
+  for (int form : forms) most = std::max(most, used(form));
+  std::erase_if(forms, [&](int form) { return used(form) < 0.95 * most; });
+  return forms;
+}
+
 /// Of tile windows, and of all of ours, the one that should be fastest.
 int best_window(const ConvShape& s, const DeviceInfo& device) {
   return best_tile_form(window_call(s, {}), device.multiprocessors);
@@ -85,8 +99,6 @@ int best_window(const ConvShape& s, const DeviceInfo& device) {
 int expected_form(const ConvShape& s, const DeviceInfo& device) {
   return expected_split(s, device).value_or(best_window(s, device));
 }
-int columns_of(int window_form) { return window_forms()[size_t(window_form)].columns; }
-
 /// Whether a kernel of ours that uses nearly all of the device makes this.
 bool fills_device(const ConvShape& s, const DeviceInfo& device) {
   if (!why_no_tile_window(s, device).empty()) return false;
@@ -161,7 +173,7 @@ std::string why_no_tile_window(const ConvShape& s, const DeviceInfo& device) {
 }
 
 std::vector<int> own_conv_forms(const ConvShape& s, const DeviceInfo& device) {
-  std::vector<int> forms = tile_window_forms(s.doubles);
+  std::vector<int> forms = suitable_windows(s.out_c, s.doubles);
   for (int form : split_candidates(window_call(s, {}), device)) forms.push_back(kFirstSplitForm + form);
   return forms;
 }
@@ -173,11 +185,11 @@ std::string own_conv_name(const ConvShape& s, int form) {
   return module.substr(0, module.rfind('_'));
 }
 
-std::vector<std::string> tile_window_modules(DType type, WindowKind kind, const DeviceInfo& device) {
+std::vector<std::string> tile_window_modules(DType type, int64_t out_c, WindowKind kind, const DeviceInfo& device) {
   const ConvShape shape{.c = 8, .out_c = 8, .axes = {{.in = 1}, {.in = 1}}, .type = type};
   if (!why_no_tile_window(shape, device).empty()) return {};
   std::vector<std::string> modules;
-  for (int form : tile_window_forms(kind == WindowKind::Doubles)) modules.push_back(tile_window_module(form, type, kind));
+  for (int form : suitable_windows(out_c, kind == WindowKind::Doubles)) modules.push_back(tile_window_module(form, type, kind));
   return modules;
 }
 
@@ -212,7 +224,7 @@ class ConvPlanner {
   Prepared prepare() {
     if (has_own_) {
       const std::optional<Winner> stored = find();
-      if (stored ? stored->is_own() : library_is_hopeless()) return nullptr;
+      if (stored ? stored->is_own() : library_is_hopeless(Known::Before)) return nullptr;
     }
     if (shape_.shortcut_c) return nullptr;
     return prepare_cudnn(vendor_, conv_request(library_shape(shape_, true)));
@@ -250,14 +262,17 @@ class ConvPlanner {
     return {std::make_shared<ConvPlan>(shape, planned.plan), {}};
   }
 
-  // Where one size of a family was clearly a tile window's, others are that fill the device as well: cuDNN's plans take 2.2 ms
-  // each, those with residuals 0.4 s, and timing them more.
-  bool library_is_hopeless() const { return contest_.only_ours_are_good() && fills_device(shape_, device()); }
+  // Where ours should win, no candidate of the library's has won by what was measured. Where one size of a family was clearly
+  // ours, others are that fill the device as well: cuDNN's plans take 2.2 ms each, those with residuals 0.4 s, and timing them
+  // more.
+  bool library_is_hopeless(Known known) const {
+    return expected_to_win() || (contest_.only_ours_are_good(known) && fills_device(shape_, device()));
+  }
 
   Planned<ConvPlan> fastest(const TuneOn<ConvBuffers>& tune) {
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::shared_ptr<const ConvPlan>> plans;
-    if (!library_is_hopeless())
+    if (!library_is_hopeless(Known::Now))
       if (auto planned = library(&tune); planned && planned->workspace_bytes() <= tune.workspace.bytes)
         plans.push_back(planned.plan);
     const bool has_library = !plans.empty();
@@ -266,6 +281,7 @@ class ConvPlanner {
     for (const auto& plan : plans) calls.push_back(plan->bind(tune.buffers, tune.workspace));
     std::vector<double> times = time_calls(vendor_.context(), tune.stream, calls);
     if (has_library) times.front() += pass_microseconds(shape_, plans.front()->shape());
+    note_times("conv or window " + shape_.text(), times);
     const int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
     auto form = [&](size_t i) { return has_library && i == 0 ? Winner::kLibrary : plans[i]->tile_form(); };

@@ -74,9 +74,9 @@ class ConvPlan {
   Choice choice_;
 };
 
-/// The stored choice if there is one; else, with `tune`, the fastest of the library's candidates and our kernels, which is
-/// stored; else one of ours where tile_window_should_win(), or the library's first. None where there is neither.
-/// Code::InvalidArgument for sizes that make no sense.
+/// The stored choice if there is one; else, with `tune`, the fastest of our kernels and, unless tile_window_should_win(), the
+/// library's candidates, which is stored; else one of ours where it should win, or the library's first. None where there is
+/// neither. Code::InvalidArgument for sizes that make no sense.
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn<ConvBuffers>* tune = nullptr);
 
 /// The library's candidates that plan_conv() will time; null where it will not.
@@ -89,7 +89,7 @@ std::string why_no_tile_window(const ConvShape& shape, const DeviceInfo& device)
 std::vector<int> own_conv_forms(const ConvShape& shape, const DeviceInfo& device);
 std::string own_conv_name(const ConvShape& shape, int form);
 /// The modules of kernels that may be wanted for such convolutions; empty where none is.
-std::vector<std::string> tile_window_modules(DType type, WindowKind kind, const DeviceInfo& device);
+std::vector<std::string> tile_window_modules(DType type, int64_t out_c, WindowKind kind, const DeviceInfo& device);
 /// Whether one, or a split product, should be faster than the library's convolution and what adds a residual or a shortcut.
 bool tile_window_should_win(const ConvShape& shape, const DeviceInfo& device);
 

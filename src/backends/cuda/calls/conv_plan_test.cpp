@@ -4,6 +4,7 @@
 
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
+#include "backends/cuda/calls/conv_graph.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/test_device.h"
 #include "base/error.h"
@@ -66,12 +67,25 @@ TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device,
 }
 
 TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that have them") {
-  CHECK(tile_window_modules(DType::bf16, WindowKind::Plain, hopper()) ==
+  CHECK(tile_window_modules(DType::bf16, 640, WindowKind::Plain, hopper()) ==
         std::vector<std::string>{"tile_window_160_bf16", "tile_window_128_bf16", "tile_window_80_bf16"});
-  CHECK(tile_window_modules(DType::f32, WindowKind::Plain, hopper()).empty());
+  CHECK(tile_window_modules(DType::f32, 640, WindowKind::Plain, hopper()).empty());
+  // Tiles of no form that loses columns where another loses none.
+  CHECK(tile_window_modules(DType::f16, 320, WindowKind::Plain, hopper()) ==
+        std::vector<std::string>{"tile_window_160_f16", "tile_window_80_f16"});
+  CHECK(tile_window_modules(DType::bf16, 512, WindowKind::Plain, hopper()) == std::vector<std::string>{"tile_window_128_bf16"});
+  CHECK(tile_window_modules(DType::bf16, 1280, WindowKind::Doubles, hopper()) ==
+        std::vector<std::string>{"tile_doubled_128_bf16"});
   DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
-  CHECK(tile_window_modules(DType::bf16, WindowKind::Doubles, ampere).empty());
+  CHECK(tile_window_modules(DType::bf16, 640, WindowKind::Doubles, ampere).empty());
+}
+
+TEST_CASE("of convolutions that the library would compile kernels for, it builds few candidates") {
+  ConvShape s{.n = 2, .c = 64, .out_c = 64, .axes = {{.in = 64}, {.in = 64}}, .bias = true};
+  CHECK(conv_request(s).candidates == 8);
+  s.residual = true;
+  CHECK(conv_request(s).candidates == 3);
 }
 
 TEST_CASE("two convolutions or attentions with the same name are the same") {

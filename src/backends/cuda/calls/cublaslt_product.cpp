@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 namespace {
@@ -247,6 +248,8 @@ CublasLtProduct::~CublasLtProduct() = default;
 const CublasLtCalls& CublasLtProduct::calls() const { return *vendor_.cublaslt(); }
 
 std::vector<CublasLtAlgorithm> CublasLtProduct::algorithms(int count, int64_t most_workspace) const {
+  vendor_.cublaslt_handle();
+  const Span span("ask cuBLASLt");
   Handle preference(calls().preference_destroy);
   check(calls(), calls().preference_create(preference.out()), "asking for a matrix product");
   auto set = [&](int attribute, auto value) {

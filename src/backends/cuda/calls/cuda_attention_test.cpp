@@ -163,8 +163,10 @@ TEST_CASE("attention to a prompt is ours where we say so, stays what was timed, 
     TuneOn<AttentionBuffers> on{v->stream(), c.buffers(), v->workspace};
     auto timed = plan_attention(v->vendor, s, &on);
     auto found = plan_attention(v->vendor, s);
-    CHECK(timed->choice().microseconds > 0);
-    CHECK(found->choice().from_cache);
+    if (!own_attention_should_win(s, device)) {  // else there is nothing to time
+      CHECK(timed->choice().microseconds > 0);
+      CHECK(found->choice().from_cache);
+    }
     CHECK(found->is_own() == timed->is_own());
     if (timed->is_own()) CHECK(found->own() == timed->own());
     v->run(*found->bind(c.buffers(), v->workspace));
@@ -231,6 +233,7 @@ TEST_CASE("where our attention was the fastest, another number of tokens needs n
   Case a(*v, first), b(*v, further);
   TuneOn<AttentionBuffers> on_first{v->stream(), a.buffers(), v->workspace}, on_further{v->stream(), b.buffers(), v->workspace};
   const bool is_own = plan_attention(v->vendor, first, &on_first)->is_own();
+  v->vendor.settle_promising();
   CHECK((prepare_attention(v->vendor, further) == nullptr) == is_own);
   auto planned = plan_attention(v->vendor, further, &on_further);
   if (is_own) CHECK((planned->is_own() && planned->choice().candidates == 0));

@@ -6,6 +6,7 @@
 #include "backends/cuda/calls/tuning.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 
@@ -39,6 +40,7 @@ bool numerics_fit(const std::vector<int>& notes, const CudnnNumerics& numerics) 
 std::vector<CudnnObject> proposals(const CudnnCalls& calls, const CudnnObject& graph, int mode, const CudnnObject* device,
                                    std::string& why) {
   std::lock_guard lock(heuristics_mutex());
+  const Span span("ask cuDNN");
   CudnnObject heuristics(calls, kind::kHeuristics);
   heuristics.set_object(attribute::kHeuristicGraph, graph);
   heuristics.set_number(attribute::kHeuristicMode, type::kHeuristicMode, &mode);
@@ -186,6 +188,7 @@ class CudnnPlanner {
 
   Prepared prepare() {
     if (vendor_.cache() && vendor_.cache()->contains(key(true))) return nullptr;
+    known_ = Known::Before;
     Vendor::PlanningHandle handle(vendor_);
     handle_ = handle.get();
     std::string why;
@@ -205,7 +208,7 @@ class CudnnPlanner {
   /// At a further size of the picture, only what won or came near at the sizes before: building and timing the others takes most
   /// of the time, and they hardly ever win.
   void leave_promising(std::vector<CudnnObject>& configs) const {
-    const std::set<std::string> promising = vendor_.promising(family());
+    const std::set<std::string> promising = vendor_.promising(family(), known_);
     auto is_promising = [&](const CudnnObject& config) { return promising.contains(cudnn_config_text(calls_, config)); };
     if (std::any_of(configs.begin(), configs.end(), is_promising))
       std::erase_if(configs, [&](const CudnnObject& config) { return !is_promising(config); });
@@ -233,6 +236,7 @@ class CudnnPlanner {
       plan.config = cudnn_config_text(calls_, config);
       plan.object.set_object(attribute::kPlanConfig, config);
       plan.object.set_number(attribute::kPlanHandle, type::kHandle, &handle_);
+      const Span span("build a plan", fmt::format("{}: {}", name(), plan.config));
       if (std::string problem = plan.object.try_finalize(); !problem.empty()) {
         refusal = problem;
         continue;
@@ -266,6 +270,7 @@ class CudnnPlanner {
       calls.push_back(plans.back()->bind(request_.arguments, request_.numbers, workspace));
     }
     std::vector<double> times = time_calls(vendor_.context(), stream, calls);
+    note_times(name(), times);
     int best = best_candidate(times);
     if (best < 0) return nullptr;
     for (size_t i = 0; i < times.size(); ++i)
@@ -317,6 +322,7 @@ class CudnnPlanner {
   Facts facts_;
   void* handle_ = nullptr;
   std::string json_;  // of the plan made last
+  Known known_ = Known::Now;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "backends/cuda/driver.h"
 #include "base/settings.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 namespace {
@@ -235,6 +236,7 @@ std::vector<fs::path> LibraryPlaces::usual_folders() const {
 }
 
 OpenedLibrary open_library(const LibraryRequest& request, const LibraryPlaces& places) {
+  const Span span("open a library", request.what);
   Attempts attempts(request);
   for (const auto& soname : request.sonames) {
     std::vector<std::string> names;

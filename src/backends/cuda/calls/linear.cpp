@@ -16,8 +16,9 @@
 namespace sinter::cuda {
 namespace {
 
-/// Of the library's, and where one of them was among the best for about as many rows.
-constexpr int kCandidates = 8, kFurtherCandidates = 2;
+/// Of the library's: its best of five are within 0.15 % of its best of eight (bench/NOTES.md), and each takes 4 ms to load. The
+/// other where one of them was among the best for about as many rows.
+constexpr int kCandidates = 5, kFurtherCandidates = 2;
 /// How far behind the best a candidate may be to be timed for about as many rows too.
 constexpr double kPromising = 1.05;
 
@@ -279,6 +280,7 @@ class LinearPlanner {
     std::vector<std::unique_ptr<BoundCall>> calls;
     for (const auto& plan : plans) calls.push_back(plan->bind(tune.buffers, tune.workspace));
     std::vector<double> times = time_calls(vendor_.context(), tune.stream, calls);
+    note_times("linear " + shape_.text(), times);
     int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
     for (size_t i = 0; i < times.size(); ++i)
@@ -324,6 +326,15 @@ Facts linear_facts(const Vendor& vendor) {
   Facts facts = vendor.key_facts("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version : 0);
   if (vendor.kernels()) facts.emplace_back("tile products", kTileProducts);
   return facts;
+}
+
+void begin_products(Vendor& vendor) {
+  if (!vendor.cublaslt()) return;
+  const LinearShape shape = normalised({.m = 64, .n = 64, .k = 64});
+  try {
+    std::make_shared<CublasLtProduct>(vendor, shape)->algorithms(1, vendor.limits().workspace_bytes);
+  } catch (const Error&) {  // whoever plans a product is told
+  }
 }
 
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune) {

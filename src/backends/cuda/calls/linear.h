@@ -117,7 +117,10 @@ class LinearPlan {
 /// What stored choices depend on, beside the shape.
 Facts linear_facts(const Vendor& vendor);
 
-/// The stored choice if there is one; else, with `tune`, the fastest of the library's best eight and our kernels, which is
+/// Starts cuBLASLt and asks it for a product, which takes 0.1 s the first time; on any thread.
+void begin_products(Vendor& vendor);
+
+/// The stored choice if there is one; else, with `tune`, the fastest of the library's best five and our kernels, which is
 /// stored; else the library's first, or one of ours where tile_product_should_win().
 Planned<LinearPlan> plan_linear(Vendor& vendor, const LinearShape& shape, const TuneOn<LinearBuffers>* tune = nullptr);
 

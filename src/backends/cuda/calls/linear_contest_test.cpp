@@ -92,12 +92,22 @@ void check_choices(Device& d) {
   };
   Vendor first(d.context, &cache), second(d.context, &cache);
   CHECK(planned(first, 64, false).candidates == 0);
-  CHECK(planned(first, 64, true).candidates == 5);  // of eight, what the library says it can do
+  CHECK(planned(first, 64, true).candidates == 3);  // of five, what the library says it can do
   CHECK(planned(first, 64, false).from_cache);
   CHECK(planned(first, 60, true).candidates == 1);  // of the two that about as many rows need
-  CHECK(planned(first, 500, true).candidates == 5);
+  CHECK(planned(first, 500, true).candidates == 3);
   CHECK(planned(second, 64, true).from_cache);
   CHECK(planned(second, 58, true).candidates == 1);
+}
+
+void check_what_is_known(Device& d) {
+  Vendor vendor(d.context, nullptr);
+  vendor.note_promising("a family", "one");
+  CHECK(vendor.promising("a family", Known::Before).empty());
+  vendor.settle_promising();
+  vendor.note_promising("a family", "two");
+  CHECK(vendor.promising("a family", Known::Before) == std::set<std::string>{"one"});
+  CHECK(vendor.promising("a family") == std::set<std::string>{"one", "two"});
 }
 
 void check_damage(Device& d) {
@@ -122,6 +132,7 @@ TEST_CASE("made-up cuBLASLt: all checks" * doctest::skip()) {
   Device device;
   check_results(device);
   check_choices(device);
+  check_what_is_known(device);
   check_damage(device);
 }
 

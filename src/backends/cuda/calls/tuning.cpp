@@ -1,11 +1,14 @@
 #include "backends/cuda/calls/tuning.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "backends/cuda/calls/vendor.h"
 #include "base/error.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 namespace {
@@ -37,10 +40,11 @@ struct Recorded {
   int repeats = 1;
 };
 
-/// The time of a single run.
+/// The time of a single run, the better of two: a device that has just waited for the host's way to it starts late.
 double time_once(const std::function<void()>& candidate, Timer& timer) {
   candidate();  // loads the kernel
-  return timer.microseconds(candidate);
+  const double first = timer.microseconds(candidate);
+  return std::min(first, timer.microseconds(candidate));
 }
 
 Recorded record(const std::function<void()>& candidate, double once, Timer& timer) {
@@ -71,14 +75,21 @@ std::vector<double> time_candidates(const Context& context, const Stream& stream
   Timer timer(context, stream);
   std::vector<double> best(candidates.size(), kNever);
   auto least = [&] { return *std::min_element(best.begin(), best.end()); };
-  for (size_t i = 0; i < candidates.size(); ++i) best[i] = time_or_never([&] { return time_once(candidates[i], timer); });
+  {
+    const Span span("first runs");
+    for (size_t i = 0; i < candidates.size(); ++i) best[i] = time_or_never([&] { return time_once(candidates[i], timer); });
+  }
 
   std::vector<Recorded> recorded(candidates.size());
   const double hopeless = least() * kHopeless + kWayMicroseconds;
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    if (best[i] > hopeless) continue;
-    best[i] = time_or_never([&] { return recorded[i] = record(candidates[i], best[i], timer), best[i]; });
+  {
+    const Span span("record candidates");
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      if (best[i] > hopeless) continue;
+      best[i] = time_or_never([&] { return recorded[i] = record(candidates[i], best[i], timer), best[i]; });
+    }
   }
+  const Span span("rounds");
   for (size_t i = 0; i < candidates.size(); ++i)
     if (recorded[i].graph) best[i] = kNever;
   for (size_t round = 0; round < std::size(kBehind); ++round) {
@@ -100,6 +111,10 @@ std::vector<double> time_calls(const Context& context, const Stream& stream,
   std::vector<std::function<void()>> candidates;
   for (const auto& call : calls) candidates.push_back([&call, &stream] { call->launch(stream); });
   return time_candidates(context, stream, candidates);
+}
+
+void note_times(std::string_view what, const std::vector<double>& microseconds) {
+  if (spans_are_recorded()) Span("times", fmt::format("{}: {:.2f}", what, fmt::join(microseconds, " ")));
 }
 
 int best_candidate(const std::vector<double>& microseconds) {

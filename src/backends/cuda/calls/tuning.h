@@ -1,6 +1,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "backends/cuda/driver.h"
@@ -18,6 +19,9 @@ std::vector<double> time_candidates(const Context& context, const Stream& stream
 /// The same of calls.
 std::vector<double> time_calls(const Context& context, const Stream& stream,
                                const std::vector<std::unique_ptr<BoundCall>>& calls);
+
+/// Keeps what candidates of a call took as a span (base/spans.h), for people who wonder about a choice.
+void note_times(std::string_view what, const std::vector<double>& microseconds);
 
 /// The index of the best; the library's own order decides between times within 1 %. -1 where none ran.
 int best_candidate(const std::vector<double>& microseconds);

@@ -2,34 +2,57 @@
 
 #include "backends/cuda/driver_api.h"
 #include "base/error.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 
 Vendor::Vendor(const Context& context, Cache* cache, VendorLimits limits, Kernels* kernels)
-    : context_(context),
-      cache_(cache),
-      limits_(limits),
-      kernels_(kernels),
-      cublaslt_(find_cublaslt(&why_no_cublaslt_)),
-      cudnn_(find_cudnn(&why_no_cudnn_)) {}
+    : context_(context), cache_(cache), limits_(limits), kernels_(kernels) {
+  auto opened = [](auto find) {
+    return std::async(std::launch::async, [find] {
+      std::string why_none;
+      const auto* calls = find(&why_none);
+      return Opened<std::remove_cvref_t<decltype(*calls)>>{calls, std::move(why_none)};
+    });
+  };
+  cublaslt_ = opened(find_cublaslt).share();
+  cudnn_ = opened(find_cudnn).share();
+}
 
 Vendor::~Vendor() {
-  for (auto& [stream, handle] : stream_handles_) cudnn_->destroy(handle);
-  for (void* handle : idle_planning_handles_) cudnn_->destroy(handle);
-  if (cublaslt_handle_) cublaslt_->destroy(cublaslt_handle_);
+  if (cudnn_begun_.valid()) cudnn_begun_.wait();
+  for (auto& [stream, handle] : stream_handles_) cudnn()->destroy(handle);
+  for (void* handle : idle_planning_handles_) cudnn()->destroy(handle);
+  if (cublaslt_handle_) cublaslt()->destroy(cublaslt_handle_);
 }
 
 void Vendor::prepare(const Stream& stream) {
-  if (cublaslt_) cublaslt_handle();
-  if (cudnn_) cudnn_handle(stream);
+  if (cublaslt()) cublaslt_handle();
+  auto plans_with_cudnn = [&] {
+    std::lock_guard lock(mutex_);
+    return planning_handles_ > 0;
+  };
+  if (plans_with_cudnn()) cudnn_handle(stream);
+}
+
+void Vendor::begin_cudnn() {
+  std::lock_guard lock(mutex_);
+  if (cudnn_begun_.valid() || planning_handles_ > 0) return;
+  cudnn_begun_ = std::async(std::launch::async, [this] {
+    try {
+      if (cudnn()) PlanningHandle handle(*this);
+    } catch (const Error&) {  // whoever plans is told
+    }
+  });
 }
 
 void* Vendor::cublaslt_handle() {
   std::lock_guard lock(mutex_);
   if (!cublaslt_handle_) {
-    SINTER_ASSERT(cublaslt_);
+    SINTER_ASSERT(cublaslt());
+    const Span span("start a library", "cuBLASLt");
     context_.make_current();
-    if (int status = cublaslt_->create(&cublaslt_handle_)) fail_cublaslt(*cublaslt_, status, "starting cuBLASLt");
+    if (int status = cublaslt()->create(&cublaslt_handle_)) fail_cublaslt(*cublaslt(), status, "starting cuBLASLt");
   }
   return cublaslt_handle_;
 }
@@ -39,19 +62,20 @@ void* Vendor::cudnn_handle(const Stream& stream) {
   for (auto& [known, handle] : stream_handles_)
     if (known == stream.handle()) return handle;
   void* handle = new_cudnn_handle();
-  if (int status = cudnn_->set_stream(handle, stream.handle())) {
-    cudnn_->destroy(handle);
-    fail_cudnn(*cudnn_, status, "giving cuDNN a stream");
+  if (int status = cudnn()->set_stream(handle, stream.handle())) {
+    cudnn()->destroy(handle);
+    fail_cudnn(*cudnn(), status, "giving cuDNN a stream");
   }
   stream_handles_.emplace_back(stream.handle(), handle);
   return handle;
 }
 
 void* Vendor::new_cudnn_handle() {
-  SINTER_ASSERT(cudnn_);
+  SINTER_ASSERT(cudnn());
+  const Span span("start a library", "cuDNN");
   context_.make_current();
   void* handle = nullptr;
-  if (int status = cudnn_->create(&handle)) fail_cudnn(*cudnn_, status, "starting cuDNN");
+  if (int status = cudnn()->create(&handle)) fail_cudnn(*cudnn(), status, "starting cuDNN");
   return handle;
 }
 
@@ -60,12 +84,20 @@ Vendor::PlanningHandle::PlanningHandle(Vendor& vendor) : vendor_(vendor) {
   std::unique_lock lock(vendor.mutex_);
   vendor.planning_handle_idle_.wait(
       lock, [&] { return !vendor.idle_planning_handles_.empty() || vendor.planning_handles_ < kPlanningHandles; });
-  if (vendor.idle_planning_handles_.empty()) {
-    handle_ = vendor.new_cudnn_handle();
-    ++vendor.planning_handles_;
-  } else {
+  if (!vendor.idle_planning_handles_.empty()) {
     handle_ = vendor.idle_planning_handles_.back();
     vendor.idle_planning_handles_.pop_back();
+    return;
+  }
+  ++vendor.planning_handles_;
+  lock.unlock();  // others may use the library's first handle, or cuBLASLt, meanwhile
+  try {
+    handle_ = vendor.new_cudnn_handle();
+  } catch (...) {
+    lock.lock();
+    --vendor.planning_handles_;
+    vendor.planning_handle_idle_.notify_one();
+    throw;
   }
 }
 
@@ -80,10 +112,16 @@ void Vendor::note_promising(const std::string& family, const std::string& config
   promising_[family].insert(config);
 }
 
-std::set<std::string> Vendor::promising(const std::string& family) {
+std::set<std::string> Vendor::promising(const std::string& family, Known known) {
   std::lock_guard lock(mutex_);
-  auto found = promising_.find(family);
-  return found == promising_.end() ? std::set<std::string>{} : found->second;
+  const auto& all = known == Known::Now ? promising_ : promising_before_;
+  auto found = all.find(family);
+  return found == all.end() ? std::set<std::string>{} : found->second;
+}
+
+void Vendor::settle_promising() {
+  std::lock_guard lock(mutex_);
+  promising_before_ = promising_;
 }
 
 Facts Vendor::key_facts(std::string_view library, size_t version) const {

@@ -1,5 +1,6 @@
 #pragma once
 #include <condition_variable>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -59,12 +60,17 @@ struct Choice {
   bool from_cache = false;
 };
 
+/// What timing has found until now; or what it had found when planning of a run began, for what is planned while calls are timed:
+/// so choices do not depend on which thread is faster.
+enum class Known { Now, Before };
+
 struct VendorLimits {
   int64_t workspace_bytes = int64_t(64) << 20;  ///< preferred most; cuDNN may need more for a few shapes
 };
 
 /// The handles of the vendor libraries in one context. All functions may be called from several threads; the libraries'
-/// heuristics run one at a time where they must. Missing libraries are no error: their plans are "none", with the reason.
+/// heuristics run one at a time where they must. Libraries are opened on other threads, and waited for when they are first asked
+/// for. Missing ones are no error: their plans are "none", with the reason.
 class Vendor {
  public:
   /// `cache` may be null: nothing is kept then. Handles are made when first needed (cuDNN: 0.1 s).
@@ -74,17 +80,19 @@ class Vendor {
   Vendor(const Vendor&) = delete;
   Vendor& operator=(const Vendor&) = delete;
 
-  /// Makes what a stream needs, so that a capture can begin on it.
+  /// Makes what calls planned so far need of a stream, so that a capture can begin on it.
   void prepare(const Stream& stream);
+  /// Starts cuDNN on a thread of its own, if nobody has: 0.03 to 0.2 s.
+  void begin_cudnn();
 
   const Context& context() const { return context_; }
   Cache* cache() const { return cache_; }
   const VendorLimits& limits() const { return limits_; }
   Kernels* kernels() const { return kernels_; }
-  const CublasLtCalls* cublaslt() const { return cublaslt_; }
-  const CudnnCalls* cudnn() const { return cudnn_; }
-  const std::string& why_no_cublaslt() const { return why_no_cublaslt_; }
-  const std::string& why_no_cudnn() const { return why_no_cudnn_; }
+  const CublasLtCalls* cublaslt() const { return cublaslt_.get().calls; }
+  const CudnnCalls* cudnn() const { return cudnn_.get().calls; }
+  const std::string& why_no_cublaslt() const { return cublaslt_.get().why_none; }
+  const std::string& why_no_cudnn() const { return cudnn_.get().why_none; }
 
   void* cublaslt_handle();
   /// For executing on a stream, which must live as long as this; used by one thread at a time, as streams are.
@@ -107,7 +115,9 @@ class Vendor {
 
   /// What timing has found in this process: configurations that won or came near for calls of a family.
   void note_promising(const std::string& family, const std::string& config);
-  std::set<std::string> promising(const std::string& family);
+  std::set<std::string> promising(const std::string& family, Known known = Known::Now);
+  /// What is known now is what Known::Before means from now on.
+  void settle_promising();
 
   /// Device, driver and library versions as they belong into a cache key.
   Facts key_facts(std::string_view library, size_t version) const;
@@ -120,16 +130,21 @@ class Vendor {
   Cache* cache_;
   VendorLimits limits_;
   Kernels* kernels_;
-  std::string why_no_cublaslt_, why_no_cudnn_;
-  const CublasLtCalls* cublaslt_;
-  const CudnnCalls* cudnn_;
+  template <class Calls>
+  struct Opened {
+    const Calls* calls = nullptr;
+    std::string why_none;
+  };
+  std::shared_future<Opened<CublasLtCalls>> cublaslt_;
+  std::shared_future<Opened<CudnnCalls>> cudnn_;
   std::mutex mutex_;
   void* cublaslt_handle_ = nullptr;
   std::vector<std::pair<void*, void*>> stream_handles_;  // stream, handle
   std::vector<void*> idle_planning_handles_;
   int planning_handles_ = 0;
   std::condition_variable planning_handle_idle_;
-  std::map<std::string, std::set<std::string>> promising_;
+  std::map<std::string, std::set<std::string>> promising_, promising_before_;
+  std::future<void> cudnn_begun_;  // uses what stands above
 };
 
 /// Throws for a failed cuBLASLt or cuDNN call, with the library's own words.

@@ -101,6 +101,9 @@ std::optional<Plan> plan_of_slabs(device::GroupNormArguments a, int64_t groups, 
   return best;
 }
 
+/// By which it is known what fits: the one that takes most.
+std::string largest_kernel() { return kernel_name(DType::bf16, true, device::kGroupNormMany); }
+
 /// For the narrowest slabs; or for wider ones whose pieces of rows are whole sectors of the cache, where no fewer blocks make
 /// them. Half sectors at both ends cost a third of the time.
 std::optional<Plan> plan_of(const GroupNormCall& call, const GroupNormLimits& limits) {
@@ -117,11 +120,15 @@ std::optional<Plan> plan_of(const GroupNormCall& call, const GroupNormLimits& li
 
 }  // namespace
 
+void GroupNormLimits::begin(Kernels& kernels) {
+  if (Kernels::waits_by_itself("group_norm", kernels.context().device())) kernels.begin_kernel(largest_kernel());
+}
+
 GroupNormLimits GroupNormLimits::of(Kernels& kernels) {
   const DeviceInfo& device = kernels.context().device();
   GroupNormLimits limits{.shared_bytes = device.shared_bytes, .clusters = {device.multiprocessors}};
   if (!Kernels::waits_by_itself("group_norm", device)) return limits;  // the text for devices without clusters
-  const Function& kernel = kernels.function(kernel_name(DType::bf16, true, device::kGroupNormMany));
+  const Function& kernel = kernels.function(largest_kernel());
   for (uint32_t cluster = 2; cluster <= kMostCluster; ++cluster)
     limits.clusters[cluster - 1] = kernel.clusters_at_once({.grid = {cluster},
                                                             .block = {uint32_t(kMostThreads)},

@@ -6,8 +6,8 @@
 namespace sinter::cuda {
 
 /// out = group_norm(x + addend), or its SiLU, in one launch that reads x once: blocks keep their part of the map in registers and
-/// shared memory, and those that have parts of one group are a cluster and send each other their sums. Arithmetic is f32, sums are
-/// taken around an element of the group.
+/// shared memory, and those that have parts of one group are a cluster and send each other their sums. Arithmetic is f32, sums
+/// are taken around an element of the group.
 struct GroupNormCall {
   GroupStatsCall of;  ///< but for `out`, workspace and counters, which are not used
   bool silu = false;
@@ -23,6 +23,8 @@ struct GroupNormLimits {
   /// [c]: how many clusters of c + 1 blocks are on the device at once where no two blocks share a multiprocessor; 0: none.
   std::array<int, kMostCluster> clusters = {};
 
+  /// Begins the kernel that of() asks about.
+  static void begin(Kernels& kernels);
   static GroupNormLimits of(Kernels& kernels);
 };
 

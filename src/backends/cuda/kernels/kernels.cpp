@@ -1,8 +1,12 @@
 #include "backends/cuda/kernels/kernels.h"
 
 #include <array>
+#include <chrono>
+#include <optional>
 
+#include "backends/cuda/kernels/ptx_text.h"
 #include "base/error.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 
@@ -48,6 +52,8 @@ const BuiltIn& module_called(std::string_view name) {
 }
 constexpr int64_t kSharedBytesWithoutAsking = 48 * 1024;
 
+std::string_view module_of(std::string_view kernel) { return kernel.substr(0, kernel.find("__")); }
+
 }  // namespace
 
 Kernels::Kernels(const Context& context, Load load) : context_(context), load_(std::move(load)) {}
@@ -92,28 +98,37 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
   return all;
 }
 
-Module Kernels::make(std::string_view module) const {
-  const std::string_view text = ptx(module, context_.device());
+Module Kernels::make(std::string_view kernel) const {
+  const std::string text = text_of_kernel(ptx(module_of(kernel), context_.device()), kernel);
   // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
   // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
   const bool alone = text.find(".target sm_90a") != text.npos;
-  return alone ? Module::of_ptx(context_, std::string(text), module) : load_(context_, text, module);
+  return alone ? Module::of_ptx(context_, text, kernel) : load_(context_, text, kernel);
 }
 
-std::shared_future<Module> Kernels::started(std::string_view module, std::launch how) {
+void Kernels::begin_module(std::string_view module) {
+  for (std::string_view kernel : kernels_of(ptx(module, context_.device()))) begin_kernel(kernel);
+}
+
+std::shared_future<Module> Kernels::started(std::string_view kernel, std::launch how) {
   std::lock_guard lock(mutex_);
-  const auto [at, fresh] = modules_.try_emplace(std::string(module));
-  if (fresh) at->second = std::async(how, [this, name = at->first] { return make(name); }).share();
+  auto at = modules_.find(kernel);
+  if (at == modules_.end()) {
+    at = modules_.emplace(kernel, std::shared_future<Module>{}).first;
+    at->second = std::async(how, [this, name = at->first] { return make(name); }).share();
+  }
   return at->second;
 }
 
-const Module& Kernels::loaded(std::string_view module) {
-  const std::shared_future<Module> one = started(module, std::launch::deferred);
+const Module& Kernels::loaded(std::string_view kernel) {
+  const std::shared_future<Module> one = started(kernel, std::launch::deferred);
+  std::optional<Span> waits;
+  if (one.wait_for(std::chrono::seconds(0)) != std::future_status::ready) waits.emplace("wait for a kernel", kernel);
   try {
     return one.get();
   } catch (const Error&) {
     std::lock_guard lock(mutex_);
-    modules_.erase(std::string(module));  // there may be memory for it later
+    modules_.erase(std::string(kernel));  // there may be memory for it later
     throw;
   }
 }
@@ -123,8 +138,7 @@ const Function& Kernels::function(std::string_view kernel) {
     std::lock_guard lock(mutex_);
     if (auto found = functions_.find(kernel); found != functions_.end()) return found->second;
   }
-  const std::string_view module = kernel.substr(0, kernel.find("__"));
-  Function f = loaded(module).function(std::string(kernel));
+  Function f = loaded(kernel).function(std::string(kernel));
   const int64_t most = context_.device().shared_bytes;
   if (most > kSharedBytesWithoutAsking) f.allow_shared_bytes(most - f.shared_bytes());
   std::lock_guard lock(mutex_);
@@ -133,7 +147,7 @@ const Function& Kernels::function(std::string_view kernel) {
 
 void KernelStream::launch(std::string_view kernel, const LaunchShape& shape, std::span<void* const> arguments) {
   LaunchShape overlapping = shape;
-  overlapping.overlaps = Kernels::waits_by_itself(kernel.substr(0, kernel.find("__")), kernels_.context().device());
+  overlapping.overlaps = Kernels::waits_by_itself(module_of(kernel), kernels_.context().device());
   kernels_.function(kernel).launch(overlapping, stream_, arguments);
 }
 

@@ -27,8 +27,9 @@ class KernelTarget {
   }
 };
 
-/// The fixed kernels of a device, for any thread. Each module is compiled when it is first asked for, which must not happen
-/// during a capture: load() before one. Where it is known earlier what will be asked for, begin() compiles it meanwhile.
+/// The fixed kernels of a device, for any thread. Each is compiled by itself when it is first asked for, which must not happen
+/// during a capture. Where it is known earlier what will be asked for, begin_kernel() compiles it meanwhile, on a thread of its
+/// own.
 class Kernels {
  public:
   /// Turns PTX into loaded machine code, or finds what an earlier run made of it; on any thread.
@@ -46,9 +47,10 @@ class Kernels {
   /// All PTX texts that are built in, by name and least architecture: "rows (sm_89)".
   static std::map<std::string, std::string_view> all_ptx();
 
-  /// Starts compiling a module on a thread of its own. What fails there, whoever asks for the module is told.
-  void begin(std::string_view module) { started(module, std::launch::async); }
-  void load(std::string_view module) { loaded(module); }
+  /// Starts compiling a kernel. What fails there, whoever asks for the kernel is told.
+  void begin_kernel(std::string_view kernel) { started(kernel, std::launch::async); }
+  /// The same of all kernels of a module.
+  void begin_module(std::string_view module);
   /// A kernel is named MODULE__REST. Code::NotFound.
   const Function& function(std::string_view kernel);
   const Context& context() const { return context_; }
@@ -56,15 +58,26 @@ class Kernels {
  private:
   static Module compile_and_load(const Context& context, std::string_view ptx, std::string_view name);
 
-  std::shared_future<Module> started(std::string_view module, std::launch how);
-  const Module& loaded(std::string_view module);
-  Module make(std::string_view module) const;
+  std::shared_future<Module> started(std::string_view kernel, std::launch how);
+  const Module& loaded(std::string_view kernel);
+  Module make(std::string_view kernel) const;
 
   const Context& context_;
   Load load_;
-  std::mutex mutex_;  // of both maps
-  std::map<std::string, std::shared_future<Module>, std::less<>> modules_;
+  std::mutex mutex_;                                                        // of both maps
+  std::map<std::string, std::shared_future<Module>, std::less<>> modules_;  // of one kernel each, by its name
   std::map<std::string, Function, std::less<>> functions_;
+};
+
+/// Begins what would be launched, for walking through a run before it.
+class ForeseenKernels : public KernelTarget {
+ public:
+  explicit ForeseenKernels(Kernels& kernels) : kernels_(kernels) {}
+  void launch(std::string_view kernel, const LaunchShape&, std::span<void* const>) override { kernels_.begin_kernel(kernel); }
+  int multiprocessors() const override { return kernels_.context().device().multiprocessors; }
+
+ private:
+  Kernels& kernels_;
 };
 
 /// Sends kernels to a stream.
