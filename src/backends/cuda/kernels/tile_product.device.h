@@ -14,34 +14,28 @@
 // from it, in the 640 cycles that the multiplying units need.
 #include "backends/cuda/kernels/ring_place.device.h"
 #include "backends/cuda/kernels/tile_results.device.h"
+#include "backends/cuda/kernels/tile_turns.device.h"
 
 namespace sinter::device {
 
 template <int kColumns, bool kGated, bool kBf16>
-struct TileProduct {
+struct TileProduct : TileTurns {
   static constexpr TileForm kForm{kColumns, kGated};
   static constexpr int kStages = kForm.stages(), kStageBytes = kForm.stage_bytes(), kLeftBytes = kTileRows * kTileDepth * 2;
   static constexpr int kOut = kForm.out_columns();
-  static constexpr int kReaders = 4 * 2;  // warps of both blocks that free a stage
-  static constexpr int kTurn = 1;         // named barriers kTurn and kTurn + 1: when a warpgroup may multiply
+  static constexpr int kReaders = 2 * kWarps;  // of both blocks, that free a stage
   using Results = TileResults<kColumns, kGated, kBf16, MatrixRows>;
   using Sums = typename Results::Sums;
 
   const TileProductArguments& args;
-  const TileOrder order;
-  const int group, warp, lane;         // group: of the two that multiply
-  uint32_t stages, full, empty, rank;  // all but the last: addresses in shared memory
-  int steps, first_pair, next_pair;
+  uint32_t stages, full, empty;  // addresses in shared memory
+  int steps;
 
-  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a)
-      : args(a), order(a.m, a.n, kOut, a.group), group(thread_x() / 128 - 1), warp(thread_x() / 32 % 4), lane(thread_x() % 32) {
+  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a) : TileTurns(a, kOut), args(a) {
     stages = (shared_address(shared_memory()) + 1023) & ~1023u;
     full = stages + kStages * kStageBytes + 2 * kForm.staging_bytes();
     empty = full + 8 * kStages;
-    rank = rank_in_cluster();
     steps = divide_up(args.k, kTileDepth);
-    first_pair = block_x() / 2;
-    next_pair = blocks_x() / 2;
   }
 
   SINTER_DEVICE_INLINE void prepare() {
@@ -82,7 +76,7 @@ struct TileProduct {
     uint32_t parity = 1;  // nobody waits for a stage that was never used
     for (int pair = first_pair; pair < order.pairs(); pair += next_pair) {
       const auto [pair_row, column] = order.place(pair);
-      const int row = (pair_row * 2 + int(rank)) * kTileRows;
+      const int row = first_row(pair_row);
       for (int step = 0; step < steps; ++step) {
         wait_phase(empty + 8 * stage, parity);
         if (thread_x() == 0) {
@@ -143,19 +137,11 @@ struct TileProduct {
     wait_for_operands();
     const MatrixRows rows{args};
     const Results results{args, rows, warp, lane,
-                          stages + kStages * kStageBytes + uint32_t(group * 4 + warp) * (kForm.staging_bytes() / 4)};
-    if (group == 1 && first_pair < order.pairs()) named_arrive(kTurn, 256);
-    int sequence = group;
-    for (int pair = first_pair + group * next_pair; pair < order.pairs(); pair += 2 * next_pair, sequence += 2) {
-      const auto [pair_row, column] = order.place(pair);
-      const int row = (pair_row * 2 + int(rank)) * kTileRows;
-      if (!kGated && args.residual) results.fetch_residual(row, column * kOut);
-      const auto bias = results.bias(args.bias, column * kOut);
-      Sums sums;
-      const uint32_t before = uint32_t(sequence) * uint32_t(steps);
-      Step at = step_at(RingPlace::after(before, kStages));
+                          stages + kStages * kStageBytes + uint32_t(group * kWarps + warp) * (kForm.staging_bytes() / kWarps)};
+    make_tiles(results, [&](Sums& sums, int tiles_before, int, bool others_follow) SINTER_INLINE_LAMBDA {
+      Step at = step_at(RingPlace::after(uint32_t(tiles_before) * uint32_t(steps), kStages));
       int last = at.stage.at;
-      named_barrier(kTurn + group, 256);
+      await_turn();
       start_step<true>(sums, at);
       for (int step = 1; step < steps; ++step) {
         const int stage = at.stage.at;
@@ -164,13 +150,12 @@ struct TileProduct {
         release(last);
         last = stage;
       }
-      if (pair + next_pair < order.pairs()) named_arrive(kTurn + 1 - group, 256);
+      if (others_follow) end_turn();
       wait_products<0>();
       release(last);
       SINTER_UNROLL
       for (int b = 0; b < Results::kBlocks; ++b) settle(sums[b]);
-      results.finish(sums, bias, row, column * kOut);
-    }
+    });
   }
 
   SINTER_DEVICE_INLINE void run(uint64_t maps) {

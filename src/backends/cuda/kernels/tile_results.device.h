@@ -19,6 +19,7 @@ SINTER_DEVICE_INLINE float high_of(uint32_t pair) {
 /// RowMap says where a tile's rows go: tile(first row), counted through all tiles, and out_row(tile, row of it), -1: nowhere.
 template <int kColumns, bool kGated, bool kBf16, class RowMap>
 struct TileResults {
+  static constexpr bool kHasGates = kGated;
   static constexpr int kOut = kGated ? kColumns / 2 : kColumns;
   static constexpr int kBlocks = kTileRows / 64;  // of the rows of one instruction
   static constexpr int kSums = kColumns / 2;      // of a thread and block

@@ -14,6 +14,7 @@
 // 320.
 #include "backends/cuda/kernels/ring_place.device.h"
 #include "backends/cuda/kernels/tile_results.device.h"
+#include "backends/cuda/kernels/tile_turns.device.h"
 #include "backends/cuda/kernels/tile_window_arguments.h"
 
 namespace sinter::device {
@@ -218,12 +219,10 @@ struct ShortcutRows {
 };
 
 template <int kColumns, bool kBf16, class RowMap>
-struct WindowProduct {
+struct WindowProduct : TileTurns {
   static constexpr WindowForm kForm{kColumns};
   static constexpr int kStages = kForm.stages(), kStageBytes = kForm.stage_bytes();
   static_assert(kForm.has_room());
-  static constexpr int kWarps = 4;  // of a warpgroup
-  static constexpr int kTurn = 1;   // named barriers kTurn and kTurn + 1: when a warpgroup may multiply
   using Results = TileResults<kColumns, false, kBf16, RowMap>;
   using Sums = typename Results::Sums;
 
@@ -231,31 +230,18 @@ struct WindowProduct {
   const WindowArguments& window;
   const RowMap map;
   const decltype(map.steps(nullptr)) order_of_steps;
-  const TileOrder order;
-  const int group, warp, lane;                               // group: of the two that multiply
   uint32_t stages, pixels, full, empty, arrived, free_slot;  // addresses; the last four: barriers of stages, and of slots
-  uint32_t rank;
-  int steps, first_pair, next_pair;
+  int steps;
 
   SINTER_DEVICE_INLINE WindowProduct(const TileProductArguments& a, const WindowArguments& w, const RowMap& rows)
-      : args(a),
-        window(w),
-        map(rows),
-        order_of_steps(rows.steps(&shared_at<uint32_t>(parts_at()))),
-        order(a.m, a.n, kColumns, a.group),
-        group(thread_x() / 128 - 1),
-        warp(thread_x() / 32 % kWarps),
-        lane(thread_x() % 32) {
+      : TileTurns(a, kColumns), args(a), window(w), map(rows), order_of_steps(rows.steps(&shared_at<uint32_t>(parts_at()))) {
     stages = stages_at();
     pixels = stages + kStages * kStageBytes;
     full = pixels + kForm.pixel_bytes() + 2 * kForm.staging_bytes();
     empty = full + 8 * kStages;
     arrived = empty + 8 * kStages;
     free_slot = arrived + 8 * kMostSlots;
-    rank = rank_in_cluster();
     steps = divide_up(args.k, kTileDepth);
-    first_pair = block_x() / 2;
-    next_pair = blocks_x() / 2;
   }
 
   static SINTER_DEVICE_INLINE uint32_t stages_at() { return (shared_address(shared_memory()) + 1023) & ~1023u; }
@@ -285,7 +271,7 @@ struct WindowProduct {
   // One thread of those that bring would do; but the others of its warp, waiting elsewhere, would hold it up. Nobody waits for a
   // place that was never used: the phase before the first has ended.
 
-  SINTER_DEVICE_INLINE auto tile_of(int pair_row) const { return map.tile((pair_row * 2 + int(rank)) * kTileRows); }
+  SINTER_DEVICE_INLINE auto tile_of(int pair_row) const { return map.tile(first_row(pair_row)); }
 
   /// Brings this block's half of the filters to both.
   SINTER_DEVICE_INLINE void bring_filters(uint64_t filters_map) {
@@ -441,9 +427,10 @@ struct WindowProduct {
     at.ready = false;
     at.ends_part = at.what.is_last();
     Walk before = at;
+    await_turn();
     multiply_step<true>(sums, at, before);
     for (int step = 1; step < steps; ++step) multiply_step<false>(sums, at, before);
-    if (others_follow) named_arrive(kTurn + 1 - group, 256);
+    if (others_follow) end_turn();
     wait_products<0>();
     release(before);
     SINTER_UNROLL
@@ -454,21 +441,12 @@ struct WindowProduct {
     wait_for_operands();
     const Results results{args, map, warp, lane,
                           pixels + kForm.pixel_bytes() + uint32_t(group * kWarps + warp) * (kForm.staging_bytes() / kWarps)};
-    if (group == 1 && first_pair < order.pairs()) named_arrive(kTurn, 256);
-    int sequence = group;
-    for (int pair = first_pair + group * next_pair; pair < order.pairs(); pair += 2 * next_pair, sequence += 2) {
-      const auto [pair_row, column] = order.place(pair);
-      const int row = (pair_row * 2 + int(rank)) * kTileRows;
-      if (args.residual) results.fetch_residual(row, column * kColumns);
-      const auto bias = results.bias(args.bias, column * kColumns);
-      Sums sums;
-      named_barrier(kTurn + group, 256);
-      multiply_tile(sums, sequence, pair + next_pair < order.pairs());
+    make_tiles(results, [&](Sums& sums, int tiles_before, int column, bool others_follow) SINTER_INLINE_LAMBDA {
+      multiply_tile(sums, tiles_before, others_follow);
       // Read only now: tiles of 160 columns have no registers for both.
       if constexpr (RowMap::kHasShortcut)
-        if (map.shortcut.bias) results.add(sums, results.bias(map.shortcut.bias, column * kColumns));
-      results.finish(sums, bias, row, column * kColumns);
-    }
+        if (map.shortcut.bias) results.add(sums, results.bias(map.shortcut.bias, column));
+    });
   }
 
   SINTER_DEVICE_INLINE void run(uint64_t maps) {
