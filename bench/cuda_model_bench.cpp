@@ -25,6 +25,7 @@
 #include "bench_tools.h"
 #include "compiler/lowering/fp8_attention.h"
 #include "cuda_models.h"
+#include "device_state.h"
 #include "kernel_times.h"
 #include "planner/residency.h"
 #include "process_start.h"
@@ -62,8 +63,10 @@ struct Network {
   cuda::BoundWeights weights;
 };
 
-/// Milliseconds of each of `count` steps that are queued back to back, at most `ahead` of them waiting on the device.
-std::vector<double> time_steps(cuda::Engine& engine, cuda::Plan& plan, int count, int ahead) {
+/// Milliseconds of each of `count` steps that are queued back to back, at most `ahead` of them waiting on the device. after_each
+/// is called behind each, while the device works.
+std::vector<double> time_steps(cuda::Engine& engine, cuda::Plan& plan, int count, int ahead,
+                               const std::function<void(int)>& after_each = {}) {
   std::vector<std::unique_ptr<cuda::Event>> marks;
   auto mark = [&] {
     marks.push_back(std::make_unique<cuda::Event>(engine.context(), cuda::Event::Timing::Yes));
@@ -74,6 +77,7 @@ std::vector<double> time_steps(cuda::Engine& engine, cuda::Plan& plan, int count
     plan.submit();
     mark();
     if (i >= ahead) marks[size_t(i - ahead)]->synchronize();
+    if (after_each) after_each(i);
   }
   marks.back()->synchronize();
   std::vector<double> times;
@@ -98,13 +102,22 @@ std::vector<double> burst_of(cuda::Engine& engine, cuda::Plan& plan) {
   return times;
 }
 
+struct Sustained {
+  double ms;
+  std::optional<DeviceState> state;  // what the card said of itself late in it
+};
+
 /// The mean of the second half of so many seconds of steps.
-double sustained_of(cuda::Engine& engine, cuda::Plan& plan, double about_ms, double seconds) {
-  int count = std::max(4, int(std::ceil(seconds * 1e3 / about_ms)));
-  auto times = time_steps(engine, plan, count, about_ms > 1 ? 4 : 64);
-  double sum = 0;
-  for (int i = count / 2; i < count; ++i) sum += times[size_t(i)];
-  return sum / (count - count / 2);
+Sustained sustained_of(cuda::Engine& engine, cuda::Plan& plan, double about_ms, double seconds) {
+  const int count = std::max(4, int(std::ceil(seconds * 1e3 / about_ms)));
+  const DeviceMonitor monitor(engine.context().device().pci);
+  Sustained sustained{};
+  auto times = time_steps(engine, plan, count, about_ms > 1 ? 4 : 64, [&](int i) {
+    if (i == count * 3 / 4) sustained.state = monitor.state();
+  });
+  for (int i = count / 2; i < count; ++i) sustained.ms += times[size_t(i)];
+  sustained.ms /= count - count / 2;
+  return sustained;
 }
 
 /// What the host does for a step while the device has nothing else to do.
@@ -282,6 +295,7 @@ void print_summary(const nlohmann::json& line) {
     fmt::print("  step {:.3f} ms burst (best {:.3f}), {:.3f} sustained, {:.3f} kernels, {:.3f} with copies; host {:.3f} ms\n",
                number("burst_ms"), number("burst_min_ms"), number("sustained_ms"), number("kernel_sum_ms"), number("wall_ms"),
                number("host_ms"));
+  if (line.contains("card")) fmt::print("  sustained {}\n", line["card"].get<std::string>());
   if (line.contains("streamed_bytes"))
     fmt::print("  {} blocks streamed, {:.2f} GB a step, {:.1f} GB/s {}\n", number("streamed_blocks"),
                number("streamed_bytes") / 1e9, number("streamed_bytes") / 1e6 / number("sustained_ms"),
@@ -371,7 +385,9 @@ Tensor bench(const std::string& name, const Options& o) {
     plan.run(inputs);
     auto times = burst_of(engine, plan);
     line["burst_ms"] = median(times), line["burst_min_ms"] = *std::min_element(times.begin(), times.end());
-    line["sustained_ms"] = sustained_of(engine, plan, median(times), o.seconds);
+    const Sustained sustained = sustained_of(engine, plan, median(times), o.seconds);
+    line["sustained_ms"] = sustained.ms;
+    if (sustained.state) line["card"] = sustained.state->text();
     line["host_ms"] = host_ms_of(engine, plan);
     line["wall_ms"] = wall_ms_of(plan, inputs);
   }
