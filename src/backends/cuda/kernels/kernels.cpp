@@ -1,8 +1,10 @@
 #include "backends/cuda/kernels/kernels.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <optional>
+#include <thread>
 
 #include "backends/cuda/kernels/ptx_text.h"
 #include "base/error.h"
@@ -54,9 +56,12 @@ constexpr int64_t kSharedBytesWithoutAsking = 48 * 1024;
 
 std::string_view module_of(std::string_view kernel) { return kernel.substr(0, kernel.find("__")); }
 
+/// Each takes a thread for itself: more would only make those that are needed first come later.
+int compilers() { return std::max(2, int(std::thread::hardware_concurrency())); }
+
 }  // namespace
 
-Kernels::Kernels(const Context& context, Load load) : context_(context), load_(std::move(load)) {}
+Kernels::Kernels(const Context& context, Load load) : context_(context), load_(std::move(load)), compilers_(compilers()) {}
 
 Module Kernels::compile_and_load(const Context& context, std::string_view ptx, std::string_view name) {
   return Module(context, compile_ptx(context, ptx, name), name);
@@ -98,12 +103,21 @@ std::map<std::string, std::string_view> Kernels::all_ptx() {
   return all;
 }
 
-Module Kernels::make(std::string_view kernel) const {
+Module Kernels::make(const std::string& kernel) {
   const std::string text = text_of_kernel(ptx(module_of(kernel), context_.device()), kernel);
   // The linker that gives machine code to keep ignores setmaxnreg, as code that others call could not rely on it. Loaded as text,
   // the module is a program of its own; the driver keeps what it made of it in a cache of its own.
   const bool alone = text.find(".target sm_90a") != text.npos;
   return alone ? Module::of_ptx(context_, text, kernel) : load_(context_, text, kernel);
+}
+
+Module Kernels::make_in_turn(const std::string& kernel) {
+  compilers_.acquire();
+  struct Turn {
+    std::counting_semaphore<>& of;
+    ~Turn() { of.release(); }
+  } turn{compilers_};
+  return make(kernel);
 }
 
 void Kernels::begin_module(std::string_view module) {
@@ -115,7 +129,8 @@ std::shared_future<Module> Kernels::started(std::string_view kernel, std::launch
   auto at = modules_.find(kernel);
   if (at == modules_.end()) {
     at = modules_.emplace(kernel, std::shared_future<Module>{}).first;
-    at->second = std::async(how, [this, name = at->first] { return make(name); }).share();
+    const auto compile = how == std::launch::async ? &Kernels::make_in_turn : &Kernels::make;
+    at->second = std::async(how, compile, this, at->first).share();
   }
   return at->second;
 }

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <semaphore>
 #include <span>
 #include <string>
 #include <string_view>
@@ -60,10 +61,13 @@ class Kernels {
 
   std::shared_future<Module> started(std::string_view kernel, std::launch how);
   const Module& loaded(std::string_view kernel);
-  Module make(std::string_view kernel) const;
+  Module make(const std::string& kernel);
+  /// For kernels that were begun: no more at once than the machine has threads.
+  Module make_in_turn(const std::string& kernel);
 
   const Context& context_;
   Load load_;
+  std::counting_semaphore<> compilers_;                                     // that may still begin
   std::mutex mutex_;                                                        // of both maps
   std::map<std::string, std::shared_future<Module>, std::less<>> modules_;  // of one kernel each, by its name
   std::map<std::string, Function, std::less<>> functions_;
