@@ -291,11 +291,6 @@ TEST_CASE("emulated split windows agree with sums in double") {
   }
 }
 
-TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
-  call.shortcut = {.c = c, .pixel_stride = pixel_stride};
-  return call;
-}
-
 TEST_CASE("emulated split windows with a shortcut agree with sums in double") {
   for (int form : forms_of(kEveryForm)) {
     EmulatedTarget target;

@@ -197,15 +197,19 @@ TileWindowCall padded(TileWindowCall call, int64_t top, int64_t bottom, int64_t 
   call.top = top, call.bottom = bottom, call.left = left, call.right = right;
   return call;
 }
+/// Makes windows of one type: each form is tested with one.
+auto windows_for(int form) {
+  return [form](int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
+    TileWindowCall call = window(n, h, w, c, out_c);
+    call.type = form ? DType::bf16 : DType::f16;
+    return call;
+  };
+}
+
 TEST_CASE("emulated windows agree with sums in double") {
   for (int form : tile_window_forms(false)) {
     EmulatedTarget target;
-    const DType type = form ? DType::bf16 : DType::f16;
-    auto picture = [&](int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
-      TileWindowCall call = window(n, h, w, c, out_c);
-      call.type = type;
-      return call;
-    };
+    const auto picture = windows_for(form);
     check_window(target, picture(2, 8, 8, 64, 168), form, true, true);
     check_window(target, picture(1, 13, 11, 72, 40), form, true, false);                                    // boxes overhang
     check_window(target, padded(sized(picture(2, 9, 7, 40, 24), 2, 2, 1), 0, 1, 1, 0), form, false, true);  // and channels
@@ -221,20 +225,10 @@ TEST_CASE("emulated windows agree with sums in double") {
   }
 }
 
-TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
-  call.shortcut = {.c = c, .pixel_stride = pixel_stride};
-  return call;
-}
-
 TEST_CASE("emulated windows with a shortcut agree with sums in double") {
   for (int form : tile_window_forms(false)) {
     EmulatedTarget target;
-    const DType type = form ? DType::bf16 : DType::f16;
-    auto picture = [&](int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
-      TileWindowCall call = window(n, h, w, c, out_c);
-      call.type = type;
-      return call;
-    };
+    const auto picture = windows_for(form);
     check_window(target, with_shortcut(picture(2, 8, 8, 64, 168), 64), form, true, true);
     check_window(target, with_shortcut(picture(1, 13, 11, 72, 40), 136, 200), form, true, false);  // overhang; a part of rows
     check_window(target, with_shortcut(picture(3, 8, 8, 8, 328), 8), form, false, false);          // tiles, one behind the other

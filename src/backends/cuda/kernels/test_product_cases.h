@@ -81,6 +81,10 @@ struct ProductCase {
   }
 };
 
+inline TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
+  call.shortcut = {.c = c, .pixel_stride = pixel_stride};
+  return call;
+}
 inline std::string text(const TileWindowCall& c) {
   return fmt::format("{} x {} x {} x {} -> {}, window {} x {} by {}, padding {} {} {} {}", c.n, c.h, c.w, c.c, c.out_c,
                      c.kernel_h, c.kernel_w, c.stride, c.top, c.bottom, c.left, c.right);
