@@ -7,23 +7,24 @@
 namespace sinter::cuda {
 
 Vendor::Vendor(const Context& context, Cache* cache, VendorLimits limits, Kernels* kernels)
-    : context_(context), cache_(cache), limits_(limits), kernels_(kernels) {
-  auto opened = [](auto find) {
-    return std::async(std::launch::async, [find] {
-      std::string why_none;
-      const auto* calls = find(&why_none);
-      return Opened<std::remove_cvref_t<decltype(*calls)>>{calls, std::move(why_none)};
-    });
-  };
-  cublaslt_ = opened(find_cublaslt).share();
-  cudnn_ = opened(find_cudnn).share();
-}
+    : context_(context), cache_(cache), limits_(limits), kernels_(kernels) {}
 
 Vendor::~Vendor() {
   if (cudnn_begun_.valid()) cudnn_begun_.wait();
   for (auto& [stream, handle] : stream_handles_) cudnn()->destroy(handle);
   for (void* handle : idle_planning_handles_) cudnn()->destroy(handle);
   if (cublaslt_handle_) cublaslt()->destroy(cublaslt_handle_);
+}
+
+std::string Vendor::why_no_cublaslt() const {
+  std::string why;
+  find_cublaslt(&why);
+  return why;
+}
+std::string Vendor::why_no_cudnn() const {
+  std::string why;
+  find_cudnn(&why);
+  return why;
 }
 
 void Vendor::prepare(const Stream& stream) {

@@ -69,8 +69,7 @@ struct VendorLimits {
 };
 
 /// The handles of the vendor libraries in one context. All functions may be called from several threads; the libraries'
-/// heuristics run one at a time where they must. Libraries are opened on other threads, and waited for when they are first asked
-/// for. Missing ones are no error: their plans are "none", with the reason.
+/// heuristics run one at a time where they must. Missing libraries are no error: their plans are "none", with the reason.
 class Vendor {
  public:
   /// `cache` may be null: nothing is kept then. Handles are made when first needed (cuDNN: 0.1 s).
@@ -89,10 +88,11 @@ class Vendor {
   Cache* cache() const { return cache_; }
   const VendorLimits& limits() const { return limits_; }
   Kernels* kernels() const { return kernels_; }
-  const CublasLtCalls* cublaslt() const { return cublaslt_.get().calls; }
-  const CudnnCalls* cudnn() const { return cudnn_.get().calls; }
-  const std::string& why_no_cublaslt() const { return cublaslt_.get().why_none; }
-  const std::string& why_no_cudnn() const { return cudnn_.get().why_none; }
+  /// Opened when first asked for, and waited for where another thread is at it.
+  const CublasLtCalls* cublaslt() const { return find_cublaslt(); }
+  const CudnnCalls* cudnn() const { return find_cudnn(); }
+  std::string why_no_cublaslt() const;
+  std::string why_no_cudnn() const;
 
   void* cublaslt_handle();
   /// For executing on a stream, which must live as long as this; used by one thread at a time, as streams are.
@@ -130,13 +130,6 @@ class Vendor {
   Cache* cache_;
   VendorLimits limits_;
   Kernels* kernels_;
-  template <class Calls>
-  struct Opened {
-    const Calls* calls = nullptr;
-    std::string why_none;
-  };
-  std::shared_future<Opened<CublasLtCalls>> cublaslt_;
-  std::shared_future<Opened<CudnnCalls>> cudnn_;
   std::mutex mutex_;
   void* cublaslt_handle_ = nullptr;
   std::vector<std::pair<void*, void*>> stream_handles_;  // stream, handle
