@@ -71,11 +71,8 @@ TileWindowCall window_call(const ConvShape& s, const ConvBuffers& b) {
 
 /// The split product that should be fastest, where one should be faster than the library's kernel.
 std::optional<int> expected_split(const ConvShape& s, const DeviceInfo& device) {
-  int64_t products = s.c;
-  for (const ConvAxis& axis : s.axes) products *= s.doubles ? axis.kernel / 2 : axis.kernel;
-  products += s.shortcut_c;
   const std::vector<int> forms = split_candidates(window_call(s, {}), device);
-  if (forms.empty() || products < kManyProducts) return {};
+  if (forms.empty() || s.products() < kManyProducts) return {};
   return kFirstSplitForm + forms.front();
 }
 
@@ -134,10 +131,12 @@ int64_t ConvShape::out_pixels() const {
   return pixels;
 }
 
-double ConvShape::flops() const {
-  double window = 1;
-  for (const auto& a : axes) window *= double(a.kernel) / (doubles ? 2 : 1);  // half of the taps meet each pixel
-  return 2.0 * double(out_pixels()) * double(out_c) * (double(c) * window + double(shortcut_c));
+double ConvShape::flops() const { return 2.0 * double(out_pixels()) * double(out_c) * double(products()); }
+
+int64_t ConvShape::products() const {
+  int64_t window = c;
+  for (const ConvAxis& a : axes) window *= doubles ? a.kernel / 2 : a.kernel;  // half of the taps meet each pixel
+  return window + shortcut_c;
 }
 
 std::string ConvShape::text() const {

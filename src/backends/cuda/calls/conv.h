@@ -38,6 +38,8 @@ struct ConvShape {
 
   int64_t out_size(const ConvAxis& axis) const { return doubles ? 2 * axis.in : axis.out(); }
   double flops() const;
+  /// Of numbers, for one result: of the window and of the shortcut.
+  int64_t products() const;
   int64_t out_pixels() const;
   std::string text() const;
   bool operator==(const ConvShape&) const = default;

@@ -43,11 +43,7 @@ std::string why_no_shortcut(const ConvShape& conv, const LinearShape& linear, co
   return why_no_tile_window(with_shortcut(conv, linear), device);
 }
 
-bool shortcut_may_win(const ConvShape& whole) {
-  int64_t products = whole.c;
-  for (const ConvAxis& axis : whole.axes) products *= axis.kernel;
-  return whole.shortcut_c <= products;
-}
+bool shortcut_may_win(const ConvShape& whole) { return whole.shortcut_c <= whole.products() - whole.shortcut_c; }
 
 bool shortcut_should_win(const ConvShape& whole, const DeviceInfo& device) {
   return shortcut_may_win(whole) && tile_window_should_win(whole, device);
