@@ -186,21 +186,23 @@ double time_alone(Bench& b, const Body& body) {
   return std::min(times[0], times[1]);
 }
 
-/// What each body adds to a group norm in front of it, in microseconds; empty where there is none of that size.
-std::vector<double> behind_a_norm(Bench& b, Kernels& kernels, const Tiled& t, const TiledData& data,
-                                  const std::vector<Body>& bodies) {
+GroupNormCall norm_before(DevicePtr from, DevicePtr to, int64_t n, int64_t pixels, int64_t channels) {
   GroupNormCall norm;
-  norm.of.x = data.x.address(), norm.of.type = DType::bf16, norm.of.n = 2, norm.of.pixels = t.m / 2, norm.of.channels = t.k;
+  norm.of.x = from, norm.of.type = DType::bf16, norm.of.n = n, norm.of.pixels = pixels, norm.of.channels = channels;
   norm.of.groups = 32;
-  norm.out = data.a.address();
+  norm.out = to;
+  return norm;
+}
+
+/// What each body adds to a group norm in front of it, in microseconds; empty where there is none of that size.
+std::vector<double> behind_a_norm(Bench& b, Kernels& kernels, const GroupNormCall& norm, const std::vector<Body>& bodies) {
   const GroupNormLimits limits = GroupNormLimits::of(kernels);
   if (!group_norm_fits(norm, limits)) return {};
   KernelStream target(kernels, b.stream);
-  std::vector<Body> pairs{[&] { group_norm(target, norm, limits); }};
-  for (const Body& body : bodies) pairs.push_back([&] { group_norm(target, norm, limits), body(); });
+  const Body before = [&] { group_norm(target, norm, limits); };
+  const double alone = time_alone(b, before);
   std::vector<double> added;
-  const double alone = time_alone(b, pairs[0]);
-  for (size_t i = 1; i < pairs.size(); ++i) added.push_back(time_alone(b, pairs[i]) - alone);
+  for (const Body& body : bodies) added.push_back(time_alone(b, [&] { before(), body(); }) - alone);
   return added;
 }
 
@@ -243,7 +245,8 @@ void tile_row(Bench& b, Kernels& kernels, const Tiled& t) {
   }
   const Body begins_early = [&] { fastest.launch(target); }, waits = [&] { fastest.launch(waiting); };
   fmt::print("  gain {:.2f} waits {:.1f}", of_library / least, time_alone(b, waits));
-  if (const auto added = behind_a_norm(b, kernels, t, data, {library, waits, begins_early}); !added.empty())
+  const GroupNormCall norm = norm_before(data.x.address(), data.a.address(), 2, t.m / 2, t.k);
+  if (const auto added = behind_a_norm(b, kernels, norm, {library, waits, begins_early}); !added.empty())
     fmt::print("  behind a norm: {:.1f} {:.1f} {:.1f}", added[0], added[1], added[2]);
   fmt::print("  untimed {}\n", tile_forms()[size_t(best_tile_form(own, target.multiprocessors()))].columns);
   std::fflush(stdout);
@@ -700,7 +703,6 @@ int64_t copies_of(int64_t weight_bytes) { return std::clamp<int64_t>(kBeyondCach
 
 void split_row(Bench& b, Kernels& kernels, const std::string& label, const GroupNormCall& norm, InTurns& library,
                const std::vector<int>& forms, const std::function<void(int form, InTurns& ours)>& make) {
-  KernelStream target(kernels, b.stream);
   const Body their_body = [&] { library(); };
   const double theirs = time_alone(b, their_body);
   fmt::print("{:<36}{:>7.1f} ", label, theirs);
@@ -715,24 +717,11 @@ void split_row(Bench& b, Kernels& kernels, const std::string& label, const Group
     fmt::print("{:>15}", fmt::format("{}:{}x{} {:.1f}", f.columns, f.rows, f.parts, time));
   }
   fmt::print("  gain {:.2f}", theirs / least);
-  const GroupNormLimits limits = GroupNormLimits::of(kernels);
-  if (group_norm_fits(norm, limits)) {
-    const Body before = [&] { group_norm(target, norm, limits); };
-    const double alone = time_alone(b, before);
-    const double with_theirs = time_alone(b, [&] { before(), library(); }),
-                 with_ours = time_alone(b, [&] { before(), fastest(); });
-    fmt::print("  behind a norm {:.1f} {:.1f}", with_theirs - alone, with_ours - alone);
-  }
+  const Body our_body = [&] { fastest(); };
+  if (const auto added = behind_a_norm(b, kernels, norm, {their_body, our_body}); !added.empty())
+    fmt::print("  behind a norm {:.1f} {:.1f}", added[0], added[1]);
   fmt::print("\n");
   std::fflush(stdout);
-}
-
-GroupNormCall norm_before(DevicePtr from, DevicePtr to, int64_t n, int64_t pixels, int64_t channels) {
-  GroupNormCall norm;
-  norm.of.x = from, norm.of.type = DType::bf16, norm.of.n = n, norm.of.pixels = pixels, norm.of.channels = channels;
-  norm.of.groups = 32;
-  norm.out = to;
-  return norm;
 }
 
 void split_product_row(Bench& b, Kernels& kernels, int64_t m, int64_t n, int64_t k) {
@@ -883,13 +872,8 @@ void shortcut_row(Bench& b, Kernels& kernels, int64_t n, int64_t size, int64_t c
   }
   fmt::print("  gain {:.2f}, {:.0f} TFLOP/s", both / least, whole.flops() * 1e-6 / least);
   const GroupNormCall norm = norm_before(x.address(), in.address(), n, size * size, c);
-  if (const GroupNormLimits limits = GroupNormLimits::of(kernels); group_norm_fits(norm, limits)) {
-    KernelStream target(kernels, b.stream);
-    const Body before = [&] { group_norm(target, norm, limits); };
-    const double norm_alone = time_alone(b, before);
-    fmt::print("  behind a norm {:.1f} {:.1f}", time_alone(b, [&] { before(), apart(); }) - norm_alone,
-               time_alone(b, [&] { before(), fastest(); }) - norm_alone);
-  }
+  if (const auto added = behind_a_norm(b, kernels, norm, {[&] { apart(); }, [&] { fastest(); }}); !added.empty())
+    fmt::print("  behind a norm {:.1f} {:.1f}", added[0], added[1]);
   fmt::print("\n");
   std::fflush(stdout);
 }
