@@ -195,19 +195,14 @@ SplitProduct ready(TestTarget& target, const TileProductCall& call, int form) {
     const device::EmulatedMap map{of.at, of.sizes[1], of.sizes[0], of.strides[0], of.box[1], early};
     std::memcpy(to, &map, sizeof map);
   };
-  map(made.maps.a, made.left, false);
-  map(made.maps.weights, made.weights, call.early_weights);
+  map(made.operands.maps.a, made.operands.a, false);
+  map(made.operands.maps.weights, made.operands.weights, call.early_weights);
   return made;
 }
 SplitWindow ready(TestTarget& target, const TileWindowCall& call, int form) {
   if (!target.emulated()) return split_product(call, form);
   SplitWindow made = split_product_without_maps(call, form);
-  describe_for_emulation(made.product.maps.a, made.product.left);
-  describe_for_emulation(made.product.maps.weights, made.product.weights, call.early_weights);
-  if (made.shortcut) {
-    describe_for_emulation(made.shortcut->maps.a, made.shortcut->pixels);
-    describe_for_emulation(made.shortcut->maps.weights, made.shortcut->filters, call.early_weights);
-  }
+  describe_for_emulation(made.product.operands, made.shortcut, call.early_weights);
   return made;
 }
 
@@ -253,11 +248,7 @@ void check_window(TestTarget& target, const TileWindowCall& call, int of_form, b
   for (int form : forms_of(of_form, call.doubles)) {
     CAPTURE(named(form));
     c.call.out = target.untouched((c.count + 64) * 2);
-    if (in_place) {
-      std::vector<float> held = c.residual;
-      held.resize(held.size() + 64, NAN);
-      c.call.out = c.call.residual = target.upload(encode(held, call.type));
-    }
+    if (in_place) c.work_in_place();
     ready(target, c.call, form).launch(target);
     std::string where;
     const double worst = c.worst_error(where);

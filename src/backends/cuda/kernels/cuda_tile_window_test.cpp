@@ -70,8 +70,8 @@ TEST_CASE("tiles of a window to twice the size are all pixels of the result once
         const int first = row / device::kTileRows * device::kTileRows;
         if (const int pixel = rows.out_row(rows.tile(first), row - first); pixel >= 0) seen.insert(pixel), ++written;
         const auto tile = rows.tile(first), neighbour = rows.tile(first / 256 * 256);
-        CHECK(tile.odd_x == neighbour.odd_x);  // pairs share their filters
-        CHECK(tile.odd_y == neighbour.odd_y);
+        CHECK(tile.place.odd_x == neighbour.place.odd_x);  // pairs share their filters
+        CHECK(tile.place.odd_y == neighbour.place.odd_y);
       }
       CHECK(written == n * 2 * h * 2 * 23);
       CHECK(int(seen.size()) == written);
@@ -169,19 +169,10 @@ void check_window(TestTarget& target, const TileWindowCall& call, int form, bool
   CAPTURE(adds);
   Convolution c(target, call, bias, adds);
   c.call.early_weights = adds;
-  if (in_place) {
-    std::vector<float> held = c.residual;
-    held.resize(held.size() + 64, NAN);
-    c.call.out = c.call.residual = target.upload(encode(held, call.type));
-  }
+  if (in_place) c.work_in_place();
   if (target.emulated()) {
     TileWindow made = tile_window_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
-    describe_for_emulation(made.maps.a, made.pixels);
-    describe_for_emulation(made.maps.weights, made.filters, c.call.early_weights);
-    if (made.shortcut) {
-      describe_for_emulation(made.shortcut->maps.a, made.shortcut->pixels);
-      describe_for_emulation(made.shortcut->maps.weights, made.shortcut->filters, c.call.early_weights);
-    }
+    describe_for_emulation(made.operands, made.shortcut, c.call.early_weights);
     made.launch(target);
   } else {
     const TileWindow made = tile_window(c.call, form, target.multiprocessors());

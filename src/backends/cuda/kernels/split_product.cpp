@@ -75,15 +75,9 @@ SplitProduct split(const TileProductCall& call, int number, std::string_view ker
                 .block = {uint32_t(device::kSplitThreads)},
                 .shared_bytes = uint32_t(tile_of(form).shared_bytes()),
                 .cluster = uint32_t(form.blocks())};
-  made.maps = {};
   made.arguments = product_arguments(call);
   made.split = {.rows = form.rows};
   return made;
-}
-
-void describe_both(SplitProduct& product) {
-  describe(product.maps.a, product.left);
-  describe(product.maps.weights, product.weights);
 }
 
 std::string why_none(const TileProductCall& call, const SplitForm& form, const DeviceInfo& device) {
@@ -189,8 +183,8 @@ SplitProduct split_product_without_maps(const TileProductCall& call, int number)
     return TiledArray{
         .at = at, .type = call.type, .sizes = {call.k, rows}, .strides = {stride ? stride : call.k}, .box = {kDepth, box_rows}};
   };
-  made.left = matrix(call.a, call.m, call.a_stride, kRows);
-  made.weights = matrix(call.weights, call.n, call.weights_stride, form_of(number).columns / form_of(number).rows);
+  made.operands.a = matrix(call.a, call.m, call.a_stride, kRows);
+  made.operands.weights = matrix(call.weights, call.n, call.weights_stride, form_of(number).columns / form_of(number).rows);
   return made;
 }
 
@@ -213,44 +207,42 @@ SplitWindow split_product_without_maps(const TileWindowCall& c, int number) {
                  .boxes_x = int(boxes.x),
                  .boxes_y = int(boxes.y),
                  .place_boxes = int(boxes.count())};
-  made.product.left = {.at = c.in,
-                       .type = c.type,
-                       .sizes = {c.c, c.w, c.h, c.n},
-                       .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
-                       .box = {kDepth, box.w * c.stride, box.h * c.stride, box.n},
-                       .steps = {1, c.stride, c.stride, 1}};
-  made.product.weights = {.at = c.filters, .type = c.type};
+  TiledOperands& operands = made.product.operands;
+  operands.a = {.at = c.in,
+                .type = c.type,
+                .sizes = {c.c, c.w, c.h, c.n},
+                .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
+                .box = {kDepth, box.w * c.stride, box.h * c.stride, box.n},
+                .steps = {1, c.stride, c.stride, 1}};
+  operands.weights = {.at = c.filters, .type = c.type};
   if (c.doubles) {
-    made.product.weights.sizes = {c.out_c, kPlaces * kDoublingTaps, c.c};
-    made.product.weights.strides = {c.out_c, kPlaces * kDoublingTaps * c.out_c};
-    made.product.weights.box = {kDepth, 1, kDepth};
+    operands.weights.sizes = {c.out_c, kPlaces * kDoublingTaps, c.c};
+    operands.weights.strides = {c.out_c, kPlaces * kDoublingTaps * c.out_c};
+    operands.weights.box = {kDepth, 1, kDepth};
   } else {
-    made.product.weights.sizes = {c.c, taps(c), c.out_c};
-    made.product.weights.strides = {c.c, taps(c) * c.c};
-    made.product.weights.box = {kDepth, 1, weight_rows};
+    operands.weights.sizes = {c.c, taps(c), c.out_c};
+    operands.weights.strides = {c.c, taps(c) * c.c};
+    operands.weights.box = {kDepth, 1, weight_rows};
   }
   if (c.shortcut.c > 0) {
-    SplitWindow::Shortcut& shortcut = made.shortcut.emplace();
+    auto& shortcut = made.shortcut.emplace();
     shortcut.arguments = {.bias = c.shortcut.bias, .from = int(taps(c) * divide_up(c.c, kDepth))};
-    shortcut.pixels = shortcut_pixels(c, {kDepth, box.w, box.h, box.n});
-    shortcut.filters = shortcut_filters(c, weight_rows);
+    shortcut.operands.a = shortcut_pixels(c, {kDepth, box.w, box.h, box.n});
+    shortcut.operands.weights = shortcut_filters(c, weight_rows);
   }
   return made;
 }
 
 SplitProduct split_product(const TileProductCall& call, int form) {
   SplitProduct made = split_product_without_maps(call, form);
-  describe_both(made);
+  describe(made.operands);
   return made;
 }
 
 SplitWindow split_product(const TileWindowCall& call, int form) {
   SplitWindow made = split_product_without_maps(call, form);
-  describe_both(made.product);
-  if (made.shortcut) {
-    describe(made.shortcut->maps.a, made.shortcut->pixels);
-    describe(made.shortcut->maps.weights, made.shortcut->filters);
-  }
+  describe(made.product.operands);
+  if (made.shortcut) describe(made.shortcut->operands);
   return made;
 }
 

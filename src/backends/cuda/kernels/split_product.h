@@ -50,29 +50,25 @@ std::vector<std::string> split_modules(int64_t n, int64_t k, DType type, WindowK
 struct SplitProduct {
   std::string kernel;
   LaunchShape shape;
-  device::TileMaps maps;
+  TiledOperands operands;
   device::TileProductArguments arguments;
   device::SplitArguments split;
-  TiledArray left, weights;  ///< what the maps describe
 
-  void launch(KernelTarget& target) const { target(kernel, shape, maps, arguments, split); }
+  void launch(KernelTarget& target) const { target(kernel, shape, operands.maps, arguments, split); }
 };
 struct SplitWindow {
   SplitProduct product;  ///< its kernel is the window's
   device::SplitWindowArguments window;
-  struct Shortcut {
-    device::TileMaps maps = {};
-    device::SplitShortcutArguments arguments;
-    TiledArray pixels, filters;
-  };
-  std::optional<Shortcut> shortcut;
+  std::optional<LaunchedShortcut<device::SplitShortcutArguments>> shortcut;
 
   void launch(KernelTarget& target) const {
     const SplitProduct& p = product;
+    const device::TileMaps& maps = p.operands.maps;
     if (shortcut)
-      target(p.kernel, p.shape, device::ShortcutMaps{p.maps, shortcut->maps}, p.arguments, p.split, window, shortcut->arguments);
+      target(p.kernel, p.shape, device::ShortcutMaps{maps, shortcut->operands.maps}, p.arguments, p.split, window,
+             shortcut->arguments);
     else
-      target(p.kernel, p.shape, p.maps, p.arguments, p.split, window);
+      target(p.kernel, p.shape, maps, p.arguments, p.split, window);
   }
 };
 /// These ask the driver to describe the arrays to the copying unit; the call must be one that there is a kernel for.

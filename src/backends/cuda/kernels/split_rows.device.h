@@ -3,6 +3,7 @@
 // with a shortcut.
 #include "backends/cuda/kernels/split_product_arguments.h"
 #include "backends/cuda/kernels/tile_results.device.h"
+#include "backends/cuda/kernels/window_pixels.device.h"
 
 namespace sinter::device {
 
@@ -78,17 +79,10 @@ struct SplitWindowRows {
     return {tile.x + (row & ((1 << window.box_x) - 1)), tile.y + (row >> window.box_x & ((1 << window.box_y) - 1)),
             tile.picture + (row >> (window.box_x + window.box_y))};
   }
-  SINTER_DEVICE_INLINE bool inside(const Tile& p) const {
-    return p.x < window.width && p.y < window.height && p.picture < window.pictures;
-  }
-  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
-    const Tile p = pixel(tile, row);
-    return inside(p) ? (p.picture * window.height + p.y) * window.width + p.x : -1;
-  }
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return row_of_pixel(window, pixel(tile, row)); }
 };
 
-/// The result is twice as large: places, filters and padding are those of DoubledRows (tile_window_rows.device.h). Tiles do not
-/// share their filters.
+/// The result is twice as large (DoubledPlace). Tiles do not share their filters.
 template <int kColumns>
 struct SplitDoubledRows {
   static constexpr bool kTurned = true, kHasShortcut = false;
@@ -100,26 +94,25 @@ struct SplitDoubledRows {
 
   struct Tile {
     SplitWindowRows::Tile of;
-    int odd_x, odd_y;
+    DoubledPlace place;
   };
   SINTER_DEVICE_INLINE Tile tile(int row) const {
     const int of_place = rows.window.place_boxes * kTileRows, place = row / of_place;
-    return {rows.tile(row - place * of_place), place & 1, place >> 1};
+    return {rows.tile(row - place * of_place), DoubledPlace::of(place)};
   }
   SINTER_DEVICE_INLINE void copy_rows(uint32_t to, uint64_t map, const Step& s, const Tile& tile, uint32_t barrier) const {
-    copy_box(to, map, s.channel, tile.of.x + s.x - 1 + tile.odd_x, tile.of.y + s.y - 1 + tile.odd_y, tile.of.picture, barrier);
+    copy_box(to, map, s.channel, tile.of.x + s.x - tile.place.left(), tile.of.y + s.y - tile.place.top(), tile.of.picture,
+             barrier);
   }
   SINTER_DEVICE_INLINE void copy_weights(uint32_t to, uint64_t map, const Step& s, const Tile& tile, int weight, uint32_t barrier,
                                          uint32_t) const {
-    const int tap = (3 - 2 * s.y - tile.odd_y) * 4 + 3 - 2 * s.x - tile.odd_x;
+    const int tap = tile.place.tap(s.x, s.y);
     SINTER_UNROLL
     for (int first = 0; first < kColumns; first += 64)
       copy_box(to + uint32_t(first) * kTileDepth * 2, map, weight + first, tap, s.channel, barrier);
   }
   SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
-    const SplitWindowArguments& w = rows.window;
-    const SplitWindowRows::Tile p = rows.pixel(tile.of, row);
-    return rows.inside(p) ? ((p.picture * w.height + p.y) * 2 + tile.odd_y) * 2 * w.width + 2 * p.x + tile.odd_x : -1;
+    return tile.place.row_of_pixel(rows.window, rows.pixel(tile.of, row));
   }
 };
 

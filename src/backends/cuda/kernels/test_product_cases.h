@@ -3,6 +3,7 @@
 #include <map>
 
 #include "backends/cuda/kernels/test_targets.h"
+#include "backends/cuda/kernels/test_tensor_map.h"
 #include "backends/cuda/kernels/tile_product.h"
 #include "backends/cuda/kernels/tile_window.h"
 #include "base/error.h"
@@ -81,6 +82,17 @@ struct ProductCase {
   }
 };
 
+/// What emulated copies read of a convolution, and of its shortcut if it has one.
+template <class Shortcut>
+void describe_for_emulation(TiledOperands& window, std::optional<Shortcut>& shortcut, bool early_weights) {
+  auto describe = [&](TiledOperands& of) {
+    describe_for_emulation(of.maps.a, of.a);
+    describe_for_emulation(of.maps.weights, of.weights, early_weights);
+  };
+  describe(window);
+  if (shortcut) describe(shortcut->operands);
+}
+
 inline TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
   call.shortcut = {.c = c, .pixel_stride = pixel_stride};
   return call;
@@ -124,6 +136,13 @@ struct Convolution {
     s.in = target.upload(encode(shortcut_in, call.type));
     s.filters = target.upload(encode(shortcut_filters, call.type));
     s.bias = has_bias ? target.upload(encode(shortcut_bias, call.type)) : 0;
+  }
+
+  /// The result goes where the residual lies.
+  void work_in_place() {
+    std::vector<float> held = residual;
+    held.resize(held.size() + 64, NAN);
+    call.out = call.residual = target.upload(encode(held, call.type));
   }
 
   double shortcut_sum(int64_t n, int64_t y, int64_t x, int64_t o) const {

@@ -153,8 +153,7 @@ struct TileProduct : TileTurns {
       if (others_follow) end_turn();
       wait_products<0>();
       release(last);
-      SINTER_UNROLL
-      for (int b = 0; b < Results::kBlocks; ++b) settle(sums[b]);
+      Results::settle_all(sums);
     });
   }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backends/cuda/kernels/kernels.h"
+#include "backends/cuda/kernels/tensor_map.h"
 #include "backends/cuda/kernels/tile_product_arguments.h"
 #include "tensor/dtype.h"
 
@@ -43,6 +44,14 @@ std::string tile_module(int form, DType type);
 double tile_share(const TileProductCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileProductCall& call, int multiprocessors);
+
+/// The two arrays whose tiles are multiplied, and what kernels are given of them.
+struct TiledOperands {
+  TiledArray a, weights;
+  device::TileMaps maps = {};
+};
+/// Asks the driver for the maps.
+void describe(TiledOperands& operands);
 
 /// A call as it is launched.
 struct TileProduct {

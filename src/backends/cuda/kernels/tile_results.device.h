@@ -31,6 +31,12 @@ struct TileResults {
   const int warp, lane;  // warp: of the warpgroup
   uint32_t staging;      // this warp's, where its results lie before they are stored
 
+  /// Sums are not read before here.
+  static SINTER_DEVICE_INLINE void settle_all(Sums& sums) {
+    SINTER_UNROLL
+    for (int b = 0; b < kBlocks; ++b) settle(sums[b]);
+  }
+
   static constexpr int kAcross = Rows::kChunks % 4 == 0 ? 4 : 2, kDown = 32 / kAcross;  // lanes beside and below each other
   static constexpr int kLaneRows = 16 * kBlocks / kDown, kRowChunks = Rows::kChunks / kAcross;  // a lane's
 

@@ -111,15 +111,15 @@ std::string why_no_shortcut(const TileWindowCall& c) {
 void add_shortcut(TileWindow& made, const TileWindowCall& c, const device::WindowForm& form) {
   const int64_t steps = divide_up(c.shortcut.c, kDepth), from = round_up(c.c, kDepth);
   const int64_t slots = form.pixel_bytes() / device::kShortcutSlotBytes;
-  TileWindow::Shortcut& shortcut = made.shortcut.emplace();
+  auto& shortcut = made.shortcut.emplace();
   shortcut.arguments = {.bias = c.shortcut.bias,
                         .from = int(from),
                         .odd = steps % 2 ? int(from + (steps - 1) * kDepth) : -1,
                         .tile_slots = int(2 * made.window.tile_parts + round_up(steps, 2))};
   made.window.tile_parts += int(steps);
   made.window.slots = int(std::min<int64_t>(slots, device::kMostSlots) / 2 * 2);
-  shortcut.pixels = shortcut_pixels(c, {kDepth, kSide, kSide, 1});
-  shortcut.filters = shortcut_filters(c, form.columns / 2);
+  shortcut.operands.a = shortcut_pixels(c, {kDepth, kSide, kSide, 1});
+  shortcut.operands.weights = shortcut_filters(c, form.columns / 2);
 }
 
 }  // namespace
@@ -198,7 +198,6 @@ TileWindow tile_window_without_maps(const TileWindowCall& c, int number, int mul
   made.shape = {.grid = {uint32_t(2 * std::min<int64_t>(pairs_of_tiles(product, number), multiprocessors / 2))},
                 .block = {uint32_t(device::kTileThreads)},
                 .shared_bytes = uint32_t(form.shared_bytes())};
-  made.maps = {};
   made.product = product_arguments(product);
   made.window = {.kernel_w = int(covered.kernel_w),
                  .stride = int(covered.stride),
@@ -216,25 +215,21 @@ TileWindow tile_window_without_maps(const TileWindowCall& c, int number, int mul
                  .patch_bytes = int(covered.patch_bytes()),
                  .slots = int(std::min<int64_t>(slots, device::kMostSlots))};
   std::copy(parts.begin(), parts.end(), made.window.part);
-  made.pixels = {.at = c.in,
-                 .type = c.type,
-                 .sizes = {c.c, c.w, c.h, c.n},
-                 .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
-                 .box = {kDepth, covered.box_w() * covered.stride, covered.box_h() * covered.stride, 1},
-                 .steps = {1, covered.stride, covered.stride, 1}};
-  made.filters = described_filters(c, covered.taps(), form.columns);
+  made.operands.a = {.at = c.in,
+                     .type = c.type,
+                     .sizes = {c.c, c.w, c.h, c.n},
+                     .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
+                     .box = {kDepth, covered.box_w() * covered.stride, covered.box_h() * covered.stride, 1},
+                     .steps = {1, covered.stride, covered.stride, 1}};
+  made.operands.weights = described_filters(c, covered.taps(), form.columns);
   if (c.shortcut.c > 0) add_shortcut(made, c, form);
   return made;
 }
 
 TileWindow tile_window(const TileWindowCall& call, int form, int multiprocessors) {
   TileWindow made = tile_window_without_maps(call, form, multiprocessors);
-  describe(made.maps.a, made.pixels);
-  describe(made.maps.weights, made.filters);
-  if (made.shortcut) {
-    describe(made.shortcut->maps.a, made.shortcut->pixels);
-    describe(made.shortcut->maps.weights, made.shortcut->filters);
-  }
+  describe(made.operands);
+  if (made.shortcut) describe(made.shortcut->operands);
   return made;
 }
 

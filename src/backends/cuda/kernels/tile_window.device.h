@@ -234,8 +234,7 @@ struct WindowProduct : TileTurns {
     if (others_follow) end_turn();
     wait_products<0>();
     release(before);
-    SINTER_UNROLL
-    for (int b = 0; b < Results::kBlocks; ++b) settle(sums[b]);
+    Results::settle_all(sums);
   }
 
   SINTER_DEVICE_INLINE void multiply() {

@@ -61,26 +61,27 @@ int best_tile_form(const TileWindowCall& call, int multiprocessors);
 /// The module that holds a form's kernel.
 std::string tile_window_module(int form, DType type, WindowKind kind);
 
+/// What is launched of a shortcut besides.
+template <class Arguments>
+struct LaunchedShortcut {
+  TiledOperands operands;
+  Arguments arguments;
+};
+
 /// A call as it is launched.
 struct TileWindow {
   std::string kernel;
   LaunchShape shape;
-  device::TileMaps maps;
+  TiledOperands operands;                ///< pixels and filters
   device::TileProductArguments product;  ///< that it is: its rows are those of whole tiles, its k whole steps
   device::WindowArguments window;
-  TiledArray pixels, filters;  ///< what the maps describe
-  struct Shortcut {
-    device::TileMaps maps = {};
-    device::ShortcutArguments arguments;
-    TiledArray pixels, filters;
-  };
-  std::optional<Shortcut> shortcut;
+  std::optional<LaunchedShortcut<device::ShortcutArguments>> shortcut;
 
   void launch(KernelTarget& target) const {
     if (shortcut)
-      target(kernel, shape, device::ShortcutMaps{maps, shortcut->maps}, product, window, shortcut->arguments);
+      target(kernel, shape, device::ShortcutMaps{operands.maps, shortcut->operands.maps}, product, window, shortcut->arguments);
     else
-      target(kernel, shape, maps, product, window);
+      target(kernel, shape, operands.maps, product, window);
   }
 };
 /// Asks the driver to describe the arrays to the copying unit; the call must be one that there is a kernel for.

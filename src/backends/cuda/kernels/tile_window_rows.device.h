@@ -4,6 +4,7 @@
 #include "backends/cuda/kernels/hopper_intrinsics.h"
 #include "backends/cuda/kernels/tile_product_arguments.h"
 #include "backends/cuda/kernels/tile_window_arguments.h"
+#include "backends/cuda/kernels/window_pixels.device.h"
 
 namespace sinter::device {
 
@@ -127,44 +128,33 @@ struct WindowRows : WindowBoxes {
     if (row >= kPixels) at = tile.second;
     return {at.x + row % kPatchSide, at.y + row % kPixels / kPatchSide, at.picture};
   }
-  SINTER_DEVICE_INLINE bool inside(const Patch& p) const {
-    return p.x < window.width && p.y < window.height && p.picture < window.pictures;
-  }
-  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
-    const Patch p = pixel(tile, row);
-    return inside(p) ? (p.picture * window.height + p.y) * window.width + p.x : -1;
-  }
+  SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const { return row_of_pixel(window, pixel(tile, row)); }
 };
 
-/// The result is twice as large: four convolutions with windows of 2 x 2, whose results are even or odd pixels of even or odd
-/// rows ("places"). Filters are [channel, 4 x 4, filter] as of a gradient: each place has other four of the 4 x 4. The padding in
-/// front is 1, less where the place is odd.
+/// The result is twice as large (DoubledPlace).
 struct DoubledRows : WindowBoxes {
   static constexpr bool kTurned = true;
 
   struct Tile {
     WindowRows::Tile of;
-    int odd_x, odd_y;
+    DoubledPlace place;
   };
   SINTER_DEVICE_INLINE Tile tile(int row) const {
     const int of_place = window.place_tiles * kTileRows, place = row / of_place;
-    return {WindowRows{{window}}.tile(row - place * of_place), place & 1, place >> 1};
+    return {WindowRows{{window}}.tile(row - place * of_place), DoubledPlace::of(place)};
   }
   SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, const WindowBox& box, const Tile& tile,
                                         uint32_t barrier) const {
     const WindowRows rows{{window}};
-    rows.copy_patch(to, map, box, tile.of.first, 1 - tile.odd_x, 1 - tile.odd_y, barrier);
-    rows.copy_patch(to + uint32_t(window.patch_bytes), map, box, tile.of.second, 1 - tile.odd_x, 1 - tile.odd_y, barrier);
+    rows.copy_patch(to, map, box, tile.of.first, tile.place.left(), tile.place.top(), barrier);
+    rows.copy_patch(to + uint32_t(window.patch_bytes), map, box, tile.of.second, tile.place.left(), tile.place.top(), barrier);
   }
   SINTER_DEVICE_INLINE void copy_filters(uint32_t to, uint64_t map, const WindowStep& step, const Tile& tile, int filter,
                                          uint32_t barrier) const {
-    const int tap = (3 - 2 * step.y - tile.odd_y) * 4 + 3 - 2 * step.x - tile.odd_x;
-    copy_box_to_pair(to, map, filter, tap, step.box.channel, barrier);
+    copy_box_to_pair(to, map, filter, tile.place.tap(step.x, step.y), step.box.channel, barrier);
   }
   SINTER_DEVICE_INLINE int out_row(const Tile& tile, int row) const {
-    const WindowRows rows{{window}};
-    const WindowRows::Patch p = rows.pixel(tile.of, row);
-    return rows.inside(p) ? ((p.picture * window.height + p.y) * 2 + tile.odd_y) * 2 * window.width + 2 * p.x + tile.odd_x : -1;
+    return tile.place.row_of_pixel(window, WindowRows{{window}}.pixel(tile.of, row));
   }
 };
 
