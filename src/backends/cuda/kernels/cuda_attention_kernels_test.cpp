@@ -279,6 +279,22 @@ void check_far_apart(TestTarget& t, Case c, TileKind kind = TileKind::Any) {
   added([](int64_t token) { return -float(token); });
 }
 
+/// Scores that grow from tile to tile by all that a weight can grow, and then fall a little: what is largest must not be lost.
+void check_nearly_overflown(TestTarget& t, DType type, int64_t d) {
+  const int64_t tile = tile_attention_form(dense(1, 1, d), TileKind::Any).keys;
+  constexpr double kLog2E = 1.4426950408889634;
+  for (double exponent = 124; exponent <= 136; exponent += 0.5) {
+    Case c{1, 1, 64, 3 * tile, d, type};
+    c.query = [](int64_t, int64_t column, float) { return column == 0 ? 1.f : 0.f; };
+    c.key = [=](int64_t token, int64_t column, float) {
+      const double place = token >= 2 * tile ? 0 : token >= tile ? exponent : exponent - 2;
+      return column == 0 ? float(place / kLog2E * std::sqrt(double(d))) : 0.f;
+    };
+    CAPTURE(exponent);
+    check_tiles(t, c);
+  }
+}
+
 /// Of a block's groups some are made again, others not.
 void check_some_again(TestTarget& t, DType type) {
   Case c{1, 2, 300, 130, 40, type};
@@ -329,6 +345,7 @@ TEST_CASE("emulated attention by whole tiles agrees with f64 where scores are fa
   EmulatedTarget t;
   check_some_again(t, DType::bf16);
   for (DType type : {DType::bf16, DType::f16}) {
+    check_nearly_overflown(t, type, 40);
     for (int64_t d : {40, 64, 80}) check_far_apart(t, {1, 1, 70, 260, d, type});
     check_far_apart(t, {1, 2, 40, 150, 40, type, false, Bias::None, false, 0, DType::f32, -1});
   }
@@ -341,6 +358,7 @@ TEST_CASE("attention by whole tiles agrees with f64 on a device where scores are
   for (DType type : {DType::bf16, DType::f16}) {
     check_some_again(t, type);
     for (int64_t d : {40, 64, 80}) {
+      check_nearly_overflown(t, type, d);
       check_far_apart(t, {1, 2, 330, 260, d, type});
       check_far_apart(t, {1, 1, 70, 300, d, type, false, Bias::None, false, 0, DType::f32, -1});
     }

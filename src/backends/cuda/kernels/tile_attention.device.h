@@ -248,7 +248,8 @@ struct TileAttention {
       most = larger(most, shuffle_xor(most, 1));
       most = larger(most, shuffle_xor(most, 2));
       const int down = most >= 2.f ? int(as_bits(most) >> 23) - 127 + kRoom : 0;
-      factors[half] = as_float(uint32_t(127 - least(down, 127)) << 23);  // of infinity: 0, which makes it no number
+      // Where the factor has no such number, what was made of other tiles would be lost: no number, so it is made again.
+      factors[half] = as_float(down < 127 ? uint32_t(127 - down) << 23 : 0x7fc00000u);
       rows.base[half] += float(down);
       rows.totals[half * 2] *= factors[half];
       rows.totals[half * 2 + 1] *= factors[half];
