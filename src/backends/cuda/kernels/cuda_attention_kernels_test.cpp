@@ -19,6 +19,10 @@
 #include "backends/cuda/kernels/test_targets.h"
 #include "backends/cuda/kernels/test_tensor_map.h"
 #include "backends/cuda/kernels/tile_attention.h"
+#include "backends/cuda/kernels/tile_attention_128_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_128_f16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_160_bf16.device.cpp"
+#include "backends/cuda/kernels/tile_attention_160_f16.device.cpp"
 #include "backends/cuda/kernels/tile_attention_40_bf16.device.cpp"
 #include "backends/cuda/kernels/tile_attention_40_f16.device.cpp"
 #include "backends/cuda/kernels/tile_attention_64_bf16.device.cpp"
@@ -241,7 +245,11 @@ TEST_CASE("emulated attention by whole tiles agrees with f64: odd numbers of que
     check_tiles(t, {1, 1, 450, 129, 56, type});
     check_tiles(t, {1, 1, 129, 1100, type == DType::bf16 ? 40 : 64, type});  // more keys than slots
     // Several groups for each block; the last heads have more of them than the first where there are less than four warpgroups.
-    for (int64_t d : {40, 64, 80}) check_tiles(t, {1, 5, 250, 10, d, type});
+    for (int64_t d : {40, 64, 80, 128, 160}) check_tiles(t, {1, 5, 250, 10, d, type});
+    check_tiles(t, {1, 2, 130, 389, 128, type, false, Bias::None, true});
+    check_tiles(t, {2, 1, 70, 252, 160, type});
+    check_tiles(t, {1, 1, 20, 1000, 136, type});
+    check_tiles(t, {1, 1, 20, 200, 88, type});
     check_tiles(t, {1, 1, 70, 128, 24, type});
     check_tiles(t, {2, 1, 300, 200, 80, type, false, Bias::None, true});
     check_tiles(t, {1, 3, 129, 255, 72, type, false, Bias::None, false, 0, DType::f32, 20});
@@ -251,9 +259,11 @@ TEST_CASE("emulated attention by whole tiles agrees with f64: odd numbers of que
 
 /// The keys that are taken first are the last; `begin` is the first of them. Where all are taken at once, half of them.
 void check_far_apart(TestTarget& t, Case c, TileKind kind = TileKind::Any) {
-  const int64_t all_before = (c.keys - 1) / device::kAttentionKeys * device::kAttentionKeys;
+  const int64_t tile = tile_attention_form(dense(c.heads, c.queries, c.d), kind).keys, all_before = (c.keys - 1) / tile * tile;
   const int64_t begin = kind == TileKind::Few ? c.keys / 2 : all_before;
   auto keys_times = [&](float last, float others) {
+    CAPTURE(last);
+    CAPTURE(others);
     c.query = {};
     c.key = [=](int64_t token, int64_t, float value) { return value * (token < begin ? others : last); };
     check_tiles(t, c, kind);
@@ -264,6 +274,9 @@ void check_far_apart(TestTarget& t, Case c, TileKind kind = TileKind::Any) {
   keys_times(1e-3f, 1000);
   // A score of each query and key of its own, and another type's infinity.
   auto added = [&](const std::function<float(int64_t)>& score) {
+    CAPTURE(score(0));
+    CAPTURE(score(3));
+    CAPTURE(score(begin));
     c.query = [](int64_t, int64_t column, float value) { return column == 0 ? 1.f : value; };
     c.key = [=](int64_t token, int64_t column, float value) { return column == 0 ? score(token) : value; };
     check_tiles(t, c, kind);
@@ -346,7 +359,7 @@ TEST_CASE("emulated attention by whole tiles agrees with f64 where scores are fa
   check_some_again(t, DType::bf16);
   for (DType type : {DType::bf16, DType::f16}) {
     check_nearly_overflown(t, type, 40);
-    for (int64_t d : {40, 64, 80}) check_far_apart(t, {1, 1, 70, 260, d, type});
+    for (int64_t d : {40, 64, 80, 128, 160}) check_far_apart(t, {1, 1, 70, 260, d, type});
     check_far_apart(t, {1, 2, 40, 150, 40, type, false, Bias::None, false, 0, DType::f32, -1});
   }
 }
@@ -357,7 +370,7 @@ TEST_CASE("attention by whole tiles agrees with f64 on a device where scores are
   DeviceTarget t(*device);
   for (DType type : {DType::bf16, DType::f16}) {
     check_some_again(t, type);
-    for (int64_t d : {40, 64, 80}) {
+    for (int64_t d : {40, 64, 80, 128, 160}) {
       check_nearly_overflown(t, type, d);
       check_far_apart(t, {1, 2, 330, 260, d, type});
       check_far_apart(t, {1, 1, 70, 300, d, type, false, Bias::None, false, 0, DType::f32, -1});
@@ -370,8 +383,8 @@ TEST_CASE("attention by whole tiles agrees with f64 on a device") {
   if (!device) return;
   DeviceTarget t(*device);
   for (DType type : {DType::bf16, DType::f16}) {
-    for (int64_t d : {8, 24, 40, 48, 64, 72, 80}) check_tiles(t, {2, 2, 130, 389, d, type});
-    for (int64_t d : {40, 64, 80}) {
+    for (int64_t d : {8, 24, 40, 48, 64, 72, 80, 88, 128, 136, 160}) check_tiles(t, {2, 2, 130, 389, d, type});
+    for (int64_t d : {40, 64, 80, 128, 160}) {
       check_tiles(t, {1, 1, 1, 1, d, type});
       check_tiles(t, {2, 2, 77, 77, d, type, false, Bias::None, true});
       check_tiles(t, {1, 2, 100, 1000, d, type, false, Bias::None, false, 0, DType::f32, 20});
@@ -395,7 +408,8 @@ TEST_CASE(
                             {16, 1024, 2, 2},
                             {1, 1, 3, 1},
                             {3, 1000, 3, 1},
-                            {24, 4608, 2, 14}}) {
+                            {24, 4608, 2, 14},
+                            {24, 4608, 3, 14}}) {
     CAPTURE(e.heads);
     CAPTURE(e.queries);
     const auto order = tile_attention_order(e.heads, e.queries, e.makers, 132);
@@ -415,9 +429,10 @@ TEST_CASE(
 
 TEST_CASE("attention by whole tiles has a kernel for each call that it takes, and says why it takes no other") {
   const AttentionCall good = dense(8, 100, 40);
-  for (int64_t d : {8, 40, 48, 64, 80})
+  for (int64_t d : {8, 40, 48, 64, 80, 88, 128, 160})
     for (DType type : {DType::bf16, DType::f16})
       for (TileKind kind : {TileKind::Any, TileKind::Few}) {
+        if (kind == TileKind::Few && d > 80) continue;
         AttentionCall c = dense(8, 100, d);
         c.keys = 80;
         c.type = type;
@@ -436,7 +451,7 @@ TEST_CASE("attention by whole tiles has a kernel for each call that it takes, an
   refused([](auto&, auto& d) { d.capability_major = 8; }, "capability 9.0");
   refused([](auto&, auto& d) { d.cuda_version = 11080; }, "CUDA 12.0");
   refused([](auto& c, auto&) { c.type = DType::f32; }, "f32");
-  refused([](auto& c, auto&) { c.d = 88; }, "wider than 80");
+  refused([](auto& c, auto&) { c.d = 168; }, "wider than 160");
   refused([](auto& c, auto&) { c.causal = true; }, "mask");
   refused([](auto& c, auto&) { c.k_strides.h = 44; }, "16 bytes");
   refused([](auto& c, auto&) { c.v_strides.h = 0; }, "strides of 0");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <span>
 
 #include "backends/cuda/kernels/tensor_map.h"
 #include "base/error.h"
@@ -13,15 +14,20 @@ namespace {
 
 constexpr int64_t kRows = device::kAttentionRows;
 
-/// Registers allow three warpgroups where sums and scores of a thread are at most 96, four where they are at most 84.
-constexpr std::array<device::TileAttentionForm, 3> kAny = {{{40, 4}, {64, 3}, {80, 2}}};
+/// Registers allow three warpgroups where sums and scores of a thread are at most 96, four where they are at most 84. Of what they
+/// and shared memory allow, the fastest (bench/NOTES.md).
+constexpr std::array<device::TileAttentionForm, 5> kAny = {{{40, 4}, {64, 3}, {80, 2}, {128, 3, 64}, {160, 2, 64}}};
 constexpr std::array<device::TileAttentionForm, 3> kFew = {
     {{40, 4, device::kFewKeys}, {64, 4, device::kFewKeys}, {80, 3, device::kFewKeys}}};
-constexpr int kWidest = kAny.back().d;
+
+std::span<const device::TileAttentionForm> forms_of(TileKind kind) {
+  return kind == TileKind::Few ? std::span<const device::TileAttentionForm>(kFew) : kAny;
+}
+int widest(TileKind kind) { return forms_of(kind).back().d; }
 
 /// Null where heads are wider than all.
 const device::TileAttentionForm* form_of(const AttentionCall& c, TileKind kind) {
-  const auto& forms = kind == TileKind::Few ? kFew : kAny;
+  const auto forms = forms_of(kind);
   auto form = std::find_if(forms.begin(), forms.end(), [&](const auto& f) { return f.d >= c.d; });
   return form == forms.end() ? nullptr : &*form;
 }
@@ -61,7 +67,7 @@ std::string why_no_tile_attention(const AttentionCall& c, TileKind kind, const D
   if (device.cuda_version < 12000) return "tile attention needs a driver for CUDA 12.0";
   if (c.type != DType::bf16 && c.type != DType::f16) return fmt::format("there is no tile attention of {}", name(c.type));
   if (c.causal || c.bias) return "tile attention has neither mask nor bias";
-  if (c.d < 1 || !form_of(c, kind)) return fmt::format("heads of {} are wider than {}", c.d, kWidest);
+  if (c.d < 1 || !form_of(c, kind)) return fmt::format("heads of {} are wider than {}", c.d, widest(kind));
   if (!lies_in_chunks(c)) return "heads are no whole pieces of 16 bytes";
   if (c.keys < 1 || c.queries < 1 || c.heads < 1 || c.b < 1) return "attention over nothing";
   if (kind == TileKind::Few && c.keys > device::kFewKeys) return fmt::format("{} keys are not few", c.keys);

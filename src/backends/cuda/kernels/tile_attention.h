@@ -7,7 +7,7 @@
 
 namespace sinter::cuda {
 
-// Attention of 16-bit heads of up to 80 to any number of keys on devices of capability 9.0, by copies of whole tiles and
+// Attention of 16-bit heads of up to 160 to any number of keys on devices of capability 9.0, by copies of whole tiles and
 // warpgroup instructions. Competes with cuDNN's (../calls/attention.h).
 
 /// The kernels that there are for a size of heads.

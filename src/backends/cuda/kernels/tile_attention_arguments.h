@@ -61,7 +61,7 @@ struct TileAttentionForm {
   int keys = kAttentionKeys;  ///< of a tile
 
   /// Whether one tile has all keys. Then its heads stay while queries come and go, each warpgroup's by themselves.
-  constexpr bool few() const { return keys < kAttentionKeys; }
+  constexpr bool few() const { return keys == kFewKeys; }
   /// Of queries for each warpgroup. With two the next come while others are worked on, and then keys and values, which would wait
   /// until all warpgroups are done with their queries. Wide heads have more slots instead.
   constexpr int places() const { return few() || d <= 64 ? 2 : 1; }
