@@ -496,12 +496,21 @@ void selves(Bench& b) {
   for (DType type : {DType::bf16, DType::f16}) {
     self_row(b, kernels, "sd15", fused(2, 8, 4096, 40, type));
     self_row(b, kernels, "sd15", fused(2, 8, 1024, 80, type));
+    self_row(b, kernels, "sd15", fused(2, 8, 256, 160, type));
     self_row(b, kernels, "sdxl", fused(2, 10, 4096, 64, type));
     self_row(b, kernels, "sdxl", fused(2, 20, 1024, 64, type));
+    self_row(b, kernels, "flux", fused(1, 24, 4608, 128, type));
     if (b.quick) return;
   }
   self_row(b, kernels, "sd15 768", fused(2, 8, 9216, 40));
+  self_row(b, kernels, "sd15 768", fused(2, 8, 576, 160));
+  self_row(b, kernels, "sd15 384", fused(2, 8, 576, 80));
+  self_row(b, kernels, "sd15 448x576", fused(2, 8, 252, 160));
   self_row(b, kernels, "sdxl 1216x832", fused(2, 20, 988, 64));
+  self_row(b, kernels, "sdxl 512", fused(2, 20, 256, 64));
+  self_row(b, kernels, "flux 1152x896", fused(1, 24, 4544, 128));
+  self_row(b, kernels, "flux 512", fused(1, 24, 1536, 128));
+  for (int64_t d : {40, 64, 80, 128, 160}) self_row(b, kernels, "few", fused(2, 8, 170, d));
 }
 
 void conv_rows(Bench& b, const std::string& name, ConvShape s) {

@@ -40,7 +40,7 @@ std::string known_fp8_refusal(const AttentionShape& s, int capability) {
 constexpr int64_t kMostResidentKeys = 160, kMostResidentKeysTimed = 256;
 
 /// Part of what choices between the library's attention and ours are stored under: raise it when our kernels change.
-constexpr std::string_view kOwnAttention = "4";
+constexpr std::string_view kOwnAttention = "5";
 
 /// Tiles of fewer keys are mostly empty.
 constexpr int64_t kLeastTiledKeys = 128;
@@ -242,13 +242,12 @@ std::vector<OwnAttention> own_attentions(const AttentionShape& s, const DeviceIn
   return all;
 }
 
-/// Measured with cuDNN 9.14, batch 2. As many keys as queries, on an H100: 0.71 of its time with 4096 and heads of 40, 0.73 with
-/// 1024 and heads of 80, 0.74 with 1024 and 0.97 with 4096 and heads of 64. 77 keys, heads of 40 to 80: 0.52 to 0.56. Held at
-/// once, on an H200, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 with 77 keys, 0.7 to 1.0 with 154, 0.9 to 1.3 with 231.
+/// Measured with cuDNN 9.14 and 9.19 on an H100, batch 2. As many keys as queries: 0.55 to 0.73 of its time with heads of 40, 80
+/// and 160, 0.74 with 1024 and 0.97 with 4096 of 64, 0.83 to 0.98 with heads of 128. 77 keys, heads of 40 to 80: 0.52 to 0.56. Held
+/// at once, on an H200, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 with 77 keys, 0.7 to 1.0 with 154, 0.9 to 1.3 with 231.
 bool own_attention_should_win(const AttentionShape& s, const DeviceInfo& device) {
-  constexpr int64_t kLeastOfMany = 1024;
   if (!why_no_own_attention(s, device).empty()) return false;
-  return own_attentions(s, device).front() == OwnAttention::Tiles ? s.keys >= kLeastOfMany : s.keys <= kMostResidentKeys;
+  return own_attentions(s, device).front() != OwnAttention::Resident || s.keys <= kMostResidentKeys;
 }
 
 std::string self_attention_module(DType type, int64_t d, const DeviceInfo& device) {

@@ -177,7 +177,7 @@ TEST_CASE("attention to a prompt is ours where we say so, stays what was timed, 
 TEST_CASE("each kernel of ours is right where it makes a call, whichever timing takes") {
   TestVendor* v = test_vendor(NeedsLibrary::Cudnn);
   if (!v) return;
-  for (int64_t d : {40, 64, 80, 160})
+  for (int64_t d : {40, 64, 80, 128, 160})
     for (auto [queries, keys] : {std::pair<int64_t, int64_t>{1000, 77}, {300, 154}, {1024, 1024}, {640, 1000}}) {
       const AttentionShape s = dense(2, 3, queries, keys, d, d == 64 ? DType::f16 : DType::bf16);
       Case c(*v, s);
@@ -209,16 +209,19 @@ TEST_CASE("few keys are held at once, many taken by tiles, where there is a kern
   CHECK(among(231, 40) == Kernels{Tiles, Resident});
   CHECK(among(300, 40) == Kernels{Tiles});
   CHECK(among(4096, 40) == Kernels{Tiles});
-  CHECK(among(231, 160) == Kernels{Resident});
-  CHECK(among(4096, 160).empty());
+  CHECK(among(231, 160) == Kernels{Tiles, Resident});
+  CHECK(among(4096, 160) == Kernels{Tiles});
+  CHECK(among(4096, 168).empty());
   CHECK(own_attentions(prompt, older) == Kernels{Resident});
   CHECK(why_no_own_attention(picture, Resident, hopper).find("shared memory") != std::string::npos);
   CHECK(own_attention_should_win(picture, hopper));
   CHECK(!own_attention_should_win(picture, older));
-  CHECK(!own_attention_should_win(dense(2, 8, 231, 231, 40, DType::bf16), hopper));
-  CHECK(!own_attention_should_win(dense(1, 24, 4608, 4608, 128, DType::bf16), hopper));
+  CHECK(own_attention_should_win(dense(2, 8, 231, 231, 40, DType::bf16), hopper));
+  CHECK(!own_attention_should_win(dense(2, 8, 231, 231, 40, DType::bf16), older));
+  CHECK(own_attention_should_win(dense(1, 24, 4608, 4608, 128, DType::bf16), hopper));
   CHECK(self_attention_module(DType::f16, 48, hopper) == "tile_attention_64_f16");
-  CHECK(self_attention_module(DType::f16, 128, hopper).empty());
+  CHECK(self_attention_module(DType::f16, 128, hopper) == "tile_attention_128_f16");
+  CHECK(self_attention_module(DType::f16, 512, hopper).empty());
   CHECK(self_attention_module(DType::bf16, 40, older).empty());
 }
 
