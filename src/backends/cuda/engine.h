@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -109,6 +110,10 @@ class Engine final : public sinter::Engine {
   void add(MemoryHolder& holder) { holders_.insert(&holder); }
   void remove(MemoryHolder& holder) { holders_.erase(&holder); }
 
+  /// To be called when a run has been planned: makes ready beside it what one at a further size may be the first to need, which
+  /// is cuDNN where programs have convolutions.
+  void begin_further_sizes();
+
   /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
   void note_memory();
   int64_t taken_bytes() const { return taken_; }
@@ -129,6 +134,7 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
+  mutable std::atomic<bool> has_convolutions_ = false;  // for any thread
   std::set<MemoryHolder*> holders_;
   std::unique_ptr<UploadRing> upload_ring_;
   DeviceMemory counters_, fp8_attention_numbers_;

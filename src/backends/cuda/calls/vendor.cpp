@@ -1,5 +1,6 @@
 #include "backends/cuda/calls/vendor.h"
 
+#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/driver_api.h"
 #include "base/error.h"
 #include "base/spans.h"
@@ -36,12 +37,20 @@ void Vendor::prepare(const Stream& stream) {
   if (plans_with_cudnn()) cudnn_handle(stream);
 }
 
-void Vendor::begin_cudnn() {
+/// A question about a device that is described, not there, loads what one with a handle does, but needs none.
+static void ask_first_question(const CudnnCalls& calls, int capability) {
+  const Span span("start a library", "cuDNN, by a question");
+  why_no_conv(calls, {.c = 64, .out_c = 64, .axes = {{.in = 16}, {.in = 16}}, .bias = true}, capability);
+}
+
+void Vendor::begin_cudnn(Expected calls) {
   std::lock_guard lock(mutex_);
   if (cudnn_begun_.valid() || planning_handles_ > 0) return;
-  cudnn_begun_ = std::async(std::launch::async, [this] {
+  cudnn_begun_ = std::async(std::launch::async, [this, calls] {
     try {
-      if (cudnn()) PlanningHandle handle(*this);
+      if (!cudnn()) return;
+      ask_first_question(*cudnn(), context_.device().capability());
+      if (calls == Expected::Surely) PlanningHandle handle(*this);
     } catch (const Error&) {  // whoever plans is told
     }
   });

@@ -64,6 +64,9 @@ struct Choice {
 /// so choices do not depend on which thread is faster.
 enum class Known { Now, Before };
 
+/// Whether calls will be cuDNN's.
+enum class Expected { Perhaps, Surely };
+
 struct VendorLimits {
   int64_t workspace_bytes = int64_t(64) << 20;  ///< preferred most; cuDNN may need more for a few shapes
 };
@@ -81,8 +84,10 @@ class Vendor {
 
   /// Makes what calls planned so far need of a stream, so that a capture can begin on it.
   void prepare(const Stream& stream);
-  /// Starts cuDNN on a thread of its own, if nobody has: 0.03 to 0.2 s.
-  void begin_cudnn();
+  /// Makes cuDNN ready for questions on a thread of its own, if nobody has: the first one, which this asks, loads most of its
+  /// libraries, 0.1 s long and 0.2 GB of the host's memory, half of it of files. It takes nothing of the device; where calls are
+  /// Surely its, a first handle is made as well. Nothing fails where the library is missing or broken: whoever plans is told.
+  void begin_cudnn(Expected calls);
 
   const Context& context() const { return context_; }
   Cache* cache() const { return cache_; }
@@ -137,7 +142,7 @@ class Vendor {
   int planning_handles_ = 0;
   std::condition_variable planning_handle_idle_;
   std::map<std::string, std::set<std::string>> promising_, promising_before_;
-  std::future<void> cudnn_begun_;  // uses what stands above
+  std::future<void> cudnn_begun_;  // waited for at the end; uses what stands above
 };
 
 /// Throws for a failed cuBLASLt or cuDNN call, with the library's own words.
