@@ -1,5 +1,5 @@
-// A denoiser's weights from a file in the page cache to the device, beside a plain copy from page-locked memory, and what a LoRA
-// and its strength cost.
+// A denoiser's weights from a file in the page cache to the device, beside a plain copy from page-locked memory and what the host
+// reads of that file without a device, and what a LoRA and its strength cost.
 //   cuda_load_bench MODEL --file FILE [--json FILE]
 // MODEL is sd15, sdxl or flux. If FILE is not there, it is written, with random weights in bf16, used once to fill the cache of
 // programs, and that is all. How each figure is measured: bench/README.md.
@@ -9,6 +9,9 @@
 #include <nlohmann/json.hpp>
 
 #include "backends/cuda/plan.h"
+#include "backends/cuda/upload.h"
+#include "base/file.h"
+#include "base/spans.h"
 #include "bench_tools.h"
 #include "cuda_models.h"
 #include "models/lora.h"
@@ -81,6 +84,19 @@ double pinned_rate(cuda::Engine& engine) {
   end.record(engine.stream());
   end.synchronize();
   return double(kBytes) * kCopies / (end.milliseconds_since(begin) * 1e-3);
+}
+
+/// Bytes a second of a file in the page cache, read by all threads as for an upload, but into memory that stays in their caches.
+double reading_rate(ThreadPool& pool, const std::string& path) {
+  constexpr int64_t kPiece = cuda::kUploadPiece;
+  auto file = MappedFile::open(path);
+  const auto bytes = int64_t(file->size());
+  std::vector<std::byte> memory(size_t(pool.threads() * kPiece));
+  auto read = [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t at = begin * kPiece; at < std::min(end * kPiece, bytes); at += kPiece)
+      file->read(file->bytes().data() + at, memory.data() + worker * kPiece, size_t(std::min(kPiece, bytes - at)));
+  };
+  return double(bytes) / best_time([&] { pool.parallel_for(divide_up(bytes, kPiece), 1, read); });
 }
 
 uint64_t misses(Cache& cache) {
@@ -186,8 +202,14 @@ void bench(const std::string& name, const std::string& path, const std::string& 
     return;
   }
   denoiser.unload();
+  record_spans();
   const double second_load = denoiser.load();
-  const double pinned = pinned_rate(engine);
+  double filling = 0, waiting = 0;
+  for (const SpanSum& sum : sums_of(recorded_spans())) {
+    if (sum.kind == "fill a slot") filling = sum.covered;
+    if (sum.kind == "wait for a slot") waiting = sum.covered;
+  }
+  const double host = reading_rate(engine.pool(), path), pinned = pinned_rate(engine);
   auto lora = random_lora(uses, 16);
   LoraChanges changes(engine, denoiser);
   nlohmann::json added = changes.change(lora, 0.8), stronger = changes.change(lora, 1.0),
@@ -205,14 +227,22 @@ void bench(const std::string& name, const std::string& path, const std::string& 
                          {"load_s", first_load},
                          {"load_gbps", bytes / first_load * 1e-9},
                          {"second_load_gbps", bytes / second_load * 1e-9},
+                         {"second_load_s", second_load},
+                         {"second_load_filling_s", filling},
+                         {"second_load_waiting_s", waiting},
                          {"pinned_gbps", pinned * 1e-9},
+                         {"host_gbps", host * 1e-9},
                          {"lora_weights", lora->patches.size()},
                          {"lora", added},
                          {"lora_strength", stronger},
                          {"lora_by_host", by_host},
                          {"lora_rank_128", wide}};
-  fmt::print("{} weights, {:.2f} GB from the page cache: {:.1f} GB/s, again {:.1f} GB/s; page-locked memory {:.1f} GB/s\n", name,
-             bytes * 1e-9, bytes / first_load * 1e-9, bytes / second_load * 1e-9, pinned * 1e-9);
+  fmt::print(
+      "{} weights, {:.2f} GB from the page cache: {:.1f} GB/s, again {:.1f} GB/s; page-locked memory {:.1f} GB/s, "
+      "the host reads the file at {:.1f} GB/s\n",
+      name, bytes * 1e-9, bytes / first_load * 1e-9, bytes / second_load * 1e-9, pinned * 1e-9, host * 1e-9);
+  fmt::print("  again in {:.1f} ms: {:.1f} filling slots, {:.1f} waiting until one is sent\n", second_load * 1e3, filling * 1e3,
+             waiting * 1e3);
   fmt::print("  first step {:.2f} s after the start of the process, loading {:.2f} s of it\n", first_step, first_load);
   for (const auto& [what, change] : {std::pair{"a LoRA", added}, {"another strength", stronger}, {"one of rank 128", wide}})
     fmt::print("  {} for {} weights: {:.2f} s to the end of a step, {} programs compiled{}\n", what, lora->patches.size(),

@@ -7,12 +7,15 @@
 //   FAKE_CUDA_OTHERS=BYTES@CALL                            others take so much, from the CALL-th call of cuMemAlloc_v2 on
 //   FAKE_CUDA_VERSION=11080                                what cuDriverGetVersion says
 //   FAKE_CUDA_DELAY=MILLISECONDS                           that cuStreamSynchronize takes
+//   FAKE_CUDA_LOG=FILE                                     what streams are given and what is waited for, a line each
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -86,7 +89,23 @@ int attribute(int which, const FakeDevice& d) {
   }
 }
 
-char something;  // what handles point to
+char something;  // what handles point to, but those of streams, events and kernels, which the log tells apart
+
+void* new_handle() {
+  static uintptr_t last = 0;
+  std::lock_guard lock(mutex);
+  return reinterpret_cast<void*>(++last);
+}
+
+/// After the call has succeeded.
+template <class... Words>
+Result noted(Result result, const char* format, Words... words) {
+  static FILE* const log = variable("FAKE_CUDA_LOG").empty() ? nullptr : std::fopen(variable("FAKE_CUDA_LOG").c_str(), "a");
+  if (result || !log) return result;
+  std::fprintf(log, format, words...);
+  std::fflush(log);
+  return result;
+}
 
 std::map<uint64_t, void*> blocks;
 std::map<uintptr_t, uintptr_t> only_read;  // registered host memory that a device may not write: begin and end
@@ -213,9 +232,9 @@ Result cuMemHostUnregister(void* memory) {
   }
   return told("cuMemHostUnregister");
 }
-Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) {
+Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
   std::memcpy(reinterpret_cast<void*>(uintptr_t(to)), from, bytes);
-  return told("cuMemcpyHtoDAsync_v2");
+  return noted(told("cuMemcpyHtoDAsync_v2"), "copy %p %llu %zu\n", stream, static_cast<unsigned long long>(to), bytes);
 }
 Result cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
   if (is_only_read(to)) return 1;
@@ -226,29 +245,31 @@ Result cuMemcpyDtoDAsync_v2(uint64_t, uint64_t, size_t, void*) { return told("cu
 Result cuMemsetD8Async(uint64_t, unsigned char, size_t, void*) { return told("cuMemsetD8Async"); }
 Result cuMemsetD32Async(uint64_t, unsigned, size_t, void*) { return told("cuMemsetD32Async"); }
 Result cuStreamCreate(void** stream, unsigned) {
-  *stream = &something;
+  *stream = new_handle();
   return told("cuStreamCreate");
 }
 Result cuStreamDestroy_v2(void*) { return told("cuStreamDestroy_v2"); }
-Result cuStreamSynchronize(void*) {
+Result cuStreamSynchronize(void* stream) {
   std::this_thread::sleep_for(std::chrono::milliseconds(number("FAKE_CUDA_DELAY", 0)));
-  return told("cuStreamSynchronize");
+  return noted(told("cuStreamSynchronize"), "synchronize-stream %p\n", stream);
 }
 Result cuStreamQuery(void*) { return told("cuStreamQuery"); }
-Result cuStreamWaitEvent(void*, void*, unsigned) { return told("cuStreamWaitEvent"); }
+Result cuStreamWaitEvent(void* stream, void* event, unsigned) {
+  return noted(told("cuStreamWaitEvent"), "wait %p %p\n", stream, event);
+}
 Result cuStreamBeginCapture_v2(void*, int) { return told("cuStreamBeginCapture_v2"); }
 Result cuStreamEndCapture(void*, void** graph) {
   *graph = &something;
   return told("cuStreamEndCapture");
 }
 Result cuEventCreate(void** event, unsigned) {
-  *event = &something;
+  *event = new_handle();
   return told("cuEventCreate");
 }
 Result cuEventDestroy_v2(void*) { return told("cuEventDestroy_v2"); }
-Result cuEventRecord(void*, void*) { return told("cuEventRecord"); }
+Result cuEventRecord(void* event, void* stream) { return noted(told("cuEventRecord"), "record %p %p\n", stream, event); }
 Result cuEventQuery(void*) { return told("cuEventQuery"); }
-Result cuEventSynchronize(void*) { return told("cuEventSynchronize"); }
+Result cuEventSynchronize(void* event) { return noted(told("cuEventSynchronize"), "synchronize-event %p\n", event); }
 Result cuEventElapsedTime(float* milliseconds, void*, void*) {
   *milliseconds = 1;
   return told("cuEventElapsedTime");
@@ -283,8 +304,12 @@ Result cuLibraryGetModule(void** module, void*) {
   *module = &something;
   return told("cuLibraryGetModule");
 }
-Result cuModuleGetFunction(void** function, void*, const char*) {
-  *function = &something;
+Result cuModuleGetFunction(void** function, void*, const char* name) {
+  static std::set<std::string> names;
+  {
+    std::lock_guard lock(mutex);
+    *function = const_cast<char*>(names.insert(name).first->c_str());
+  }
   return told("cuModuleGetFunction");
 }
 Result cuFuncGetAttribute(int* value, int, void*) {
@@ -296,8 +321,13 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int, size
   *blocks = 1;
   return told("cuOccupancyMaxActiveBlocksPerMultiprocessor");
 }
-Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**) {
-  return told("cuLaunchKernel");
+/// The log says a kernel's first argument where that is an address, as in all of `elements`.
+Result cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void* stream,
+                      void** arguments, void**) {
+  const std::string name = function ? static_cast<const char*>(function) : "none";
+  unsigned long long first = 0;
+  if (name.starts_with("elements__")) std::memcpy(&first, arguments[0], sizeof first);
+  return noted(told("cuLaunchKernel"), "launch %p %s %llu\n", stream, name.c_str(), first);
 }
 /// What the real one refuses, it refuses too.
 Result cuTensorMapEncodeTiled(void*, int, unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,

@@ -2,17 +2,18 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/product_table.h"
 #include "backends/cuda/schedules.h"
 #include "base/file.h"
 #include "base/rounding.h"
+#include "base/spans.h"
 
 namespace sinter::cuda {
 namespace {
 
-constexpr int64_t kPiece = int64_t(128) << 10;  // of one thread
 /// What is smaller is converted here: a kernel between two copies costs the bus more.
 constexpr int64_t kConvertedHere = int64_t(64) << 10;
 /// Growing waits for the device, so LoRAs' factors of similar sizes should need the same; the driver takes no less.
@@ -34,10 +35,10 @@ bool converts_on_device(DType type) {
 void copy_bytes(ThreadPool& pool, std::byte* to, const std::byte* from, int64_t bytes) {
   const MappedFile* file = MappedFile::containing(from);
   auto copy = [&](int64_t begin, int64_t end, int) {
-    for (int64_t at = begin * kPiece; at < std::min(end * kPiece, bytes); at += kPiece)
-      copy_piece(file, to + at, from + at, std::min(kPiece, bytes - at));
+    for (int64_t at = begin * kUploadPiece; at < std::min(end * kUploadPiece, bytes); at += kUploadPiece)
+      copy_piece(file, to + at, from + at, std::min(kUploadPiece, bytes - at));
   };
-  pool.parallel_for(divide_up(bytes, kPiece), 1, copy);
+  pool.parallel_for(divide_up(bytes, kUploadPiece), 1, copy);
 }
 
 UploadRing::UploadRing(Engine& engine) {
@@ -51,6 +52,7 @@ UploadRing::UploadRing(Engine& engine) {
 }
 
 std::byte* UploadRing::next() {
+  const Span span("wait for a slot");
   current_ = (current_ + 1) % kSlots;
   sent_[size_t(current_)]->synchronize();
   return memory_.data() + current_ * kSlotBytes;
@@ -95,24 +97,44 @@ void Uploader::gather(const std::byte* from, int64_t bytes, DevicePtr to) {
   else
     copies_.push_back({to, used_, bytes});
   const MappedFile* file = MappedFile::containing(from);
-  for (int64_t at = 0; at < bytes; at += kPiece) pieces_.push_back({from + at, std::min(kPiece, bytes - at), used_ + at, file});
+  for (int64_t at = 0; at < bytes; at += kUploadPiece)
+    pieces_.push_back({from + at, std::min(kUploadPiece, bytes - at), used_ + at, file});
   used_ += bytes;
 }
 
 void Uploader::send() {
-  if (copies_.empty()) return;
+  if (!copies_.empty()) send_slot();
+  launch_conversions();
+}
+
+void Uploader::send_slot() {
   UploadRing& ring = engine_.upload_ring();
   std::byte* slot = ring.next();
-  engine_.pool().parallel_for(int64_t(pieces_.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Piece& piece = pieces_[size_t(i)];
-      copy_piece(piece.file, slot + piece.at, piece.from, piece.bytes);
-    }
-  });
+  {
+    const Span span("fill a slot");
+    engine_.pool().parallel_for(int64_t(pieces_.size()), 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Piece& piece = pieces_[size_t(i)];
+        copy_piece(piece.file, slot + piece.at, piece.from, piece.bytes);
+      }
+    });
+  }
   for (const Copy& copy : copies_) copy_to_device(copy.to, slot + copy.at, copy.bytes, copies());
   ring.sent(copies());
   used_ = 0;
   pieces_.clear(), copies_.clear(), held_.clear();
+}
+
+/// Each was queued behind the last of its bytes, so these are all on their way.
+void Uploader::launch_conversions() {
+  if (conversions_.empty()) return;
+  if (copy_stream_) {
+    arrived_->record(*copy_stream_);
+    engine_.stream().wait(*arrived_);
+  }
+  for (; !conversions_.empty(); conversions_.pop_front()) conversions_.front()(engine_.kernel_target());
+  for (Staging& staging : stagings_)
+    if (std::exchange(staging.awaited, false)) staging.free->record(engine_.stream());
 }
 
 void Uploader::grow(Staging& staging, int64_t bytes) {
@@ -120,51 +142,62 @@ void Uploader::grow(Staging& staging, int64_t bytes) {
   finish();
   staging.memory = {};
   engine_.with_enough_memory(
-      [&] { staging.memory = DeviceMemory(engine_.context(), round_up(bytes, kStagingStep), "a weight on its way"); });
+      [&] { staging.memory = DeviceMemory(engine_.context(), round_up(bytes, kStagingStep), "weights on their way"); });
 }
 
 void Uploader::expect(int64_t bytes) {
   for (Staging& staging : stagings_) grow(staging, bytes);
 }
 
-/// Calls `conversion` with the address of the parts on the device, which follow each other at multiples of kBufferAlignment.
-void Uploader::convert(const std::vector<Tensor>& parts, const std::function<void(DevicePtr raw)>& conversion) {
-  Staging& staging = stagings_[turn_++ % stagings_.size()];
+/// The one in hand, or the next where that is too full.
+Uploader::Staging& Uploader::staging_for(int64_t bytes) {
+  if (Staging& staging = stagings_[turn_]; staging.used + bytes <= staging.memory.bytes()) return staging;
+  turn_ = (turn_ + 1) % stagings_.size();
+  Staging& next = stagings_[turn_];
+  if (next.awaited) send();
+  copies().wait(*next.free);
+  next.used = 0;
+  grow(next, bytes);
+  return next;
+}
+
+/// Brings parts that follow each other at multiples of kBufferAlignment, and gives their address. They stay until the conversions
+/// that are queued before the next stage() have run.
+DevicePtr Uploader::stage(const std::vector<Tensor>& parts) {
   int64_t bytes = 0;
   for (const Tensor& part : parts) bytes += round_up(part.bytes(), kBufferAlignment);
-  grow(staging, bytes);
-  copies().wait(*staging.free);
-  DevicePtr to = staging.memory.address();
+  Staging& staging = staging_for(bytes);
+  const DevicePtr begin = staging.memory.address() + DevicePtr(staging.used);
+  DevicePtr to = begin;
   for (const Tensor& part : parts) {
     copy(part, to);
     to += DevicePtr(round_up(part.bytes(), kBufferAlignment));
   }
-  send();
-  arrived_->record(copies());
-  engine_.stream().wait(*arrived_);
-  conversion(staging.memory.address());
-  staging.free->record(engine_.stream());
+  staging.used += bytes;
+  staging.awaited = true;
+  return begin;
 }
 
 void Uploader::add_products(const ChangedWeight& weight, DevicePtr at, DevicePtr table) {
   const Tensor& t = weight.original;
-  cuda::add_products(engine_.kernel_target(), {.weight = at,
-                                               .type = t.dtype(),
-                                               .rows = t.dim(0),
-                                               .columns = t.count() / t.dim(0),
-                                               .table = table,
-                                               .products = int(weight.products.size())});
+  const AddProductsCall call{.weight = at,
+                             .type = t.dtype(),
+                             .rows = t.dim(0),
+                             .columns = t.count() / t.dim(0),
+                             .table = table,
+                             .products = int(weight.products.size())};
+  convert([call](KernelTarget& target) { cuda::add_products(target, call); });
 }
 
-void Uploader::convert(const ChangedWeight& weight, const std::function<void(DevicePtr)>& conversion) {
+/// The same of a weight, which what changes it is added to.
+DevicePtr Uploader::stage(const ChangedWeight& weight) {
   std::vector<Tensor> parts{weight.original};
-  if (weight.products.empty()) return convert(parts, conversion);
+  if (weight.products.empty()) return stage(parts);
   std::vector<Tensor> table = product_table(weight.products);
   parts.insert(parts.end(), table.begin(), table.end());
-  convert(parts, [&](DevicePtr raw) {
-    add_products(weight, raw, raw + DevicePtr(round_up(weight.original.bytes(), kBufferAlignment)));
-    conversion(raw);
-  });
+  const DevicePtr raw = stage(parts);
+  add_products(weight, raw, raw + DevicePtr(round_up(weight.original.bytes(), kBufferAlignment)));
+  return raw;
 }
 
 void Uploader::rows(const ChangedWeight& weight, DevicePtr to, DType type) {
@@ -173,29 +206,26 @@ void Uploader::rows(const ChangedWeight& weight, DevicePtr to, DType type) {
   const bool changes = !weight.products.empty();
   if (tensor.dtype() == type) {
     copy(tensor, to);
-    if (changes) convert(product_table(weight.products), [&](DevicePtr table) { add_products(weight, to, table); });
+    if (changes) add_products(weight, to, stage(product_table(weight.products)));
     return;
   }
   if (!changes && (!converts_on_device(tensor.dtype()) || !converts_on_device(type) || tensor.bytes() <= kConvertedHere))
     return copy(tensor.to(type), to);
-  convert(weight, [&](DevicePtr raw) {
-    cast(engine_.kernel_target(), {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()});
-  });
+  const CastCall call{.from = stage(weight), .to = to, .from_type = tensor.dtype(), .to_type = type, .count = tensor.count()};
+  convert([call](KernelTarget& target) { cast(target, call); });
 }
 
 void Uploader::e4m3_rows(const ChangedWeight& weight, DevicePtr to, DevicePtr scales, int64_t rows) {
   const Tensor& tensor = weight.original;
   if (tensor.bytes() == 0) return;
-  KernelTarget& target = engine_.kernel_target();
   if (tensor.dtype() == DType::f8e4m3) {
     copy(tensor, to);
-    return fill_normal(target, scales, DType::f32, rows, 0, 1, 0);
+    return fill_normal(engine_.kernel_target(), scales, DType::f32, rows, 0, 1, 0);
   }
   if (!converts_on_device(tensor.dtype())) return e4m3_rows({tensor.to(DType::f32), {}}, to, scales, rows);
-  convert(weight, [&](DevicePtr raw) {
-    quantise_rows(target,
-                  {.x = raw, .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales});
-  });
+  const QuantiseRowsCall call{
+      .x = stage(weight), .type = tensor.dtype(), .rows = rows, .columns = tensor.count() / rows, .to = to, .scales = scales};
+  convert([call](KernelTarget& target) { quantise_rows(target, call); });
 }
 
 void Uploader::e4m3_rows(const ScaledRows& rows, DevicePtr to, DevicePtr scales) {
@@ -207,30 +237,26 @@ void Uploader::rows(const ScaledRows& rows, DevicePtr to, DType type) {
   const int64_t count = rows.values.count();
   if (count == 0) return;
   const std::vector<Tensor> parts{rows.values, Tensor::of({int64_t(rows.scales.size())}, rows.scales)};
-  convert(parts, [&](DevicePtr raw) {
-    CastCall widen{.from = raw, .to = to, .from_type = rows.values.dtype(), .to_type = type, .count = count};
-    widen.row_scales = raw + DevicePtr(round_up(rows.values.bytes(), kBufferAlignment));
-    widen.columns = count / int64_t(rows.scales.size());
-    cast(engine_.kernel_target(), widen);
-  });
+  const DevicePtr raw = stage(parts);
+  CastCall widen{.from = raw, .to = to, .from_type = rows.values.dtype(), .to_type = type, .count = count};
+  widen.row_scales = raw + DevicePtr(round_up(rows.values.bytes(), kBufferAlignment));
+  widen.columns = count / int64_t(rows.scales.size());
+  convert([widen](KernelTarget& target) { cast(target, widen); });
 }
 
 void Uploader::filters(const ChangedWeight& weight, DevicePtr to, DType type, int64_t k, int64_t c, int64_t taps) {
   const Tensor& tensor = weight.original;
   if (!converts_on_device(tensor.dtype())) return filters({tensor.to(type), {}}, to, type, k, c, taps);
-  convert(weight, [&](DevicePtr raw) {
-    filters_channels_last(engine_.kernel_target(),
-                          {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = taps});
-  });
+  const FiltersCall call{
+      .from = stage(weight), .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = taps};
+  convert([call](KernelTarget& target) { filters_channels_last(target, call); });
 }
 
 void Uploader::doubled_filters(const ChangedWeight& weight, DevicePtr to, DType type, int64_t k, int64_t c) {
   const Tensor& tensor = weight.original;
   if (!converts_on_device(tensor.dtype())) return doubled_filters({tensor.to(type), {}}, to, type, k, c);
-  convert(weight, [&](DevicePtr raw) {
-    filters_doubled(engine_.kernel_target(),
-                    {.from = raw, .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c, .taps = 9});
-  });
+  const FiltersCall call{.from = stage(weight), .to = to, .from_type = tensor.dtype(), .to_type = type, .k = k, .c = c};
+  convert([call](KernelTarget& target) { filters_doubled(target, call); });
 }
 
 void Uploader::finish() {

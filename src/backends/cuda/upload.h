@@ -1,4 +1,5 @@
 #pragma once
+#include <deque>
 #include <vector>
 
 #include "backends/cuda/engine.h"
@@ -8,6 +9,8 @@ class MappedFile;
 }
 
 namespace sinter::cuda {
+
+constexpr int64_t kUploadPiece = int64_t(128) << 10;  ///< what one thread copies at a time
 
 /// Copies with all threads of a pool; from a mapped file by reading it.
 void copy_bytes(ThreadPool& pool, std::byte* to, const std::byte* from, int64_t bytes);
@@ -36,6 +39,8 @@ class UploadRing {
 /// Brings tensors to the device: through the engine's ring, many small ones at once, and converted there where the device wants
 /// another type or order. Page-locking a mapped file itself would save the copy, but on some virtual machines that never returns,
 /// and all threads together keep up with the bus. What it was given is on its way after send(), and there after finish().
+/// A conversion is launched when the slot with the last of its bytes is sent, so slots are full whatever becomes of their
+/// content.
 class Uploader {
  public:
   /// `overlapped`: copies go on while weights that came before are converted, so nothing may be read or overwritten by others
@@ -75,16 +80,23 @@ class Uploader {
   };
   void copy(const Tensor& tensor, DevicePtr to);
   void gather(const std::byte* from, int64_t bytes, DevicePtr to);
-  /// Memory for a weight as the file has it, while it is converted.
+  void send_slot();
+  /// Memory where weights lie side by side as the file has them, until they are converted.
   struct Staging {
     DeviceMemory memory;
-    std::unique_ptr<Event> free;  ///< again, after the last conversion from it
+    int64_t used = 0;
+    bool awaited = false;         ///< by conversions that are not launched yet
+    std::unique_ptr<Event> free;  ///< behind the last conversion from it that was launched
   };
   const Stream& copies() const { return copy_stream_ ? *copy_stream_ : engine_.stream(); }
   void grow(Staging& staging, int64_t bytes);
+  Staging& staging_for(int64_t bytes);
+  DevicePtr stage(const std::vector<Tensor>& parts);
+  DevicePtr stage(const ChangedWeight& weight);
   void add_products(const ChangedWeight& weight, DevicePtr at, DevicePtr table);
-  void convert(const std::vector<Tensor>& parts, const std::function<void(DevicePtr raw)>& conversion);
-  void convert(const ChangedWeight& weight, const std::function<void(DevicePtr raw)>& conversion);
+  using Launch = std::function<void(KernelTarget& target)>;
+  void convert(Launch launch) { conversions_.push_back(std::move(launch)); }
+  void launch_conversions();
 
   Engine& engine_;
   std::unique_ptr<Stream> copy_stream_;  // none: the engine's
@@ -94,7 +106,9 @@ class Uploader {
   std::vector<Tensor> held_;       // until their bytes are in the slot
   bool given_ = false;             // something since finish()
   std::vector<Staging> stagings_;  // which take turns
-  size_t turn_ = 0;
+  size_t turn_ = 0;                // whose
+  // Of what was given, in order. Each is one launch, so that where one fails none is made twice.
+  std::deque<Launch> conversions_;
   std::unique_ptr<Event> arrived_;
 };
 

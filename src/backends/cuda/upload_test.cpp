@@ -6,7 +6,11 @@
 #include <cstring>
 #include <filesystem>
 
+#include "backends/cuda/product_table.h"
+#include "backends/cuda/schedules.h"
 #include "base/error.h"
+#include "base/rounding.h"
+#include "device_log.h"
 #include "io/safetensors.h"
 #include "made_up_driver.h"
 #include "models/weights.h"
@@ -75,6 +79,131 @@ void check_a_short_file_is_told(Engine& engine) {
   CHECK(message.find("weights.safetensors") != std::string::npos);
 }
 
+/// Weights that are given in many ways, each to a place of its own.
+class GivenWeights {
+ public:
+  /// A launch, in their order.
+  struct Reader {
+    std::string kernel;
+    int64_t bytes;  ///< that lie at its first argument: nobody may overwrite them before it
+    int64_t given;  ///< what was copied until then, this too, must be there
+  };
+
+  explicit GivenWeights(Engine& engine) : memory_(engine.context(), int64_t(512) << 20, "weights of a test") {}
+
+  const std::vector<Reader>& readers() const { return readers_; }
+  int64_t bytes() const { return given_; }
+
+  void filters(Uploader& uploader, int64_t k, int64_t c) {
+    const Tensor tensor(DType::bf16, {k, c, 3, 3});
+    uploader.filters({tensor, {}}, place(tensor.bytes()), DType::bf16, k, c, 9);
+    given_ += tensor.bytes();
+    readers_.push_back({"elements__filters_channels_last", tensor.bytes(), given_});
+  }
+  /// As bf16.
+  void rows(Uploader& uploader, DType type, int64_t count, bool changed = false) {
+    constexpr int64_t kColumns = 1280, kRank = 16;
+    const Tensor tensor(type, {count, kColumns});
+    ChangedWeight weight{tensor, {}};
+    if (changed)
+      weight.products = {
+          {.up = Tensor(DType::f16, {count, kRank}), .down = Tensor(DType::f16, {kRank, kColumns}), .begin = 0, .end = count}};
+    uploader.rows(weight, place(count * kColumns * 2), DType::bf16);
+    given_ += tensor.bytes();
+    if (changed)
+      for (const Tensor& part : product_table(weight.products)) given_ += part.bytes();
+    if (changed) readers_.push_back({"elements__add_products", tensor.bytes(), given_});
+    if (type != DType::bf16) readers_.push_back({"elements__cast", tensor.bytes(), given_});
+  }
+  void many(Uploader& uploader) {
+    for (int round = 0; round < 6; ++round) {
+      for (int64_t k : {512, 30, 320}) filters(uploader, k, 320 + 64 * round);
+      rows(uploader, DType::bf16, 1000 + 100 * round);
+      rows(uploader, DType::f16, 700);
+      rows(uploader, DType::bf16, 900, true);
+      rows(uploader, DType::f32, 300 + 500 * round, true);
+      filters(uploader, 3, 64);
+    }
+  }
+
+ private:
+  DevicePtr place(int64_t bytes) {
+    const DevicePtr at = memory_.address() + DevicePtr(placed_);
+    placed_ += round_up(bytes, kBufferAlignment);
+    REQUIRE(placed_ <= memory_.bytes());
+    return at;
+  }
+
+  DeviceMemory memory_;
+  int64_t placed_ = 0, given_ = 0;
+  std::vector<Reader> readers_;
+};
+
+/// Each kernel once, behind the bytes that it reads, and these stay until it has run. Copies are queued in the order of weights.
+void check_order(const DeviceLog& log, const std::vector<GivenWeights::Reader>& readers) {
+  using Work = DeviceLog::Work;
+  std::vector<Work> copies, kernels;
+  for (const Work& work : log.work()) (work.kernel.empty() ? copies : kernels).push_back(work);
+  REQUIRE(kernels.size() == readers.size());
+  int early = 0, overwritten = 0;
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    CHECK(kernels[i].kernel == readers[i].kernel);
+    int64_t there = 0;
+    for (const Work& copy : copies) {
+      const bool before = DeviceLog::ends_before(copy, kernels[i]);
+      const bool same_place =
+          copy.address < kernels[i].address + uint64_t(readers[i].bytes) && kernels[i].address < copy.address + copy.bytes;
+      if (before) there += int64_t(copy.bytes);
+      overwritten += same_place && !before && !DeviceLog::ends_before(kernels[i], copy);
+    }
+    early += there < readers[i].given;
+  }
+  CHECK(early == 0);
+  CHECK(overwritten == 0);
+}
+
+std::string log_path() { return std::getenv("FAKE_CUDA_LOG"); }
+
+/// `expected` bytes for conversions.
+void check_conversions(Engine& engine, bool overlapped, int64_t expected) {
+  CAPTURE(overlapped);
+  CAPTURE(expected);
+  const size_t before = DeviceLog(log_path()).lines();
+  GivenWeights weights(engine);
+  Uploader uploader(engine, overlapped);
+  uploader.expect(expected);
+  weights.many(uploader);
+  uploader.finish();
+  const DeviceLog log(log_path(), before);
+  check_order(log, weights.readers());
+  // The host waits once for each slot that it fills. Places are aligned in them, which may take one more.
+  const bool side_by_side = overlapped && expected >= 2 * UploadRing::kSlotBytes;
+  if (side_by_side) CHECK(log.waits_for_events() <= divide_up(weights.bytes(), UploadRing::kSlotBytes) + 1);
+}
+
+TEST_CASE("made-up driver: conversions" * doctest::skip()) {
+  Cache cache(CacheOptions{.memory_only = true});
+  Engine engine(cache, 4, 1);
+  for (bool overlapped : {false, true})
+    for (int64_t megabytes : {0, 5, 16, 64}) check_conversions(engine, overlapped, megabytes << 20);
+}
+
+/// The second launch fails.
+TEST_CASE("made-up driver: a failing conversion" * doctest::skip()) {
+  Cache cache(CacheOptions{.memory_only = true});
+  Engine engine(cache, 4, 1);
+  GivenWeights weights(engine);
+  Uploader uploader(engine, true);
+  uploader.expect(UploadRing::kSlotBytes);
+  const size_t before = DeviceLog(log_path()).lines();
+  weights.filters(uploader, 64, 64);
+  weights.rows(uploader, DType::f16, 300, true);
+  weights.rows(uploader, DType::bf16, 300, true);
+  CHECK_THROWS_AS(uploader.finish(), Error);
+  uploader.finish();
+  check_order(DeviceLog(log_path(), before), weights.readers());
+}
+
 TEST_CASE("made-up driver: uploads" * doctest::skip()) {
   Cache cache(CacheOptions{.memory_only = true});
   for (int threads : {1, 4}) {
@@ -86,6 +215,21 @@ TEST_CASE("made-up driver: uploads" * doctest::skip()) {
 
 TEST_CASE("all threads bring weights to their places on the device, and a file that became shorter ends that with an error") {
   run_on_made_up_driver("FAKE_CUDA_VERSION=13000", "made-up driver: uploads");
+}
+
+/// Runs a test case that reads the log.
+void run_with_log(const std::string& environment, const std::string& test_case) {
+  TemporaryFolder folder;
+  run_on_made_up_driver(fmt::format("FAKE_CUDA_VERSION=13000 FAKE_CUDA_LOG='{}' {}", (folder / "log").string(), environment),
+                        test_case);
+}
+
+TEST_CASE("slots are full across conversions, each of which has all its bytes before it runs and keeps them until it has run") {
+  run_with_log("", "made-up driver: conversions");
+}
+
+TEST_CASE("a conversion that fails is made when the upload is finished once more, and none that was made before it again") {
+  run_with_log("FAKE_CUDA_FAIL='cuLaunchKernel=1@2-2'", "made-up driver: a failing conversion");
 }
 
 }  // namespace
