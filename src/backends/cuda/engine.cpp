@@ -141,11 +141,9 @@ void Engine::begin_modules(const Program& program) const {
       conv->doubled ? filters_doubled(foreseen, filters) : filters_channels_last(foreseen, filters);
       const WindowKind kind = conv->doubled ? WindowKind::Doubles : WindowKind::Plain;
       if (thin_conv_module(*conv, context_.device()).empty()) {
-        const auto windows = tile_window_modules(conv->in_type, conv->out_c, kind, context_.device());
-        for (const std::string& module : windows) kernels.begin_module(module);
+        for (const std::string& module : tile_window_modules(conv->in_type, conv->out_c, kind, context_.device()))
+          kernels.begin_module(module);
         has_convolutions_ = true;
-        // One form alone, that of 128 columns, is no sure winner at any size.
-        if (options_.tune && windows.size() < 2 && !conv->doubled && !conv->tail->adds) vendor_.begin_cudnn(Expected::Surely);
       }
       const int64_t products = (conv->doubled ? 4 : conv->kernel_h * conv->kernel_w) * conv->c;
       for (const std::string& module : split_modules(conv->out_c, products, conv->in_type, kind, context_.device()))
@@ -217,7 +215,7 @@ std::string Engine::why_no_fp8_attention() const {
 
 /// Windows that use the device well at one size may waste columns of their tiles at another.
 void Engine::begin_further_sizes() {
-  if (has_convolutions_) vendor_.begin_cudnn(Expected::Perhaps);
+  if (has_convolutions_) vendor_.begin_cudnn();
 }
 
 void Engine::release_buffers() {

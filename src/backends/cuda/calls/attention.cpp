@@ -243,8 +243,9 @@ std::vector<OwnAttention> own_attentions(const AttentionShape& s, const DeviceIn
 }
 
 /// Measured with cuDNN 9.14 and 9.19 on an H100, batch 2. As many keys as queries: 0.55 to 0.73 of its time with heads of 40, 80
-/// and 160, 0.74 with 1024 and 0.97 with 4096 of 64, 0.83 to 0.98 with heads of 128. 77 keys, heads of 40 to 80: 0.52 to 0.56. Held
-/// at once, on an H200, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 with 77 keys, 0.7 to 1.0 with 154, 0.9 to 1.3 with 231.
+/// and 160, 0.74 with 1024 and 0.97 with 4096 of 64, 0.83 to 0.98 with heads of 128. 77 keys, heads of 40 to 80: 0.52 to 0.56.
+/// Held at once, on an H200, 64 to 4096 queries, heads of 40 to 160: 0.56 to 0.79 with 77 keys, 0.7 to 1.0 with 154, 0.9 to 1.3
+/// with 231.
 bool own_attention_should_win(const AttentionShape& s, const DeviceInfo& device) {
   if (!why_no_own_attention(s, device).empty()) return false;
   return own_attentions(s, device).front() != OwnAttention::Resident || s.keys <= kMostResidentKeys;

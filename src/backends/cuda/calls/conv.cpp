@@ -18,16 +18,14 @@ namespace {
 
 /// Part of what choices between the library and tile windows are stored under: raise it when their kernels change.
 constexpr std::string_view kTileWindows = "5";
-/// From which tile_share() on a tile window is taken untimed. Measured against cuDNN's best of eight, at shares of 0.97: on an
-/// H100 tiles of 160 columns 1.11 to 1.44 times as fast, tiles of 80 1.19 to 1.21 (by 2 pixels 1.03); on an H200, before pixels
-/// came once for all taps, tiles of 128 0.95 to 0.98 times, but 1.04 to 1.24 with a residual and 1.17 to 1.87 to twice the size
-/// with a bias. At 0.48 it is 0.58 to 0.72.
+/// From which tile_share() on a tile window is taken without asking the library. Measured against cuDNN's best of eight, at
+/// shares of 0.97: on an H100 tiles of 160 columns 1.11 to 1.44 times as fast, tiles of 80 1.19 to 1.21 (by 2 pixels 1.03), tiles
+/// of 128 0.93 to 1.08 times; on an H200, before pixels came once for all taps, tiles of 128 with a residual 1.04 to 1.24
+/// and 1.17 to 1.87 to twice the size with a bias. At 0.48 it is 0.58 to 0.72.
 constexpr double kWideShare = 0.85, kNarrowShare = 0.9;
 /// From which number of products for each result on one that can be split along them is, untimed: measured on an H100 against
 /// cuDNN's best of eight 1.3 to 1.6 times as fast from 11520 on, as fast at 5760.
 constexpr int64_t kManyProducts = 8192;
-/// What came so near to the best is timed at other sizes too.
-constexpr double kPromising = 1.03;
 
 void check_shape(const ConvShape& s) {
   if (s.axes.size() != 2 && s.axes.size() != 3)
@@ -95,13 +93,6 @@ int best_window(const ConvShape& s, const DeviceInfo& device) {
 }
 int expected_form(const ConvShape& s, const DeviceInfo& device) {
   return expected_split(s, device).value_or(best_window(s, device));
-}
-/// Whether a kernel of ours that uses nearly all of the device makes this.
-bool fills_device(const ConvShape& s, const DeviceInfo& device) {
-  if (!why_no_tile_window(s, device).empty()) return false;
-  if (expected_split(s, device)) return true;
-  const int form = best_window(s, device);
-  return tile_share(window_call(s, {}), form, device.multiprocessors) >= (columns_of(form) > 128 ? kWideShare : kNarrowShare);
 }
 
 /// What the library is asked for: a residual only where its kernel should be faster with it.
@@ -193,9 +184,10 @@ std::vector<std::string> tile_window_modules(DType type, int64_t out_c, WindowKi
 }
 
 bool tile_window_should_win(const ConvShape& s, const DeviceInfo& device) {
-  if (!fills_device(s, device)) return false;
-  const bool is_narrow = columns_of(best_window(s, device)) == 128;
-  return !is_narrow || s.residual || s.doubles || s.shortcut_c || expected_split(s, device);
+  if (!why_no_tile_window(s, device).empty()) return false;
+  if (expected_split(s, device)) return true;
+  const int form = best_window(s, device);
+  return tile_share(window_call(s, {}), form, device.multiprocessors) >= (columns_of(form) > 128 ? kWideShare : kNarrowShare);
 }
 
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
@@ -205,13 +197,11 @@ class ConvPlanner {
       : vendor_(vendor),
         shape_(shape),
         has_own_(vendor.kernels() && why_no_tile_window(shape, vendor.context().device()).empty()),
-        contest_(vendor, "conv or window", shape.text(), "conv or window " + conv_family(shape),
-                 cudnn_contest_facts(vendor, "tile windows", kTileWindows)) {}
+        contest_(vendor, "conv or window", shape.text(), "", cudnn_contest_facts(vendor, "tile windows", kTileWindows)) {}
 
   Planned<ConvPlan> plan(const TuneOn<ConvBuffers>* tune) {
     if (!has_own_) return library(tune);
     const std::optional<Winner> stored = find();
-    if (stored) contest_.note_good(stored->form);
     if (stored && stored->is_own()) return {own(stored->form, stored->choice), {}};
     if (stored || (!tune && !expected_to_win())) {
       auto planned = library(tune);
@@ -223,7 +213,7 @@ class ConvPlanner {
   Prepared prepare() {
     if (has_own_) {
       const std::optional<Winner> stored = find();
-      if (stored ? stored->is_own() : library_is_hopeless(Known::Before)) return nullptr;
+      if (stored ? stored->is_own() : expected_to_win()) return nullptr;
     }
     if (shape_.shortcut_c) return nullptr;
     return prepare_cudnn(vendor_, conv_request(library_shape(shape_, true)));
@@ -261,17 +251,11 @@ class ConvPlanner {
     return {std::make_shared<ConvPlan>(shape, planned.plan), {}};
   }
 
-  // Where ours should win, no candidate of the library's has won by what was measured. Where one size of a family was clearly
-  // ours, others are that fill the device as well: cuDNN's plans take 2.2 ms each, those with residuals 0.4 s, and timing them
-  // more.
-  bool library_is_hopeless(Known known) const {
-    return expected_to_win() || (contest_.only_ours_are_good(known) && fills_device(shape_, device()));
-  }
-
   Planned<ConvPlan> fastest(const TuneOn<ConvBuffers>& tune) {
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::shared_ptr<const ConvPlan>> plans;
-    if (!library_is_hopeless(Known::Now))
+    // Its plans take 2.2 ms each, those with residuals 0.4 s, its first kernels 0.05 to 0.3 s to load, and timing them more.
+    if (!expected_to_win())
       if (auto planned = library(&tune); planned && planned->workspace_bytes() <= tune.workspace.bytes)
         plans.push_back(planned.plan);
     const bool has_library = !plans.empty();
@@ -283,10 +267,7 @@ class ConvPlanner {
     note_times("conv or window " + shape_.text(), times);
     const int best = best_candidate(times);
     if (best < 0) return {nullptr, fmt::format("no kernel ran for {}", shape_.text())};
-    auto form = [&](size_t i) { return has_library && i == 0 ? Winner::kLibrary : plans[i]->tile_form(); };
-    for (size_t i = 0; i < times.size(); ++i)
-      if (times[i] <= times[size_t(best)] * kPromising) contest_.note_good(form(i));
-    const Winner winner{.form = form(size_t(best)),
+    const Winner winner{.form = has_library && best == 0 ? Winner::kLibrary : plans[size_t(best)]->tile_form(),
                         .choice = {.microseconds = times[size_t(best)], .candidates = int(times.size())}};
     contest_.keep(winner, start);
     if (!winner.is_own()) return {plans.front(), {}};

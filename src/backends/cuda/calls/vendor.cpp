@@ -43,14 +43,12 @@ static void ask_first_question(const CudnnCalls& calls, int capability) {
   why_no_conv(calls, {.c = 64, .out_c = 64, .axes = {{.in = 16}, {.in = 16}}, .bias = true}, capability);
 }
 
-void Vendor::begin_cudnn(Expected calls) {
+void Vendor::begin_cudnn() {
   std::lock_guard lock(mutex_);
   if (cudnn_begun_.valid() || planning_handles_ > 0) return;
-  cudnn_begun_ = std::async(std::launch::async, [this, calls] {
+  cudnn_begun_ = std::async(std::launch::async, [this] {
     try {
-      if (!cudnn()) return;
-      ask_first_question(*cudnn(), context_.device().capability());
-      if (calls == Expected::Surely) PlanningHandle handle(*this);
+      if (cudnn()) ask_first_question(*cudnn(), context_.device().capability());
     } catch (const Error&) {  // whoever plans is told
     }
   });

@@ -64,9 +64,6 @@ struct Choice {
 /// so choices do not depend on which thread is faster.
 enum class Known { Now, Before };
 
-/// Whether calls will be cuDNN's.
-enum class Expected { Perhaps, Surely };
-
 struct VendorLimits {
   int64_t workspace_bytes = int64_t(64) << 20;  ///< preferred most; cuDNN may need more for a few shapes
 };
@@ -85,9 +82,9 @@ class Vendor {
   /// Makes what calls planned so far need of a stream, so that a capture can begin on it.
   void prepare(const Stream& stream);
   /// Makes cuDNN ready for questions on a thread of its own, if nobody has: the first one, which this asks, loads most of its
-  /// libraries, 0.1 s long and 0.2 GB of the host's memory, half of it of files. It takes nothing of the device; where calls are
-  /// Surely its, a first handle is made as well. Nothing fails where the library is missing or broken: whoever plans is told.
-  void begin_cudnn(Expected calls);
+  /// libraries, 0.1 s long and 0.21 GB of the host's memory, half of it of files. It takes nothing of the device, and nothing
+  /// fails where the library is missing or broken: whoever plans is told.
+  void begin_cudnn();
 
   const Context& context() const { return context_; }
   Cache* cache() const { return cache_; }

@@ -14,8 +14,8 @@ namespace {
 
 constexpr int64_t kRows = device::kAttentionRows;
 
-/// Registers allow three warpgroups where sums and scores of a thread are at most 96, four where they are at most 84. Of what they
-/// and shared memory allow, the fastest (bench/NOTES.md).
+/// Registers allow three warpgroups where sums and scores of a thread are at most 96, four where they are at most 84. Of what
+/// they and shared memory allow, the fastest (bench/NOTES.md).
 constexpr std::array<device::TileAttentionForm, 5> kAny = {{{40, 4}, {64, 3}, {80, 2}, {128, 3, 64}, {160, 2, 64}}};
 constexpr std::array<device::TileAttentionForm, 3> kFew = {
     {{40, 4, device::kFewKeys}, {64, 4, device::kFewKeys}, {80, 3, device::kFewKeys}}};
