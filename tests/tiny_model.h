@@ -30,11 +30,11 @@ struct TinyModel {
     return made;
   }
 
-  /// A quick run; options in `more` are added, or replace those given here.
+  /// A quick run, on the CPU wherever it is; options in `more` are added, or replace those given here.
   std::vector<std::string> words(const std::vector<std::string>& more = {}) const {
     std::map<std::string, std::string> usual = {{"--model", model}, {"--prompt", "a red fox"}, {"--width", "64"},
                                                 {"--height", "64"}, {"--steps", "2"},          {"--seed", "5"},
-                                                {"--threads", "2"}, {"--out", "p.png"}};
+                                                {"--threads", "2"}, {"--out", "p.png"},        {"--device", "cpu"}};
     for (const std::string& word : more) usual.erase(word);
     std::vector<std::string> all{"generate", "--json"};
     for (const auto& [option, value] : usual) all.insert(all.end(), {option, value});
