@@ -173,7 +173,7 @@ TEST_CASE("Ctrl-C during replayed steps ends the run within about a step, with 1
 TEST_CASE("with a driver that is too old, auto runs on the CPU and says so once, and the device tells what is needed") {
   TinyModel& tiny = TinyModel::get();
   const Environment old{{"FAKE_CUDA_VERSION", "11040"}};
-  CliResult run = tiny.sinter(tiny.words({"--out", "cpu.png"}), on_made_up_driver(old));
+  CliResult run = tiny.sinter(tiny.words({"--device", "auto", "--out", "cpu.png"}), on_made_up_driver(old));
   REQUIRE_MESSAGE(run.exit_code == 0, run.err);
   CHECK(tiny.bytes("cpu.png") == tiny.bytes("warm.png"));
   const std::string needed = "knows CUDA 11.4, and code for compute capability 9.0 needs 11.8; update the driver";

@@ -107,6 +107,7 @@ TEST_CASE("after a kernel that failed every call says so, and the process ends i
 TEST_CASE("Ctrl-C on a GPU ends sampling within a second, with 130 and without a file, replayed or not") {
   if (!test_device()) return;
   TinyModel& tiny = TinyModel::get();
+  tiny.run({"--device", "cuda", "--out", "warm_gpu.png"});  // compiles
   for (int milliseconds : {0, 300, 1000}) check_interrupted(tiny, "memory: ", 30, milliseconds, {"--device", "cuda"});
 }
 

@@ -117,6 +117,7 @@ Module Kernels::make_in_turn(const std::string& kernel) {
     std::counting_semaphore<>& of;
     ~Turn() { of.release(); }
   } turn{compilers_};
+  if (ends_) fail(Code::Cancelled, "{} is not wanted any more", kernel);
   return make(kernel);
 }
 

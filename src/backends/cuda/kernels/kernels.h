@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <functional>
 #include <future>
 #include <map>
@@ -36,6 +37,8 @@ class Kernels {
   /// Turns PTX into loaded machine code, or finds what an earlier run made of it; on any thread.
   using Load = std::function<Module(const Context& context, std::string_view ptx, std::string_view name)>;
   explicit Kernels(const Context& context, Load load = compile_and_load);
+  /// Gives up what was begun and has not had its turn, and waits for the rest.
+  ~Kernels() { ends_ = true; }
   Kernels(const Kernels&) = delete;
   Kernels& operator=(const Kernels&) = delete;
 
@@ -67,7 +70,8 @@ class Kernels {
 
   const Context& context_;
   Load load_;
-  std::counting_semaphore<> compilers_;                                     // that may still begin
+  std::counting_semaphore<> compilers_;  // that may still begin
+  std::atomic<bool> ends_ = false;
   std::mutex mutex_;                                                        // of both maps
   std::map<std::string, std::shared_future<Module>, std::less<>> modules_;  // of one kernel each, by its name
   std::map<std::string, Function, std::less<>> functions_;

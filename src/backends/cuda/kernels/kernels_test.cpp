@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <thread>
 
 #include "backends/cuda/kernels/ptx_text.h"
 #include "base/error.h"
@@ -50,6 +51,27 @@ TEST_CASE("made-up driver: kernels" * doctest::skip()) {
   kernels.function("elements__gate_rows");
   CHECK(compiled.at("elements__gate_rows") == 2);
   CHECK_THROWS_AS(kernels.function("elements__no_such_kernel"), Error);
+}
+
+TEST_CASE("made-up driver: kernels that nobody waits for" * doctest::skip()) {
+  const Context context(1);
+  std::atomic<int> compiled = 0, begun = 0;
+  {
+    Kernels kernels(context, [&](const Context& c, std::string_view ptx, std::string_view name) {
+      ++compiled;
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      return Module(c, compile_ptx(c, ptx, name), name);
+    });
+    for (const char* module : {"group_stats", "group_norm", "elements", "gemm", "attention"})
+      for (std::string_view kernel : kernels_of(Kernels::ptx(module, context.device()))) kernels.begin_kernel(kernel), ++begun;
+  }
+  const int at_once = std::max(2, int(std::thread::hardware_concurrency()));
+  if (begun <= at_once) MESSAGE("skipped: here all kernels have their turn at once");
+  CHECK(compiled <= at_once);
+}
+
+TEST_CASE("kernels that were begun and have not had their turn are given up in the end") {
+  run_on_made_up_driver("FAKE_CUDA_VERSION=13000", "made-up driver: kernels that nobody waits for");
 }
 
 TEST_CASE("each kernel is compiled alone and once, when it is begun or asked for, and again where that failed") {
