@@ -2,9 +2,9 @@
 // Attention of 16-bit heads to any number of keys on devices of capability 9.0.
 //
 // One warpgroup lets the copying unit bring tiles of keys and values through a ring of slots in shared memory. Each of the others
-// has 64 queries: it multiplies them with 128 keys, turns the scores into weights in its registers, and multiplies these with the
-// values, while other warpgroups are at something else. Blocks stay, and go from group of queries to group of queries; what the
-// next one needs comes while one is at work.
+// has 64 queries: it multiplies them with 128 keys (64 where heads are wide), turns the scores into weights in its registers, and
+// multiplies these with the values, while other warpgroups are at something else. Blocks stay, and go from group of queries to
+// group of queries; what the next one needs comes while one is at work.
 //
 // Weights are powers of two counted from the largest score of a row among the first keys, whatever comes later: f32 and bf16 have
 // room for what is larger, and f16 is given it. Where a row has overflown in the end, or lost its digits, the block makes the
