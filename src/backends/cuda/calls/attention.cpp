@@ -59,7 +59,7 @@ struct ResidentAttention {
 template <class Plan, class Buffers>
 Planned<Plan> plan_with(Vendor& vendor, const AttentionShape& s, CudnnRequest& request, const TuneOn<Buffers>* tune) {
   std::optional<CudnnTuning> tuning;
-  if (tune) tuning.emplace(tune->stream, tune->workspace, tune->candidates);
+  if (tune) tuning.emplace(CudnnTuning{tune->stream, tune->workspace, tune->candidates});
   auto planned = plan_cudnn(vendor, request, tuning ? &*tuning : nullptr);
   if (!planned) return {nullptr, planned.why_none};
   return {std::make_shared<Plan>(s, planned.plan), {}};
@@ -178,8 +178,8 @@ std::string AttentionShape::text() const {
   return t;
 }
 
-AttentionPlan::AttentionPlan(AttentionShape shape, OwnAttention own, Kernels& kernels, const Choice& choice)
-    : shape_(std::move(shape)), kernels_(&kernels), own_(own), choice_(choice) {
+AttentionPlan::AttentionPlan(const AttentionShape& shape, OwnAttention own, Kernels& kernels, const Choice& choice)
+    : shape_(shape), kernels_(&kernels), own_(own), choice_(choice) {
   kernels.begin_module(own_module(own_, own_call(shape_)));
 }
 

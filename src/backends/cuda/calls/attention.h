@@ -45,10 +45,10 @@ enum class OwnAttention { Resident, Tiles, FewTiles };
 /// cuDNN's, or ours.
 class AttentionPlan {
  public:
-  AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
-      : shape_(std::move(shape)), plan_(std::move(plan)), choice_(plan_->choice()) {}
+  AttentionPlan(const AttentionShape& shape, std::shared_ptr<const CudnnPlan> plan)
+      : shape_(shape), plan_(std::move(plan)), choice_(plan_->choice()) {}
   /// Ours; begins to compile it, on any thread.
-  AttentionPlan(AttentionShape shape, OwnAttention own, Kernels& kernels, const Choice& choice);
+  AttentionPlan(const AttentionShape& shape, OwnAttention own, Kernels& kernels, const Choice& choice);
   const AttentionShape& shape() const { return shape_; }
   int64_t workspace_bytes() const { return plan_ ? plan_->workspace_bytes() : 0; }
   const Choice& choice() const { return choice_; }
@@ -100,8 +100,7 @@ struct Fp8AttentionBuffers {
 
 class Fp8AttentionPlan {
  public:
-  Fp8AttentionPlan(AttentionShape shape, std::shared_ptr<const CudnnPlan> plan)
-      : shape_(std::move(shape)), plan_(std::move(plan)) {}
+  Fp8AttentionPlan(const AttentionShape& shape, std::shared_ptr<const CudnnPlan> plan) : shape_(shape), plan_(std::move(plan)) {}
   const AttentionShape& shape() const { return shape_; }
   int64_t workspace_bytes() const { return plan_->workspace_bytes(); }
   const Choice& choice() const { return plan_->choice(); }

@@ -244,7 +244,7 @@ class ConvPlanner {
     std::optional<CudnnTuning> tuning;
     if (tune) {
       request.arguments = conv_arguments(shape, tune->buffers);
-      tuning.emplace(tune->stream, tune->workspace, std::move(candidates));
+      tuning.emplace(CudnnTuning{tune->stream, tune->workspace, std::move(candidates)});
     }
     auto planned = plan_cudnn(vendor_, request, tuning ? &*tuning : nullptr);
     if (!planned) return {nullptr, planned.why_none};
