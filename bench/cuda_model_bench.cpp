@@ -322,7 +322,7 @@ Tensor bench(const std::string& name, const Options& o) {
   record_spans();
   CacheOptions cache_options = o.cold ? CacheOptions{.memory_only = true} : CacheOptions::from_environment();
   Cache cache(cache_options);
-  cuda::Engine engine(cache, 0, 0, {.tune = o.tune, .replay = !o.launched, .allow_tf32 = o.tf32});
+  cuda::Engine engine(cache, 0, 0, {.tune = o.tune, .replay = !o.launched, .allow_tf32 = o.tf32, .many_sizes = true});
   const double context = seconds_since_process_start();
   engine.kernels().begin_kernel("elements__normals");  // for random weights, which programs do not need
   const int64_t free_before = engine.context().free_bytes();

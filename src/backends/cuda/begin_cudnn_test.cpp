@@ -34,10 +34,10 @@ std::string begun(int times) {
 }
 
 /// Runs a convolution or a linear layer, again at another size, and its whole engine ends.
-std::string run(bool convolution, bool tune) {
+std::string run(bool convolution, EngineOptions options) {
   {
     Cache cache{{.memory_only = true}};
-    Engine engine(cache, 1, 1, {.tune = tune});
+    Engine engine(cache, 1, 1, options);
     Graph graph;
     const Dim side = Dim::symbol("side");
     const DType type = convolution ? DType::bf16 : DType::f32;  // of which the made-up library makes products
@@ -98,12 +98,15 @@ TEST_CASE("where cuDNN is broken, or made for a newer driver, beginning it fails
 TEST_CASE("made-up cuDNN: runs" * doctest::skip()) {
   for (bool tune : {false, true}) {
     CAPTURE(tune);
-    CHECK(run(true, tune) == kOneQuestion);
-    CHECK(run(false, tune) == kNothing);
+    CHECK(run(true, {.tune = tune, .many_sizes = true}) == kOneQuestion);
+    CHECK(run(true, {.tune = tune}) == kNothing);
+    CHECK(run(false, {.tune = tune, .many_sizes = true}) == kNothing);
   }
 }
 
-TEST_CASE("a run whose convolutions are all ours has cuDNN ready for another size, and one without convolutions has not") {
+TEST_CASE(
+    "a run whose convolutions are all ours has cuDNN ready for another size where one may come, and one without convolutions has "
+    "not") {
   run_on_made_up_driver(fmt::format("SINTER_CUDA_LIBRARIES={}:{} FAKE_CUDA_VERSION=13000", made_up_library("fake_cudnn"),
                                     made_up_library("fake_cublaslt")),
                         "made-up cuDNN: runs");

@@ -215,7 +215,7 @@ std::string Engine::why_no_fp8_attention() const {
 
 /// Windows that use the device well at one size may waste columns of their tiles at another.
 void Engine::begin_further_sizes() {
-  if (has_convolutions_) vendor_.begin_cudnn();
+  if (options_.many_sizes && has_convolutions_) vendor_.begin_cudnn();
 }
 
 void Engine::release_buffers() {

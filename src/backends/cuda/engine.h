@@ -16,6 +16,7 @@ struct EngineOptions {
   bool replay = true;           ///< submit a plan's launches as one device graph from its second run on
   bool allow_tf32 = false;      ///< f32 products may round their factors to 10 fraction bits
   bool f16_accumulate = false;  ///< f16 products may be summed in f16
+  bool many_sizes = false;      ///< runs will come at several sizes: beside the first, what only others may need is made ready
 };
 
 /// The row kernels of a program, one function for each variant.
@@ -110,8 +111,8 @@ class Engine final : public sinter::Engine {
   void add(MemoryHolder& holder) { holders_.insert(&holder); }
   void remove(MemoryHolder& holder) { holders_.erase(&holder); }
 
-  /// To be called when a run has been planned: makes ready beside it what one at a further size may be the first to need, which
-  /// is cuDNN where programs have convolutions.
+  /// To be called when a run has been planned: with EngineOptions::many_sizes, makes ready beside it what one at a further size
+  /// may be the first to need, which is cuDNN where programs have convolutions.
   void begin_further_sizes();
 
   /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
