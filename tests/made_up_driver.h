@@ -34,6 +34,8 @@ inline std::string run_on_made_up_driver(const std::string& environment, const s
   const int status = std::system(command.c_str());
   const std::string text = read_file(out);
   CHECK_MESSAGE((WIFEXITED(status) && WEXITSTATUS(status) == 0), text);
+  const size_t count = text.find("test cases:");
+  CHECK_MESSAGE((count != text.npos && std::atoi(text.c_str() + count + 11) > 0), "no test case is called ", test_case);
   return text;
 }
 
