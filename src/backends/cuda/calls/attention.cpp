@@ -74,8 +74,8 @@ class AttentionPlanner {
         why_no_library_(vendor.cudnn() ? known_refusal(shape, device().capability()) : vendor.why_no_cudnn()),
         why_no_own_(vendor.kernels() ? why_no_own_attention(shape, device()) : "kernels of ours are not asked for"),
         ours_(why_no_own_.empty() ? own_attentions(shape, device()) : std::vector<OwnAttention>()),
-        contest_(vendor, "own attention", s_.text(), fmt::format("own attention of {} heads, {}", s_.heads, attention_family(s_)),
-                 cudnn_contest_facts(vendor, "own attention", kOwnAttention)) {
+        contest_(vendor, "own attention", s_.text(), cudnn_contest_facts(vendor, "own attention", kOwnAttention),
+                 fmt::format("own attention of {} heads, {}", s_.heads, attention_family(s_))) {
     // On a machine that has never done so, the library compiles each candidate 0.3 to 1 s long, one at a time, and 33 ms later:
     // more than it could win where ours should.
     if (why_no_own_.empty() && own_attention_should_win(shape, device())) why_no_library_ = "ours should win";
@@ -157,7 +157,10 @@ class AttentionPlanner {
   }
 
   /// What timing finds hardly depends on the number of tokens, and a plan of the library's takes 33 ms.
-  bool tokens_do_not_matter(Known known) const { return contest_.only_ours_are_good(known); }
+  bool tokens_do_not_matter(Known known) const {
+    const std::set<int> good = contest_.good(known);
+    return !good.empty() && !good.contains(Winner::kLibrary);
+  }
 
   Vendor& vendor_;
   const AttentionShape& s_;

@@ -48,9 +48,4 @@ std::set<int> Contest::good(Known known) const {
   return forms;
 }
 
-bool Contest::only_ours_are_good(Known known) const {
-  const std::set<int> forms = good(known);
-  return !forms.empty() && !forms.contains(Winner::kLibrary);
-}
-
 }  // namespace sinter::cuda

@@ -24,9 +24,10 @@ Facts cudnn_contest_facts(const Vendor& vendor, std::string ours, std::string_vi
 /// Keeps winners in the cache, and in this process what was good for other calls of a family, such as those of other sizes.
 class Contest {
  public:
-  /// `facts`: what the outcome depends on beside the shape: device, versions of the library and of our kernels.
-  Contest(Vendor& vendor, std::string kind, std::string shape, std::string family, Facts facts)
-      : vendor_(vendor), kind_(std::move(kind)), shape_(std::move(shape)), family_(std::move(family)), facts_(std::move(facts)) {}
+  /// `facts`: what the outcome depends on beside the shape: device, versions of the library and of our kernels. `family`: only
+  /// for note_good() and good().
+  Contest(Vendor& vendor, std::string kind, std::string shape, Facts facts, std::string family = {})
+      : vendor_(vendor), kind_(std::move(kind)), shape_(std::move(shape)), facts_(std::move(facts)), family_(std::move(family)) {}
 
   /// The winner that is kept; nothing where there is none, or a damaged one. Its form may be one that there is not.
   std::optional<Winner> find() const;
@@ -36,14 +37,14 @@ class Contest {
   void note_good(int form) const;
   /// The forms that were good for the family; empty: nothing is known.
   std::set<int> good(Known known = Known::Now) const;
-  bool only_ours_are_good(Known known) const;
 
  private:
   Digest key() const { return choice_key(kind_, shape_, facts_, true); }
 
   Vendor& vendor_;
-  std::string kind_, shape_, family_;
+  std::string kind_, shape_;
   Facts facts_;
+  std::string family_;
 };
 
 }  // namespace sinter::cuda

@@ -197,7 +197,7 @@ class ConvPlanner {
       : vendor_(vendor),
         shape_(shape),
         has_own_(vendor.kernels() && why_no_tile_window(shape, vendor.context().device()).empty()),
-        contest_(vendor, "conv or window", shape.text(), "", cudnn_contest_facts(vendor, "tile windows", kTileWindows)) {}
+        contest_(vendor, "conv or window", shape.text(), cudnn_contest_facts(vendor, "tile windows", kTileWindows)) {}
 
   Planned<ConvPlan> plan(const TuneOn<ConvBuffers>* tune) {
     if (!has_own_) return library(tune);

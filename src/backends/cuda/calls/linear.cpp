@@ -199,7 +199,7 @@ class LinearPlanner {
         shape_(shape),
         why_no_library_(vendor.cublaslt() ? why_no_cublaslt_product(shape, vendor.context().device()) : vendor.why_no_cublaslt()),
         why_no_own_(vendor.kernels() ? why_no_tile_product(shape, vendor.context().device()) : "tile products are not asked for"),
-        contest_(vendor, "linear", shape.text(), family(shape), linear_facts(vendor)) {}
+        contest_(vendor, "linear", shape.text(), linear_facts(vendor), family(shape)) {}
 
   Planned<LinearPlan> plan(const TuneOn<LinearBuffers>* tune) {
     if (!has_library() && !has_own()) return {nullptr, shape_.gated ? why_no_own_ : why_no_library_};

@@ -15,7 +15,7 @@ constexpr int kTogether = 0;
 Contest contest(Vendor& vendor, const ConvShape& whole) {
   Facts facts = cudnn_contest_facts(vendor, "shortcuts", kShortcuts);
   facts.emplace_back("cublaslt", vendor.cublaslt() ? vendor.cublaslt()->version_text() : "");
-  return {vendor, "conv with shortcut or both apart", whole.text(), "conv with shortcut " + whole.text(), std::move(facts)};
+  return {vendor, "conv with shortcut or both apart", whole.text(), std::move(facts)};
 }
 
 }  // namespace
