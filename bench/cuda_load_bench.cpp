@@ -241,8 +241,8 @@ void bench(const std::string& name, const std::string& path, const std::string& 
       "{} weights, {:.2f} GB from the page cache: {:.1f} GB/s, again {:.1f} GB/s; page-locked memory {:.1f} GB/s, "
       "the host reads the file at {:.1f} GB/s\n",
       name, bytes * 1e-9, bytes / first_load * 1e-9, bytes / second_load * 1e-9, pinned * 1e-9, host * 1e-9);
-  fmt::print("  again in {:.1f} ms: {:.1f} filling slots, {:.1f} waiting until one is sent\n", second_load * 1e3, filling * 1e3,
-             waiting * 1e3);
+  fmt::print("  again in {:.1f} ms: {:.1f} its thread fills slots too, {:.1f} it waits until one is sent\n", second_load * 1e3,
+             filling * 1e3, waiting * 1e3);
   fmt::print("  first step {:.2f} s after the start of the process, loading {:.2f} s of it\n", first_step, first_load);
   for (const auto& [what, change] : {std::pair{"a LoRA", added}, {"another strength", stronger}, {"one of rank 128", wide}})
     fmt::print("  {} for {} weights: {:.2f} s to the end of a step, {} programs compiled{}\n", what, lora->patches.size(),

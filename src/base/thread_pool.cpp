@@ -86,26 +86,54 @@ void ThreadPool::wait_for_workers() {
   caller_sleeps_ = false;
 }
 
+/// Shows the job to the workers.
+void ThreadPool::open(int64_t count, int64_t grain, const Body& body) {
+  count_ = count, grain_ = std::max<int64_t>(grain, 1), body_ = &body;
+  next_.store(0, std::memory_order_relaxed);
+  error_ = nullptr;
+  open_ = true;
+  ++announced_;
+  if (sleepers_ > 0 && count > grain_) {  // nobody is woken for what the caller does as soon
+    { std::lock_guard lock(mutex_); }     // whoever is on the way to sleep is asleep now, or has seen the announcement
+    wake_.notify_all();
+  }
+}
+
+/// Takes pieces until none is left, and gives the first exception of one.
+std::exception_ptr ThreadPool::close() {
+  take_pieces(0);
+  open_ = false;  // a worker that wakes only now finds nothing to do
+  wait_for_workers();
+  return std::exchange(error_, nullptr);
+}
+
 void ThreadPool::parallel_for(int64_t count, int64_t grain, const Body& body) {
   if (count <= 0) return;
+  if (begun_) begun_->settle();
   grain = std::max<int64_t>(grain, 1);
   if (workers_.empty() || count <= grain) {
     for (int64_t begin = 0; begin < count; begin += grain) body(begin, std::min(count, begin + grain), 0);
     return;
   }
-  count_ = count, grain_ = grain, body_ = &body;
-  next_.store(0, std::memory_order_relaxed);
-  error_ = nullptr;
-  open_ = true;
-  ++announced_;
-  if (sleepers_ > 0) {
-    { std::lock_guard lock(mutex_); }  // whoever is on the way to sleep is asleep now, or has seen the announcement
-    wake_.notify_all();
-  }
-  take_pieces(0);
-  open_ = false;  // a worker that wakes only now finds nothing to do
-  wait_for_workers();
-  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  open(count, grain, body);
+  if (std::exception_ptr error = close()) std::rethrow_exception(error);
+}
+
+ThreadPool::Job::Job(ThreadPool& pool, int64_t count, int64_t grain, Body body) : pool_(pool), body_(std::move(body)) {
+  if (pool.begun_) pool.begun_->settle();
+  pool.begun_ = this;
+  pool.open(count, grain, body_);
+}
+
+void ThreadPool::Job::settle() {
+  if (pool_.begun_ != this) return;
+  error_ = pool_.close();
+  pool_.begun_ = nullptr;
+}
+
+void ThreadPool::Job::finish() {
+  settle();
+  if (error_) std::rethrow_exception(error_);
 }
 
 int available_cores() {

@@ -29,7 +29,29 @@ class ThreadPool {
   /// rethrown. Only one thread may use a pool at a time, and a body must not use it again.
   void parallel_for(int64_t count, int64_t grain, const Body& body);
 
+  /// The same in two halves, so that who begins can do something else while the workers are busy: he takes pieces from finish()
+  /// on. What the body refers to must stay until then. Where the pool is asked for anything else before, that comes after this.
+  class Job {
+   public:
+    Job(ThreadPool& pool, int64_t count, int64_t grain, Body body);
+    ~Job() { settle(); }
+    Job(const Job&) = delete;
+    Job& operator=(const Job&) = delete;
+    /// Returns when all are done; rethrows the first exception of a piece, each time.
+    void finish();
+
+   private:
+    friend class ThreadPool;
+    void settle();
+
+    ThreadPool& pool_;
+    const Body body_;
+    std::exception_ptr error_;
+  };
+
  private:
+  void open(int64_t count, int64_t grain, const Body& body);
+  std::exception_ptr close();
   void work(int worker);
   void take_pieces(int worker);
   void wait_for_workers();
@@ -40,6 +62,8 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> next_{0};
   std::mutex error_mutex_;
   std::exception_ptr error_;
+
+  Job* begun_ = nullptr;  // the job at hand, where that is one in two halves
 
   // A worker enters (inside_) before it looks whether the job is open; parallel_for closes the job before it looks whether
   // somebody is inside: one of them sees the other.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "backends/cuda/kernels/elements.h"
@@ -51,14 +52,14 @@ UploadRing::UploadRing(Engine& engine) {
   for (int i = 0; i < kSlots; ++i) sent_.push_back(std::make_unique<Event>(engine.context()));
 }
 
-std::byte* UploadRing::next() {
+int UploadRing::next() {
   const Span span("wait for a slot");
-  current_ = (current_ + 1) % kSlots;
-  sent_[size_t(current_)]->synchronize();
-  return memory_.data() + current_ * kSlotBytes;
+  const int next = (current_ + 1) % kSlots;
+  sent_[size_t(next)]->synchronize();
+  return current_ = next;
 }
 
-void UploadRing::sent(const Stream& stream) { sent_[size_t(current_)]->record(stream); }
+void UploadRing::sent(int number, const Stream& stream) { sent_[size_t(number)]->record(stream); }
 
 Uploader::Uploader(Engine& engine, bool overlapped) : engine_(engine), stagings_(overlapped ? 2 : 1) {
   engine.context().make_current();
@@ -80,61 +81,96 @@ Uploader::~Uploader() {
 void Uploader::copy(const Tensor& tensor, DevicePtr to) {
   given_ = true;
   const std::byte* from = tensor.data();
+  Load& load = gathered_;
   for (int64_t left = tensor.bytes(); left > 0;) {
-    if (copies_.empty() || copies_.back().to + DevicePtr(copies_.back().bytes) != to) used_ = round_up(used_, kBufferAlignment);
-    if (used_ == UploadRing::kSlotBytes) send();
-    const int64_t part = std::min(UploadRing::kSlotBytes - used_, left);
+    if (load.copies.empty() || load.copies.back().to + DevicePtr(load.copies.back().bytes) != to)
+      load.used = round_up(load.used, kBufferAlignment);
+    if (load.used == UploadRing::kSlotBytes) {
+      load.held.push_back(tensor);
+      fill_slot();
+    }
+    const int64_t part = std::min(UploadRing::kSlotBytes - load.used, left);
     gather(from, part, to);
     from += part, to += DevicePtr(part), left -= part;
   }
-  held_.push_back(tensor);
+  load.held.push_back(tensor);
 }
 
 /// Adds what fits into the slot in hand. What follows the last part on the device too becomes one copy with it.
 void Uploader::gather(const std::byte* from, int64_t bytes, DevicePtr to) {
-  if (!copies_.empty() && copies_.back().to + DevicePtr(copies_.back().bytes) == to)
-    copies_.back().bytes += bytes;
+  Load& load = gathered_;
+  if (!load.copies.empty() && load.copies.back().to + DevicePtr(load.copies.back().bytes) == to)
+    load.copies.back().bytes += bytes;
   else
-    copies_.push_back({to, used_, bytes});
+    load.copies.push_back({to, load.used, bytes});
   const MappedFile* file = MappedFile::containing(from);
   for (int64_t at = 0; at < bytes; at += kUploadPiece)
-    pieces_.push_back({from + at, std::min(kUploadPiece, bytes - at), used_ + at, file});
-  used_ += bytes;
+    load.pieces.push_back({from + at, std::min(kUploadPiece, bytes - at), load.used + at, file});
+  load.used += bytes;
 }
 
 void Uploader::send() {
-  if (!copies_.empty()) send_slot();
-  launch_conversions();
+  if (!gathered_.empty()) fill_slot();
+  send_filling();
 }
 
-void Uploader::send_slot() {
+/// The slot before is sent only when workers have begun with what was gathered, so that they need not wait for the driver.
+void Uploader::fill_slot() {
+  send_filled();  // nothing, unless the driver has refused it before
   UploadRing& ring = engine_.upload_ring();
-  std::byte* slot = ring.next();
-  {
-    const Span span("fill a slot");
-    engine_.pool().parallel_for(int64_t(pieces_.size()), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Piece& piece = pieces_[size_t(i)];
-        copy_piece(piece.file, slot + piece.at, piece.from, piece.bytes);
-      }
-    });
-  }
-  for (const Copy& copy : copies_) copy_to_device(copy.to, slot + copy.at, copy.bytes, copies());
-  ring.sent(copies());
-  used_ = 0;
-  pieces_.clear(), copies_.clear(), held_.clear();
+  const int slot = ring.next();
+  await_filling();
+  filling_ = std::exchange(gathered_, {});
+  filling_.slot = slot;
+  auto fill = [&pieces = filling_.pieces, to = ring.slot(slot)](int64_t begin, int64_t end, int) {
+    for (const Piece& piece : std::span(pieces).subspan(size_t(begin), size_t(end - begin)))
+      copy_piece(piece.file, to + piece.at, piece.from, piece.bytes);
+  };
+  filling_.filling = std::make_unique<ThreadPool::Job>(engine_.pool(), int64_t(filling_.pieces.size()), 1, fill);
+  send_filled();
 }
 
-/// Each was queued behind the last of its bytes, so these are all on their way.
-void Uploader::launch_conversions() {
-  if (conversions_.empty()) return;
+/// All but what is still gathered.
+void Uploader::send_filling() {
+  send_filled();
+  await_filling();
+  send_filled();
+}
+
+/// Helps workers. A slot that could not be filled stays where it is, and everybody who asks for it is told.
+void Uploader::await_filling() {
+  if (!filling_.filling) return;
+  const Span span("fill a slot");
+  filling_.filling->finish();
+  filled_ = std::exchange(filling_, {});
+}
+
+void Uploader::send_filled() {
+  if (!filled_.copies.empty()) {
+    for (const Copy& copy : filled_.copies)
+      copy_to_device(copy.to, engine_.upload_ring().slot(filled_.slot) + copy.at, copy.bytes, copies());
+    engine_.upload_ring().sent(filled_.slot, copies());
+    filled_.copies.clear();
+  }
+  launch_conversions(filled_);
+  filled_ = {};
+}
+
+/// It reads the staging memory in hand.
+void Uploader::convert(Launch launch) {
+  gathered_.conversions.push_back(std::move(launch));
+  gathered_.stagings.insert(&stagings_[turn_]);
+}
+
+/// The bytes that they need are all on their way.
+void Uploader::launch_conversions(Load& load) {
+  if (load.conversions.empty()) return;
   if (copy_stream_) {
     arrived_->record(*copy_stream_);
     engine_.stream().wait(*arrived_);
   }
-  for (; !conversions_.empty(); conversions_.pop_front()) conversions_.front()(engine_.kernel_target());
-  for (Staging& staging : stagings_)
-    if (std::exchange(staging.awaited, false)) staging.free->record(engine_.stream());
+  for (; !load.conversions.empty(); load.conversions.pop_front()) load.conversions.front()(engine_.kernel_target());
+  for (Staging* staging : load.stagings) staging->free->record(engine_.stream());
 }
 
 void Uploader::grow(Staging& staging, int64_t bytes) {
@@ -154,7 +190,10 @@ Uploader::Staging& Uploader::staging_for(int64_t bytes) {
   if (Staging& staging = stagings_[turn_]; staging.used + bytes <= staging.memory.bytes()) return staging;
   turn_ = (turn_ + 1) % stagings_.size();
   Staging& next = stagings_[turn_];
-  if (next.awaited) send();
+  if (gathered_.stagings.contains(&next))
+    send();
+  else if (filling_.stagings.contains(&next) || filled_.stagings.contains(&next))
+    send_filling();
   copies().wait(*next.free);
   next.used = 0;
   grow(next, bytes);
@@ -174,7 +213,6 @@ DevicePtr Uploader::stage(const std::vector<Tensor>& parts) {
     to += DevicePtr(round_up(part.bytes(), kBufferAlignment));
   }
   staging.used += bytes;
-  staging.awaited = true;
   return begin;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <deque>
+#include <set>
 #include <vector>
 
 #include "backends/cuda/engine.h"
@@ -15,7 +16,7 @@ constexpr int64_t kUploadPiece = int64_t(128) << 10;  ///< what one thread copie
 /// Copies with all threads of a pool; from a mapped file by reading it.
 void copy_bytes(ThreadPool& pool, std::byte* to, const std::byte* from, int64_t bytes);
 
-/// Page-locked buffers that take turns: while the bus empties some, all threads fill another one.
+/// Page-locked buffers that take turns: while the bus empties some, threads fill another one.
 class UploadRing {
  public:
   // Slots that stay in the last cache while they are filled and sent: 32 MB took a fifth longer.
@@ -24,10 +25,11 @@ class UploadRing {
 
   explicit UploadRing(Engine& engine);
 
-  /// The next slot, once what it held has been sent.
-  std::byte* next();
-  /// What was queued since next() sends its content.
-  void sent(const Stream& stream);
+  /// The number of the next slot, once what it held has been sent.
+  int next();
+  std::byte* slot(int number) { return memory_.data() + number * kSlotBytes; }
+  /// The slot's content is what was queued last.
+  void sent(int number, const Stream& stream);
 
  private:
   Tensor memory_;
@@ -39,8 +41,10 @@ class UploadRing {
 /// Brings tensors to the device: through the engine's ring, many small ones at once, and converted there where the device wants
 /// another type or order. Page-locking a mapped file itself would save the copy, but on some virtual machines that never returns,
 /// and all threads together keep up with the bus. What it was given is on its way after send(), and there after finish().
-/// A conversion is launched when the slot with the last of its bytes is sent, so slots are full whatever becomes of their
-/// content.
+/// A slot is filled by the pool's other threads while the caller's goes on: it gathers what the next slot will hold, and queues
+/// the copies of the one before. So what a slot costs the caller, and the driver's calls, cost nothing where filling takes
+/// longer. A conversion is launched when the slot with the last of its bytes is sent, so slots are full whatever becomes of their
+/// content. Errors of filling and of the driver come one call later than what they are about, at the latest in send().
 class Uploader {
  public:
   /// `overlapped`: copies go on while weights that came before are converted, so nothing may be read or overwritten by others
@@ -68,7 +72,7 @@ class Uploader {
   void finish();
 
  private:
-  /// A part of what the slot in hand will hold, small enough for one thread.
+  /// A part of what a slot will hold, small enough for one thread.
   struct Piece {
     const std::byte* from;
     int64_t bytes, at;  ///< at: in the slot
@@ -78,37 +82,49 @@ class Uploader {
     DevicePtr to;
     int64_t at, bytes;
   };
-  void copy(const Tensor& tensor, DevicePtr to);
-  void gather(const std::byte* from, int64_t bytes, DevicePtr to);
-  void send_slot();
   /// Memory where weights lie side by side as the file has them, until they are converted.
   struct Staging {
     DeviceMemory memory;
     int64_t used = 0;
-    bool awaited = false;         ///< by conversions that are not launched yet
     std::unique_ptr<Event> free;  ///< behind the last conversion from it that was launched
   };
+  using Launch = std::function<void(KernelTarget& target)>;
+  /// What one slot is to hold, and what becomes of it.
+  struct Load {
+    int64_t used = 0;
+    std::vector<Piece> pieces;
+    std::vector<Copy> copies;
+    std::vector<Tensor> held;  ///< what pieces are read from
+    /// Those whose last bytes it has, in order. Each is one launch, so that where one fails none is made twice.
+    std::deque<Launch> conversions;
+    std::set<Staging*> stagings;  ///< that these read
+    int slot = -1;                ///< its number, as soon as it has one
+    std::unique_ptr<ThreadPool::Job> filling;
+
+    bool empty() const { return copies.empty() && conversions.empty(); }
+  };
+  void copy(const Tensor& tensor, DevicePtr to);
+  void gather(const std::byte* from, int64_t bytes, DevicePtr to);
+  void fill_slot();
+  void send_filling();
+  void await_filling();
+  void send_filled();
   const Stream& copies() const { return copy_stream_ ? *copy_stream_ : engine_.stream(); }
   void grow(Staging& staging, int64_t bytes);
   Staging& staging_for(int64_t bytes);
   DevicePtr stage(const std::vector<Tensor>& parts);
   DevicePtr stage(const ChangedWeight& weight);
   void add_products(const ChangedWeight& weight, DevicePtr at, DevicePtr table);
-  using Launch = std::function<void(KernelTarget& target)>;
-  void convert(Launch launch) { conversions_.push_back(std::move(launch)); }
-  void launch_conversions();
+  void convert(Launch launch);
+  void launch_conversions(Load& load);
 
   Engine& engine_;
   std::unique_ptr<Stream> copy_stream_;  // none: the engine's
-  int64_t used_ = 0;                     // of the slot in hand
-  std::vector<Piece> pieces_;
-  std::vector<Copy> copies_;
-  std::vector<Tensor> held_;       // until their bytes are in the slot
+  // Three slots at a time: what is given adds to the first, workers have the second, and the third is sent.
+  Load gathered_, filling_, filled_;
   bool given_ = false;             // something since finish()
   std::vector<Staging> stagings_;  // which take turns
   size_t turn_ = 0;                // whose
-  // Of what was given, in order. Each is one launch, so that where one fails none is made twice.
-  std::deque<Launch> conversions_;
   std::unique_ptr<Event> arrived_;
 };
 

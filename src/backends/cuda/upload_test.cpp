@@ -29,6 +29,11 @@ Tensor bytes_of(int64_t count, uint32_t seed) {
   return tensor;
 }
 
+/// On a device whose memory is the host's.
+bool arrived(const Tensor& tensor, DevicePtr to) {
+  return std::memcmp(reinterpret_cast<const void*>(to), tensor.data(), size_t(tensor.bytes())) == 0;
+}
+
 /// More than the ring holds at a time, from single bytes to several slots, some behind each other on the device and some not.
 void check_bytes_arrive(Engine& engine) {
   std::vector<Tensor> tensors;
@@ -47,13 +52,10 @@ void check_bytes_arrive(Engine& engine) {
     std::memset(reinterpret_cast<void*>(memory.address()), 0, size_t(total));
     Uploader uploader(engine, overlapped);
     for (size_t i = 0; i < tensors.size(); ++i)
-      uploader.rows(ChangedWeight{tensors[i], {}}, memory.address() + DevicePtr(places[i]), DType::u8);
+      uploader.rows(ChangedWeight{tensors[i].clone(), {}}, memory.address() + DevicePtr(places[i]), DType::u8);
     uploader.finish();
     bool right = true;
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      const auto* there = reinterpret_cast<const std::byte*>(memory.address()) + places[i];
-      right = right && std::equal(there, there + tensors[i].bytes(), tensors[i].data());
-    }
+    for (size_t i = 0; i < tensors.size(); ++i) right = right && arrived(tensors[i], memory.address() + DevicePtr(places[i]));
     CHECK(right);
   }
 }
@@ -77,6 +79,26 @@ void check_a_short_file_is_told(Engine& engine) {
     message = e.message();
   }
   CHECK(message.find("weights.safetensors") != std::string::npos);
+}
+
+/// Also where that is found out by a slot that was being filled while the caller went on: nobody is told then that all is there.
+void check_a_short_file_is_told_again(Engine& engine) {
+  constexpr int64_t kBytes = UploadRing::kSlotBytes / 2 * 3;
+  TemporaryFolder folder;
+  const std::string path = (folder / "weights.safetensors").string();
+  write_safetensors(path, {{"w", DType::u8, {kBytes}}}, {},
+                    [&](const TensorDeclaration&, const TensorSink& sink) { sink(bytes_of(kBytes, 3).data(), size_t(kBytes)); });
+  const Weights weights = Weights::plain(Checkpoint::open(path));
+  DeviceMemory memory(engine.context(), 4 * kBytes, "weights of a test");
+  Uploader uploader(engine, true);
+  Tensor tensor = weights.load("w");
+  std::filesystem::resize_file(path, kBytes / 2);
+  uploader.rows(ChangedWeight{tensor, {}}, memory.address(), DType::u8);
+  tensor = {};
+  for (int i = 0; i < 2; ++i) CHECK_THROWS_AS(uploader.finish(), Error);
+  const ChangedWeight other{bytes_of(kBytes * 2, 4), {}};
+  CHECK_THROWS_AS(uploader.rows(other, memory.address() + DevicePtr(kBytes), DType::u8), Error);
+  for (int i = 0; i < 6; ++i) CHECK_THROWS_AS(uploader.finish(), Error);
 }
 
 /// Weights that are given in many ways, each to a place of its own.
@@ -204,12 +226,88 @@ TEST_CASE("made-up driver: a failing conversion" * doctest::skip()) {
   check_order(DeviceLog(log_path(), before), weights.readers());
 }
 
+/// Whoever gives goes on while a slot is filled; it is sent when the next one is gathered, and nothing waits for more after
+/// send().
+TEST_CASE("made-up driver: slots on their way" * doctest::skip()) {
+  constexpr int64_t kSlot = UploadRing::kSlotBytes;
+  Cache cache(CacheOptions{.memory_only = true});
+  Engine engine(cache, 4, 1);
+  for (bool overlapped : {false, true}) {
+    DeviceMemory memory(engine.context(), 8 * kSlot, "weights of a test");
+    Uploader uploader(engine, overlapped);
+    const size_t before = DeviceLog(log_path()).lines();
+    DevicePtr to = memory.address();
+    int64_t given = 0;
+    auto give = [&](int64_t bytes) {
+      uploader.rows(ChangedWeight{bytes_of(bytes, 5), {}}, to, DType::u8);
+      to += DevicePtr(bytes), given += bytes;
+    };
+    auto sent = [&] {
+      int64_t bytes = 0;
+      const DeviceLog log(log_path(), before);
+      for (const DeviceLog::Work& work : log.work()) bytes += int64_t(work.bytes);
+      return bytes;
+    };
+    give(kSlot);
+    give(1000);  // the first slot is full
+    CHECK(sent() == 0);
+    give(kSlot);
+    CHECK(sent() == kSlot);
+    uploader.send();
+    CHECK(sent() == given);
+    give(3000);
+    CHECK(sent() == given - 3000);
+    uploader.send();
+    CHECK(sent() == given);
+    uploader.finish();
+  }
+}
+
+/// Copies, launches and waits are refused, whoever gives is told, gives that weight again, and goes on.
+void check_refused_calls(int64_t expected) {
+  Cache cache(CacheOptions{.memory_only = true});
+  Engine engine(cache, 4, 1);
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < 12; ++i) tensors.push_back(bytes_of((int64_t(3 + i % 5) << 20) + i * 333, uint32_t(i)));
+  DeviceMemory memory(engine.context(), int64_t(12) << 23, "weights of a test");
+  GivenWeights weights(engine);
+  Uploader uploader(engine, true);
+  uploader.expect(expected);
+  const size_t before = DeviceLog(log_path()).lines();
+  int told = 0;
+  auto insist = [&](const std::function<void()>& call) {
+    for (int i = 0; i < 20; ++i) try {
+        return call();
+      } catch (const Error&) {
+        ++told;
+      }
+    FAIL("still refused");
+  };
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    insist([&] { uploader.rows(ChangedWeight{tensors[i].clone(), {}}, memory.address() + DevicePtr(i << 23), DType::u8); });
+    insist([&] { weights.filters(uploader, 300 + 10 * int64_t(i), 320); });
+    insist([&] { weights.rows(uploader, DType::f16, 500, i % 2 == 0); });
+  }
+  insist([&] { uploader.finish(); });
+  CHECK(told >= 9);
+  for (size_t i = 0; i < tensors.size(); ++i) CHECK(arrived(tensors[i], memory.address() + DevicePtr(i << 23)));
+  check_order(DeviceLog(log_path(), before), weights.readers());
+}
+
+TEST_CASE("made-up driver: refused calls with large staging" * doctest::skip()) {
+  check_refused_calls(2 * UploadRing::kSlotBytes);
+}
+TEST_CASE("made-up driver: refused calls with small staging" * doctest::skip()) {
+  check_refused_calls(UploadRing::kSlotBytes / 2);
+}
+
 TEST_CASE("made-up driver: uploads" * doctest::skip()) {
   Cache cache(CacheOptions{.memory_only = true});
   for (int threads : {1, 4}) {
     Engine engine(cache, threads, 1);
     check_bytes_arrive(engine);
     check_a_short_file_is_told(engine);
+    check_a_short_file_is_told_again(engine);
   }
 }
 
@@ -230,6 +328,16 @@ TEST_CASE("slots are full across conversions, each of which has all its bytes be
 
 TEST_CASE("a conversion that fails is made when the upload is finished once more, and none that was made before it again") {
   run_with_log("FAKE_CUDA_FAIL='cuLaunchKernel=1@2-2'", "made-up driver: a failing conversion");
+}
+
+TEST_CASE("weights are gathered while a slot is filled, and all are on their way after send()") {
+  run_with_log("", "made-up driver: slots on their way");
+}
+
+TEST_CASE("after calls that the driver refused all bytes arrive, and each conversion is made once") {
+  for (const char* staging : {"large", "small"})
+    run_with_log("FAKE_CUDA_FAIL='cuMemcpyHtoDAsync_v2=1@4-9,cuLaunchKernel=1@5-6,cuEventSynchronize=1@8-10'",
+                 fmt::format("made-up driver: refused calls with {} staging", staging));
 }
 
 }  // namespace
