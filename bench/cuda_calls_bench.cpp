@@ -24,6 +24,7 @@
 #include "backends/cuda/kernels/split_product.h"
 #include "backends/cuda/kernels/thin_conv.h"
 #include "backends/cuda/kernels/tile_product.h"
+#include "backends/cuda/kernels/tile_taps.h"
 #include "backends/cuda/kernels/tile_window.h"
 #include "base/error.h"
 
@@ -580,12 +581,13 @@ void convs(Bench& b) {
 // at a time take turns.
 
 void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s) {
-  const ConvAxis& axis = s.axes[0];
+  const ConvAxis &axis = s.axes[0], &across = s.axes[1];
   const char* change = s.doubles ? " doubled" : axis.stride == 2 ? " down" : "";
-  const std::string label = fmt::format("window {} {}x{}->{} at {}{}", name, s.n, s.c, s.out_c, axis.in, change);
+  const std::string at = axis.in == across.in ? std::to_string(axis.in) : fmt::format("{}x{}", axis.in, across.in);
+  const std::string label = fmt::format("window {} {}x{}->{} at {}{}", name, s.n, s.c, s.out_c, at, change);
   if (!b.wanted(label)) return;
   KernelStream target(kernels, b.stream);
-  DeviceMemory in = b.random(s.n * axis.in * axis.in * s.c, s.type),
+  DeviceMemory in = b.random(s.n * axis.in * across.in * s.c, s.type),
                weights = b.random(s.out_c * axis.kernel * axis.kernel * s.c, s.type), bias = b.random(s.out_c, s.type),
                out = b.random(s.out_pixels() * s.out_c, s.type), more = b.random(s.out_pixels() * s.out_c, s.type);
   ConvBuffers buffers{.in = in.address(), .weights = weights.address(), .out = out.address(), .bias = bias.address()};
@@ -593,18 +595,20 @@ void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s
   auto best = plan_conv(b.vendor, s, &on);
   if (!best) return print_absence(label, best.why_none);
   auto call = best->bind(buffers, b.workspace);
-  TileWindowCall own{.n = s.n, .h = axis.in, .w = axis.in, .c = s.c, .out_c = s.out_c};
+  TileWindowCall own{.n = s.n, .h = axis.in, .w = across.in, .c = s.c, .out_c = s.out_c};
   own.type = s.type, own.doubles = s.doubles;
   if (!s.doubles) own.stride = axis.stride;
   own.in = in.address(), own.filters = weights.address(), own.out = out.address(), own.bias = bias.address();
   if (const std::string why = why_no_tile_window(own, b.context.device()); !why.empty()) return print_absence(label, why);
-  std::vector<TileWindow> windows;
+  std::vector<std::function<void()>> candidates = {[&] { call->launch(b.stream); }};
   for (DevicePtr residual : {DevicePtr(0), more.address()}) {
     own.residual = residual;
-    for (int form : tile_window_forms(s.doubles)) windows.push_back(tile_window(own, form, target.multiprocessors()));
+    for (int form : tile_window_forms(s.doubles))
+      candidates.push_back([&, made = tile_window(own, form, target.multiprocessors())] { made.launch(target); });
+    if (!why_no_tile_taps(own, b.context.device()).empty()) continue;
+    for (int form : tile_taps_forms())
+      candidates.push_back([&, made = tile_taps(own, form, target.multiprocessors())] { made.launch(target); });
   }
-  std::vector<std::function<void()>> candidates = {[&] { call->launch(b.stream); }};
-  for (const TileWindow& w : windows) candidates.push_back([&] { w.launch(target); });
   // Against the best of a round the others are timed no further: so in pairs.
   std::vector<double> times(candidates.size()), library;
   for (size_t i = 1; i < candidates.size(); ++i) {
@@ -616,8 +620,8 @@ void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s
   const double flops = s.flops() * 1e-6;
   fmt::print("{:<40}", label);
   for (double time : times) fmt::print("{:>8.1f}{:>5.0f}", time, flops / time);
-  if (s.doubles) fmt::print("{:>52}", "");  // of one form
-  const size_t forms = windows.size() / 2;
+  const size_t forms = candidates.size() / 2, columns = 2 * (window_forms().size() + tile_taps_forms().size());
+  fmt::print("{:>{}}", "", 13 * (columns - 2 * forms));  // to twice the size there is one form
   auto pass = [&](int tensors) { return 1.5 + tensors * double(s.out_pixels() * s.out_c * byte_size(s.type)) / 4.2e6; };
   auto least = [&](size_t begin) {
     return *std::min_element(times.begin() + int64_t(begin), times.begin() + int64_t(begin + forms));
@@ -631,13 +635,17 @@ void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s
 void windows(Bench& b) {
   Kernels kernels(b.context);
   fmt::print("\n{:<40}{:>13}", "own convolutions: us and TFLOP/s", "cuDNN");
-  for (const char* residual : {"", "+r"})
+  for (const char* residual : {"", "+r"}) {
     for (const device::WindowForm& f : window_forms()) fmt::print("{:>13}", fmt::format("own {}{}", f.columns, residual));
+    for (int form : tile_taps_forms())
+      fmt::print("{:>13}", fmt::format("taps {}{}", tile_forms()[size_t(form)].columns, residual));
+  }
   fmt::print("{:>7}{:>7}{:>7}\n", "gain", "gain+r", "share");
   struct Size {
     const char* name;
     int64_t n, size, c, out_c, stride = 1;
     bool doubles = false;
+    int64_t width = 0;  // 0: the same
   };
   for (const Size& s : std::initializer_list<Size>{{"sd15", 2, 64, 320, 320},
                                                    {"sd15", 2, 64, 640, 320},
@@ -683,9 +691,19 @@ void windows(Bench& b) {
                                                    {"sdxl", 2, 64, 640, 640, 2, true},
                                                    {"vae", 1, 128, 512, 512, 2, true},
                                                    {"vae", 1, 256, 512, 512, 2, true},
-                                                   {"vae", 1, 512, 256, 256, 2, true}}) {
+                                                   {"vae", 1, 512, 256, 256, 2, true},
+                                                   {"wide", 2, 28, 640, 1280, 1, false, 36},
+                                                   {"wide", 2, 28, 1280, 1280, 1, false, 36},
+                                                   {"wide", 2, 28, 1920, 1280, 1, false, 36},
+                                                   {"wide", 2, 28, 2560, 1280, 1, false, 36},
+                                                   {"wide", 2, 28, 1920, 640, 1, false, 36},
+                                                   {"wide", 2, 26, 1280, 1280, 1, false, 38},
+                                                   {"wide", 2, 52, 640, 640, 1, false, 76},
+                                                   {"wide", 2, 14, 1280, 1280, 1, false, 18}}) {
     const ConvAxis axis{.in = s.size, .kernel = s.doubles ? 4 : 3, .stride = s.stride};
-    ConvShape shape{.n = s.n, .c = s.c, .out_c = s.out_c, .axes = {axis, axis}};
+    ConvAxis across = axis;
+    if (s.width) across.in = s.width;
+    ConvShape shape{.n = s.n, .c = s.c, .out_c = s.out_c, .axes = {axis, across}};
     shape.doubles = s.doubles, shape.bias = !s.doubles;
     guarded(s.name, [&] { window_row(b, kernels, s.name, shape); });
   }

@@ -143,7 +143,7 @@ void Engine::begin_modules(const Program& program) const {
       if (thin_conv_module(*conv, context_.device()).empty()) {
         for (const std::string& module : tile_window_modules(conv->in_type, conv->out_c, kind, context_.device()))
           kernels.begin_module(module);
-        has_convolutions_ = true;
+        foresee_other_sizes(*conv);
       }
       const int64_t products = (conv->doubled ? 4 : conv->kernel_h * conv->kernel_w) * conv->c;
       for (const std::string& module : split_modules(conv->out_c, products, conv->in_type, kind, context_.device()))
@@ -213,9 +213,18 @@ std::string Engine::why_no_fp8_attention() const {
   return {};
 }
 
-/// Windows that use the device well at one size may waste columns of their tiles at another.
+/// Windows that use the device well at one size may waste places of their tiles at another.
+void Engine::foresee_other_sizes(const ConvStep& conv) const {
+  if (!options_.many_sizes) return;
+  const std::lock_guard lock(other_sizes_mutex_);
+  for (const std::string& module : tile_taps_modules(conv.in_type, conv.out_c, context_.device())) other_sizes_.insert(module);
+  have_convolutions_ = true;
+}
+
 void Engine::begin_further_sizes() {
-  if (options_.many_sizes && has_convolutions_) vendor_.begin_cudnn();
+  const std::lock_guard lock(other_sizes_mutex_);
+  for (const std::string& module : other_sizes_) vendor_.kernels()->begin_module(module);
+  if (have_convolutions_) vendor_.begin_cudnn();
 }
 
 void Engine::release_buffers() {

@@ -1,8 +1,9 @@
 #pragma once
-#include <atomic>
 #include <future>
 #include <memory>
 #include <mutex>
+#include <set>
+#include <string>
 
 #include "backends/cuda/calls/vendor.h"
 #include "backends/cuda/kernels/kernels.h"
@@ -112,7 +113,7 @@ class Engine final : public sinter::Engine {
   void remove(MemoryHolder& holder) { holders_.erase(&holder); }
 
   /// To be called when a run has been planned: with EngineOptions::many_sizes, makes ready beside it what one at a further size
-  /// may be the first to need, which is cuDNN where programs have convolutions.
+  /// may be the first to need: where programs have convolutions, kernels for pictures of which patches are not full, and cuDNN.
   void begin_further_sizes();
 
   /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
@@ -124,6 +125,7 @@ class Engine final : public sinter::Engine {
   /// Starts compiling the fixed kernels that will be needed.
   void begin_modules(const Program& program) const;
   void begin_shortcut_modules(const Program& program, size_t step) const;
+  void foresee_other_sizes(const ConvStep& conv) const;
   Module load_fixed(std::string_view ptx, std::string_view name);
 
   EngineOptions options_;
@@ -135,7 +137,9 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
-  mutable std::atomic<bool> has_convolutions_ = false;  // for any thread
+  mutable std::mutex other_sizes_mutex_;  // of what runs at other sizes than the first may need
+  mutable std::set<std::string> other_sizes_;
+  mutable bool have_convolutions_ = false;
   std::set<MemoryHolder*> holders_;
   std::unique_ptr<UploadRing> upload_ring_;
   DeviceMemory counters_, fp8_attention_numbers_;

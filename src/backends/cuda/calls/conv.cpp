@@ -9,6 +9,7 @@
 #include "backends/cuda/calls/own_call.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/split_product.h"
+#include "backends/cuda/kernels/tile_taps.h"
 #include "backends/cuda/kernels/tile_window.h"
 #include "base/error.h"
 #include "base/rounding.h"
@@ -17,7 +18,7 @@ namespace sinter::cuda {
 namespace {
 
 /// Part of what choices between the library and tile windows are stored under: raise it when their kernels change.
-constexpr std::string_view kTileWindows = "5";
+constexpr std::string_view kTileWindows = "6";
 /// From which tile_share() on a tile window is taken without asking the library. Measured against cuDNN's best of eight, at
 /// shares of 0.97: on an H100 tiles of 160 columns 1.11 to 1.44 times as fast, tiles of 80 1.19 to 1.21 (by 2 pixels 1.03), tiles
 /// of 128 0.93 to 1.08 times; on an H200, before pixels came once for all taps, tiles of 128 with a residual 1.04 to 1.24
@@ -26,6 +27,10 @@ constexpr double kWideShare = 0.85, kNarrowShare = 0.9;
 /// From which number of products for each result on one that can be split along them is, untimed: measured on an H100 against
 /// cuDNN's best of eight 1.3 to 1.6 times as fast from 11520 on, as fast at 5760.
 constexpr int64_t kManyProducts = 8192;
+
+/// From which tile_taps_share() on tile taps are worth their time, and from which on they are taken untimed: measured on an H100
+/// at 0.93 to 0.95, 1.06 to 1.32 times as fast as cuDNN's best of eight.
+constexpr double kTapsTimed = 0.5, kTapsShare = 0.9;
 
 void check_shape(const ConvShape& s) {
   if (s.axes.size() != 2 && s.axes.size() != 3)
@@ -76,23 +81,57 @@ std::optional<int> expected_split(const ConvShape& s, const DeviceInfo& device) 
 
 int columns_of(int window_form) { return window_forms()[size_t(window_form)].columns; }
 
-/// The forms of tile windows whose tiles lose no more of the result's columns than a twentieth beyond what others lose: of 320
-/// those of 160 and 80, of 512 those of 128.
-std::vector<int> suitable_windows(int64_t out_c, bool doubles) {
-  std::vector<int> forms = tile_window_forms(doubles);
-  auto used = [&](int form) { return double(out_c) / double(round_up(out_c, columns_of(form))); };
+/// Removes forms whose tiles lose more of the result's columns than a twentieth beyond what others lose: of 320 there stay those
+/// of 160 and 80, of 512 those of 128.
+template <class Columns>
+void keep_suitable(std::vector<int>& forms, int64_t out_c, const Columns& columns) {
+  auto used = [&](int form) { return double(out_c) / double(round_up(out_c, int64_t(columns(form)))); };
   double most = 0;
   for (int form : forms) most = std::max(most, used(form));
   std::erase_if(forms, [&](int form) { return used(form) < 0.95 * most; });
+}
+std::vector<int> suitable_windows(int64_t out_c, bool doubles) {
+  std::vector<int> forms = tile_window_forms(doubles);
+  keep_suitable(forms, out_c, columns_of);
   return forms;
 }
 
-/// Of tile windows, and of all of ours, the one that should be fastest.
+/// Of tile windows the one that should be fastest, and whether it should be as fast as the library's kernel.
 int best_window(const ConvShape& s, const DeviceInfo& device) {
   return best_tile_form(window_call(s, {}), device.multiprocessors);
 }
+bool window_should_win(const ConvShape& s, const DeviceInfo& device) {
+  const int form = best_window(s, device);
+  return tile_share(window_call(s, {}), form, device.multiprocessors) >= (columns_of(form) > 128 ? kWideShare : kNarrowShare);
+}
+
+/// Forms of tile taps whose tiles lose less than those of tile windows, where these lose too much to be taken untimed.
+std::vector<int> taps_candidates(const ConvShape& s, const DeviceInfo& device, double least_share = kTapsTimed) {
+  const TileWindowCall call = window_call(s, {});
+  std::vector<int> forms;
+  if (!is_window(s) || !why_no_tile_taps(call, device).empty() || window_should_win(s, device)) return forms;
+  const double windows = tile_share(call, best_window(s, device), device.multiprocessors);
+  auto share = [&](int form) { return tile_taps_share(call, form, device.multiprocessors); };
+  for (int form : tile_taps_forms())
+    if (share(form) >= least_share && share(form) > windows) forms.push_back(form);
+  std::stable_sort(forms.begin(), forms.end(), [&](int a, int b) { return share(a) > share(b); });
+  for (int& form : forms) form += kFirstTapsForm;
+  return forms;
+}
+
+/// Of all of ours the one that should be fastest.
 int expected_form(const ConvShape& s, const DeviceInfo& device) {
-  return expected_split(s, device).value_or(best_window(s, device));
+  if (const auto split = expected_split(s, device)) return *split;
+  const std::vector<int> taps = taps_candidates(s, device, kTapsShare);
+  return taps.empty() ? best_window(s, device) : taps.front();
+}
+
+/// The kernel of one of our forms.
+std::string kernel_of(const ConvShape& s, int form, int multiprocessors) {
+  const TileWindowCall call = window_call(s, {});
+  if (is_split(form)) return split_product_without_maps(call, form - kFirstSplitForm).product.kernel;
+  if (is_taps(form)) return tile_taps_without_maps(call, form - kFirstTapsForm, multiprocessors).product.kernel;
+  return tile_window_without_maps(call, form, multiprocessors).kernel;
 }
 
 /// What the library is asked for: a residual only where its kernel should be faster with it.
@@ -155,6 +194,8 @@ std::unique_ptr<BoundCall> ConvPlan::bind(const ConvBuffers& buffers, const Work
   if (is_split(tile_form_))
     return std::make_unique<OwnCall<SplitWindow>>(kernels, split_product(call, tile_form_ - kFirstSplitForm));
   const int multiprocessors = vendor_->context().device().multiprocessors;
+  if (is_taps(tile_form_))
+    return std::make_unique<OwnCall<TileTaps>>(kernels, tile_taps(call, tile_form_ - kFirstTapsForm, multiprocessors));
   return std::make_unique<OwnCall<TileWindow>>(kernels, tile_window(call, tile_form_, multiprocessors));
 }
 
@@ -164,14 +205,16 @@ std::string why_no_tile_window(const ConvShape& s, const DeviceInfo& device) {
 
 std::vector<int> own_conv_forms(const ConvShape& s, const DeviceInfo& device) {
   std::vector<int> forms = suitable_windows(s.out_c, s.doubles);
+  for (int form : taps_candidates(s, device)) forms.push_back(form);
   for (int form : split_candidates(window_call(s, {}), device)) forms.push_back(kFirstSplitForm + form);
   return forms;
 }
 
 std::string own_conv_name(const ConvShape& s, int form) {
   const WindowKind kind = window_call(s, {}).kind();
-  const std::string module =
-      is_split(form) ? split_module(form - kFirstSplitForm, s.type, kind) : tile_window_module(form, s.type, kind);
+  const std::string module = is_split(form)  ? split_module(form - kFirstSplitForm, s.type, kind)
+                             : is_taps(form) ? tile_taps_module(form - kFirstTapsForm, s.type)
+                                             : tile_window_module(form, s.type, kind);
   return module.substr(0, module.rfind('_'));
 }
 
@@ -183,11 +226,19 @@ std::vector<std::string> tile_window_modules(DType type, int64_t out_c, WindowKi
   return modules;
 }
 
-bool tile_window_should_win(const ConvShape& s, const DeviceInfo& device) {
+std::vector<std::string> tile_taps_modules(DType type, int64_t out_c, const DeviceInfo& device) {
+  const TileWindowCall call{.h = 1, .w = 1, .c = 8, .out_c = 8, .type = type};
+  if (!why_no_tile_taps(call, device).empty()) return {};
+  std::vector<int> forms = tile_taps_forms();
+  keep_suitable(forms, out_c, [](int form) { return tile_forms()[size_t(form)].columns; });
+  std::vector<std::string> modules;
+  for (int form : forms) modules.push_back(tile_taps_module(form, type));
+  return modules;
+}
+
+bool own_conv_should_win(const ConvShape& s, const DeviceInfo& device) {
   if (!why_no_tile_window(s, device).empty()) return false;
-  if (expected_split(s, device)) return true;
-  const int form = best_window(s, device);
-  return tile_share(window_call(s, {}), form, device.multiprocessors) >= (columns_of(form) > 128 ? kWideShare : kNarrowShare);
+  return expected_split(s, device) || window_should_win(s, device) || !taps_candidates(s, device, kTapsShare).empty();
 }
 
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
@@ -213,6 +264,7 @@ class ConvPlanner {
   Prepared prepare() {
     if (has_own_) {
       const std::optional<Winner> stored = find();
+      begin_taps(stored);
       if (stored ? stored->is_own() : expected_to_win()) return nullptr;
     }
     if (shape_.shortcut_c) return nullptr;
@@ -221,12 +273,16 @@ class ConvPlanner {
 
  private:
   const DeviceInfo& device() const { return vendor_.context().device(); }
-  bool expected_to_win() const { return tile_window_should_win(shape_, device()); }
+  bool expected_to_win() const { return own_conv_should_win(shape_, device()); }
+
+  /// Begins kernels that no engine foresees: which sizes want them only calls know.
+  void begin_taps(const std::optional<Winner>& stored) const {
+    for (int form : taps_candidates(shape_, device()))
+      if (!stored || stored->form == form) vendor_.kernels()->begin_kernel(kernel_of(shape_, form, device().multiprocessors));
+  }
 
   std::shared_ptr<ConvPlan> own(int form, const Choice& choice) {
-    const TileWindowCall call = window_call(shape_, {});
-    vendor_.kernels()->function(is_split(form) ? split_product_without_maps(call, form - kFirstSplitForm).product.kernel
-                                               : tile_window_without_maps(call, form, device().multiprocessors).kernel);
+    vendor_.kernels()->function(kernel_of(shape_, form, device().multiprocessors));
     return std::make_shared<ConvPlan>(vendor_, shape_, form, choice);
   }
 

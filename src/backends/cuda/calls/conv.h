@@ -53,7 +53,8 @@ struct ConvBuffers {
   bool early_weights = false;
 };
 
-/// What will run: the library's plan, or a kernel of ours (kernels/tile_window.h, split_product.h). Valid as long as its Vendor.
+/// What will run: the library's plan, or a kernel of ours (kernels/tile_window.h, tile_taps.h, split_product.h). Valid as long as
+/// its Vendor.
 class ConvPlan {
  public:
   ConvPlan(ConvShape shape, std::shared_ptr<const CudnnPlan> library) : shape_(std::move(shape)), library_(std::move(library)) {}
@@ -76,7 +77,7 @@ class ConvPlan {
   Choice choice_;
 };
 
-/// The stored choice if there is one; else, with `tune`, the fastest of our kernels and, unless tile_window_should_win(), the
+/// The stored choice if there is one; else, with `tune`, the fastest of our kernels and, unless own_conv_should_win(), the
 /// library's candidates, which is stored; else one of ours where it should win, or the library's first. None where there is
 /// neither. Code::InvalidArgument for sizes that make no sense.
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn<ConvBuffers>* tune = nullptr);
@@ -84,16 +85,18 @@ Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn
 /// The library's candidates that plan_conv() will time; null where it will not.
 Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
 
-/// Why no tile window of ours makes this; empty where one does.
+/// Why no kernel of ours makes this; empty where one does.
 std::string why_no_tile_window(const ConvShape& shape, const DeviceInfo& device);
 /// The kernels of ours that may be worth their time, where there are some: forms of tiles as own_call.h counts them; and what one
 /// is called.
 std::vector<int> own_conv_forms(const ConvShape& shape, const DeviceInfo& device);
 std::string own_conv_name(const ConvShape& shape, int form);
-/// The modules of kernels that may be wanted for such convolutions; empty where none is.
+/// The modules of kernels that may be wanted for such convolutions, and those of tile taps, which only some sizes of pictures
+/// want; empty where none is.
 std::vector<std::string> tile_window_modules(DType type, int64_t out_c, WindowKind kind, const DeviceInfo& device);
-/// Whether one, or a split product, should be faster than the library's convolution and what adds a residual or a shortcut.
-bool tile_window_should_win(const ConvShape& shape, const DeviceInfo& device);
+std::vector<std::string> tile_taps_modules(DType type, int64_t out_c, const DeviceInfo& device);
+/// Whether one of ours should be faster than the library's convolution and what adds a residual or a shortcut.
+bool own_conv_should_win(const ConvShape& shape, const DeviceInfo& device);
 
 /// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The
 /// residual costs 15 % of the arithmetic, as was measured (bench/NOTES.md), the pass three times the result's memory: so it does

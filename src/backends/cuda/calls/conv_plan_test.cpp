@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "backends/cuda/calls/attention.h"
@@ -38,7 +39,7 @@ TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device,
   auto wins = [](int64_t size, int64_t c, int64_t out_c, auto change) {
     ConvShape shape{.n = 2, .c = c, .out_c = out_c, .axes = {{.in = size}, {.in = size}}};
     change(shape);
-    return tile_window_should_win(shape, hopper());
+    return own_conv_should_win(shape, hopper());
   };
   auto as_it_is = [](ConvShape&) {};
   CHECK(wins(64, 320, 320, as_it_is));
@@ -79,6 +80,58 @@ TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that ha
   DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
   CHECK(tile_window_modules(DType::bf16, 640, WindowKind::Doubles, ampere).empty());
+  CHECK(tile_taps_modules(DType::bf16, 640, hopper()) == std::vector<std::string>{"tile_taps_160_bf16", "tile_taps_128_bf16"});
+  CHECK(tile_taps_modules(DType::f16, 320, hopper()) == std::vector<std::string>{"tile_taps_160_f16"});
+  CHECK(tile_taps_modules(DType::f32, 640, hopper()).empty());
+  CHECK(tile_taps_modules(DType::bf16, 640, ampere).empty());
+}
+
+std::vector<std::string> own_names(const ConvShape& s) {
+  std::vector<std::string> names;
+  for (int form : own_conv_forms(s, hopper())) names.push_back(own_conv_name(s, form));
+  return names;
+}
+bool has_taps(const ConvShape& s) {
+  const auto names = own_names(s);
+  return std::any_of(names.begin(), names.end(), [](const std::string& name) { return name.starts_with("tile_taps"); });
+}
+
+TEST_CASE(
+    "tile taps compete where tile windows waste places, in the forms that do not, and are taken untimed where they waste "
+    "little") {
+  auto conv = [](int64_t h, int64_t w, int64_t c, int64_t out_c) {
+    return ConvShape{.n = 2, .c = c, .out_c = out_c, .axes = {{.in = h}, {.in = w}}};
+  };
+  using Names = std::vector<std::string>;
+  // The lowest level of SDXL at 1152 x 896, and the one above. Tiles of 128 columns make two rounds of 1280.
+  CHECK(own_names(conv(28, 36, 1280, 1280)) == Names{"tile_window_160", "tile_window_128", "tile_window_80", "tile_taps_160"});
+  CHECK(own_names(conv(36, 28, 2560, 1280)) == own_names(conv(28, 36, 1280, 1280)));
+  for (const ConvShape& s : {conv(28, 36, 640, 1280), conv(26, 38, 2560, 1280), conv(52, 76, 640, 640)}) {
+    CHECK(has_taps(s));
+    CHECK(own_conv_should_win(s, hopper()));
+  }
+  const ConvShape few = conv(26, 34, 1280, 1280);  // 0.84 of the device, and two rounds of windows
+  CHECK(has_taps(few));
+  CHECK(!own_conv_should_win(few, hopper()));
+  CHECK(!has_taps(conv(28, 36, 1920, 640)));   // one round either way
+  CHECK(!has_taps(conv(64, 64, 320, 320)));    // full patches
+  CHECK(!has_taps(conv(14, 18, 1280, 1280)));  // a quarter of the device
+  CHECK(!has_taps(conv(28, 36, 4, 1280)));
+  auto changed = [&](auto change) {
+    ConvShape s = conv(28, 36, 1280, 1280);
+    change(s);
+    return has_taps(s);
+  };
+  CHECK(changed([](ConvShape& s) { s.residual = s.rest_may_follow = true; }));
+  CHECK(changed([](ConvShape& s) { s.axes = {{.in = 56, .stride = 2}, {.in = 72, .stride = 2}}; }));
+  CHECK(!changed([](ConvShape& s) { s.type = DType::f32; }));
+  CHECK(!changed([](ConvShape& s) { s.silu = true; }));
+  CHECK(!changed([](ConvShape& s) { s.axes[1].dilation = 2; }));
+  CHECK(!changed([](ConvShape& s) { s.shortcut_c = s.shortcut_stride = 640; }));
+  CHECK(!changed([](ConvShape& s) {
+    s.doubles = true;
+    for (ConvAxis& axis : s.axes) axis.kernel = 4, axis.stride = 2;
+  }));
 }
 
 TEST_CASE("of convolutions that the library would compile kernels for, it builds few candidates") {

@@ -210,22 +210,22 @@ TestDevice* device_with_windows() {
   return nullptr;
 }
 
-TEST_CASE("where tile windows should win they are chosen untimed, with their residual, and are right") {
+TEST_CASE("where kernels of ours should win they are chosen untimed, with their residual, and are right") {
   TestDevice* device = device_with_windows();
   TestVendor* v = device ? test_vendor(NeedsLibrary::CublasLt) : nullptr;
   if (!v) return;
-  for (DType type : {DType::bf16, DType::f16}) {
-    ConvShape s = conv(2, 64, 64, 320, 320, type);
+  for (auto [h, w, c, out_c] : {std::array<int64_t, 4>{64, 64, 320, 320}, {28, 36, 640, 1280}}) {
+    ConvShape s = conv(2, h, w, c, out_c, h == w ? DType::bf16 : DType::f16);
     s.residual = s.rest_may_follow = true;
-    REQUIRE(tile_window_should_win(s, device->context.device()));
+    REQUIRE(own_conv_should_win(s, device->context.device()));
     Vendor without_cache(device->context, nullptr, {}, &v->kernels);
     auto plan = plan_conv(without_cache, s);
     REQUIRE(plan);
     CHECK(plan->is_own());
     CHECK(plan->shape().residual);
-    Case c(*v, s);
-    v->run(*plan->bind(c.buffers(), v->workspace));
-    CHECK(c.worst_error() < tolerance(s));
+    Case one(*v, s);
+    v->run(*plan->bind(one.buffers(), v->workspace));
+    CHECK(one.worst_error() < tolerance(s));
   }
 }
 
@@ -233,8 +233,8 @@ TEST_CASE("a timed choice between the library and tile windows is stored, found 
   TestDevice* device = device_with_windows();
   TestVendor* v = device ? test_vendor(NeedsLibrary::Cudnn) : nullptr;
   if (!v) return;
-  for (auto [size, c, out_c] : {std::array<int64_t, 3>{64, 320, 320}, {8, 64, 64}}) {
-    ConvShape s = conv(2, size, size, c, out_c, DType::bf16);
+  for (auto [h, w, c, out_c] : {std::array<int64_t, 4>{64, 64, 320, 320}, {8, 8, 64, 64}, {28, 36, 1280, 1280}}) {
+    ConvShape s = conv(2, h, w, c, out_c, DType::bf16);
     s.residual = s.rest_may_follow = true;
     Case one(*v, s);
     TuneOn<ConvBuffers> on{v->stream(), one.buffers(), v->workspace, prepare_conv(v->vendor, s)};
@@ -253,6 +253,24 @@ TEST_CASE("a timed choice between the library and tile windows is stored, found 
     v->run(*found->bind(one.buffers(), v->workspace));
     std::vector<float> second = download(v->device, one.out);
     for (int64_t i = 0; i < s.out_pixels() * s.out_c; ++i) REQUIRE(first[size_t(i)] == second[size_t(i)]);
+  }
+}
+
+TEST_CASE("every kernel of ours that competes for pictures that are not square is right") {
+  TestDevice* device = device_with_windows();
+  TestVendor* v = device ? test_vendor(NeedsLibrary::CublasLt) : nullptr;
+  if (!v) return;
+  Vendor with_kernels(device->context, nullptr, {}, &v->kernels);
+  for (auto [h, w, c, out_c] : {std::array<int64_t, 4>{28, 36, 1280, 1280}, {26, 38, 640, 1280}, {14, 18, 1280, 1280}}) {
+    ConvShape s = conv(2, h, w, c, out_c, DType::bf16);
+    s.residual = true;
+    Case one(*v, s);
+    for (int form : own_conv_forms(s, device->context.device())) {
+      CAPTURE(own_conv_name(s, form));
+      fill_bytes(one.out.at(), 0xff, one.out.memory.bytes(), v->stream());
+      v->run(*ConvPlan(with_kernels, s, form, {}).bind(one.buffers(), v->workspace));
+      CHECK(one.worst_error() < tolerance(s));
+    }
   }
 }
 

@@ -4,9 +4,11 @@
 
 namespace sinter::cuda {
 
-/// Forms of our kernels are kept by number: those of tile products and windows, then from here on those of split products.
-constexpr int kFirstSplitForm = 64;
+/// Forms of our kernels are kept by number: those of tile products and windows, then from here on those of tile taps, and of
+/// split products.
+constexpr int kFirstTapsForm = 32, kFirstSplitForm = 64;
 inline bool is_split(int form) { return form >= kFirstSplitForm; }
+inline bool is_taps(int form) { return form >= kFirstTapsForm && !is_split(form); }
 
 /// A kernel of ours with its addresses, as kernels/*.h make one that launches itself.
 template <class Made>

@@ -46,7 +46,7 @@ std::string why_no_shortcut(const ConvShape& conv, const LinearShape& linear, co
 bool shortcut_may_win(const ConvShape& whole) { return whole.shortcut_c <= whole.products() - whole.shortcut_c; }
 
 bool shortcut_should_win(const ConvShape& whole, const DeviceInfo& device) {
-  return shortcut_may_win(whole) && tile_window_should_win(whole, device);
+  return shortcut_may_win(whole) && own_conv_should_win(whole, device);
 }
 
 std::optional<bool> stored_shortcut_choice(Vendor& vendor, const ConvShape& whole) {

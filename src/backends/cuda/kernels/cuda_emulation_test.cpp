@@ -483,6 +483,44 @@ void copy_box_into(int rank, uint32_t to, const EmulatedBoxMap& map, const std::
   });
 }
 
+/// What the PTX manual says of im2col mode (5.5.4): the first pixel is one where windows begin, and so are those that follow,
+/// `stride` apart along w; behind the last of a row comes the first of the next, `stride` further along h, behind the last row
+/// the next picture. What is copied is a tap away from there; where that lies outside of the picture, or the pictures have ended,
+/// or behind the last channel, it is zero. All bytes count.
+///
+/// It does not say what happens where the first pixel is none of those, or in a picture that there is not: here that is an error.
+/// Nor does it say in words, and no device has shown us yet, that with a stride as well each row begins where the first did, and
+/// that corners are given to the driver x first: NVIDIA's CUTLASS relies on both.
+void copy_pixels_into(int rank, uint32_t to, const EmulatedPixelMap& map, int channel, std::array<int64_t, 3> at, int right,
+                      int down, uint32_t barrier) {
+  constexpr int kChannels = 64;
+  if (to % 1024) fail(Code::Internal, "pixels are copied to {}, no multiple of 1024", to);
+  need_operands();
+  for (size_t i = 0; i < 2; ++i)
+    if (at[i] < map.first[i] || at[i] >= map.end[i] || (at[i] - map.first[i]) % map.stride)
+      fail(Code::Internal, "pixels are copied from {} on along axis {}, where no window begins", at[i], i);
+  if (at[2] < 0 || at[2] >= map.sizes[3]) fail(Code::Internal, "pixels are copied of picture {}, which there is not", at[2]);
+  block().later(rank, rank, [=]() mutable {
+    char* shared = block().shared_of(rank);
+    for (int pixel = 0; pixel < map.pixels; ++pixel) {
+      const int64_t x = at[0] + right, y = at[1] + down;
+      const bool inside = x >= 0 && x < map.sizes[1] && y >= 0 && y < map.sizes[2] && at[2] < map.sizes[3];
+      for (int c = 0; c < kChannels; ++c) {
+        const int64_t element = ((at[2] * map.sizes[2] + y) * map.sizes[1] + x) * map.sizes[0] + channel + c;
+        uint16_t value = 0;
+        if (inside && channel + c < map.sizes[0]) std::memcpy(&value, reinterpret_cast<const uint16_t*>(map.base) + element, 2);
+        std::memcpy(shared + swizzled(to + uint32_t(pixel * 128 + c * 2)), &value, 2);
+      }
+      if ((at[0] += map.stride) < map.end[0]) continue;
+      at[0] = map.first[0];
+      if ((at[1] += map.stride) < map.end[1]) continue;
+      at[1] = map.first[1];
+      ++at[2];
+    }
+    count_bytes(barrier, rank, size_t(map.pixels * kChannels * 2));
+  });
+}
+
 template <class Body>
 void for_each_rank(uint32_t blocks, const Body& body) {
   for (int rank = 0; blocks >> rank != 0; ++rank)
@@ -574,6 +612,10 @@ void copy_box_to_blocks(uint32_t to, uint64_t map, int i, int j, int k, uint32_t
   for_each_rank(blocks, [&](int rank) {
     copy_box_into(rank, to, *reinterpret_cast<const EmulatedBoxMap*>(map), {i, j, k, 0}, barrier);
   });
+}
+void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, int right, int down, uint32_t barrier) {
+  copy_pixels_into(block().rank(), to, *reinterpret_cast<const EmulatedPixelMap*>(map), channel, {x, y, picture}, right, down,
+                   barrier);
 }
 void send_in_cluster(uint32_t to, int rank, float first, float second, uint32_t barrier) {
   if (to % 8) fail(Code::Internal, "two numbers are sent to {}, no multiple of 8", to);

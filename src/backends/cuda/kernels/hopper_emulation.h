@@ -36,6 +36,14 @@ struct EmulatedBoxMap {
   bool early;                    // as above
 };
 static_assert(sizeof(EmulatedBoxMap) <= 128);
+/// Of pictures, [n, h, w, c] and dense, whose pixels are copied for one tap of a window.
+struct EmulatedPixelMap {
+  uint64_t base;
+  int64_t sizes[4];          // c, w, h, n
+  int64_t first[2], end[2];  // where windows begin along w and h, and where none begins any more
+  int32_t stride, pixels;    // from one to the next; so many are copied
+};
+static_assert(sizeof(EmulatedPixelMap) <= 128);
 
 template <class T>
 using Shared = T;
@@ -85,6 +93,7 @@ void copy_box_to_blocks(uint32_t to, uint64_t map, int i, int j, int k, uint32_t
 inline void copy_box_to_pair(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
   copy_box_to_blocks(to, map, i, j, k, barrier, 3);
 }
+void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, int right, int down, uint32_t barrier);
 inline void show_to_copies() {}
 void copy_to_block(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier, uint32_t rank);
 inline void prefetch_map(uint64_t) {}

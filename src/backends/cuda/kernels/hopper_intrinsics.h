@@ -170,6 +170,18 @@ SINTER_DEVICE_INLINE void copy_box(uint32_t to, uint64_t map, int i, int j, int 
       "l"(map), "r"(i), "r"(j), "r"(k), "r"(l), "r"(barrier)
       : "memory");
 }
+/// Copies so many pixels of a map of pictures (PixelColumns of tensor_map.h), of each 64 channels from `channel` on. The first is
+/// that at (x, y) of `picture`, which must be one that the map lets windows begin at; the others follow it as the map says, row
+/// after row and picture after picture. All are taken (right, down) of there. What lies outside becomes zero, behind the last
+/// picture too.
+SINTER_DEVICE_INLINE void copy_pixels(uint32_t to, uint64_t map, int channel, int x, int y, int picture, int right, int down,
+                                      uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6], "
+      "{%7, %8};" ::"r"(to),
+      "l"(map), "r"(channel), "r"(x), "r"(y), "r"(picture), "r"(barrier), "h"(uint16_t(right)), "h"(uint16_t(down))
+      : "memory");
+}
 /// And with three.
 SINTER_DEVICE_INLINE void copy_box(uint32_t to, uint64_t map, int i, int j, int k, uint32_t barrier) {
   asm volatile(

@@ -16,5 +16,14 @@ inline void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array,
   }
   std::memcpy(map, &box, sizeof box);
 }
+inline void describe_for_emulation(uint64_t (&map)[16], const PixelColumns& p) {
+  const device::EmulatedPixelMap pixels{.base = p.at,
+                                        .sizes = {p.c, p.w, p.h, p.n},
+                                        .first = {p.first.x, p.first.y},
+                                        .end = {p.w + p.last.x, p.h + p.last.y},
+                                        .stride = int32_t(p.stride),
+                                        .pixels = int32_t(p.pixels)};
+  std::memcpy(map, &pixels, sizeof pixels);
+}
 
 }  // namespace sinter::cuda

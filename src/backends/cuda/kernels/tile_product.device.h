@@ -18,7 +18,19 @@
 
 namespace sinter::device {
 
-template <int kColumns, bool kGated, bool kBf16>
+/// What the tiles that are multiplied are brought of: two matrices. (tile_taps.device.h has others.)
+struct MatrixOperands {
+  static constexpr bool kAreTaps = false;
+  /// Registers of a thread of the warpgroup that brings, and of those that multiply.
+  static constexpr int kBringing = 24, kMultiplying = 240;
+  using Step = int;   ///< where along k both are; its number is what it converts to
+  using Place = int;  ///< of a tile's rows
+
+  static SINTER_DEVICE_INLINE Step first_step() { return 0; }
+  static SINTER_DEVICE_INLINE Place place(int row) { return row; }
+};
+
+template <int kColumns, bool kGated, bool kBf16, class Operands = MatrixOperands>
 struct TileProduct : TileTurns {
   static constexpr TileForm kForm{kColumns, kGated};
   static constexpr int kStages = kForm.stages(), kStageBytes = kForm.stage_bytes(), kLeftBytes = kTileRows * kTileDepth * 2;
@@ -26,12 +38,15 @@ struct TileProduct : TileTurns {
   static constexpr int kReaders = 2 * kWarps;  // of both blocks, that free a stage
   using Results = TileResults<kColumns, kGated, kBf16, MatrixRows>;
   using Sums = typename Results::Sums;
+  using OperandStep = typename Operands::Step;
 
   const TileProductArguments& args;
+  const Operands operands;
   uint32_t stages, full, empty;  // addresses in shared memory
   int steps;
 
-  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a) : TileTurns(a, kOut), args(a) {
+  SINTER_DEVICE_INLINE explicit TileProduct(const TileProductArguments& a, const Operands& o = {})
+      : TileTurns(a, kOut), args(a), operands(o) {
     stages = (shared_address(shared_memory()) + 1023) & ~1023u;
     full = stages + kStages * kStageBytes + 2 * kForm.staging_bytes();
     empty = full + 8 * kStages;
@@ -51,17 +66,20 @@ struct TileProduct : TileTurns {
   }
 
   /// Announces what a stage will hold, and starts bringing this block's half of the weights to both.
-  SINTER_DEVICE_INLINE void bring_weights(uint64_t weights_map, int column, int step, int stage) const {
+  SINTER_DEVICE_INLINE void bring_weights(uint64_t weights_map, int column, OperandStep step, int stage) const {
     constexpr int kHalf = kColumns / 2;
     const uint32_t at = stages + stage * kStageBytes + kLeftBytes + rank * kHalf * kTileDepth * 2, barrier = full + 8 * stage;
     const int row = column * kOut + int(rank) * (kGated ? args.gate : kHalf);
     arrive_expecting(barrier, kStageBytes);
-    copy_tile_to_pair(at, weights_map, step * kTileDepth, row, barrier);
+    if constexpr (Operands::kAreTaps)
+      operands.copy_weights(at, weights_map, step, row, barrier);
+    else
+      copy_tile_to_pair(at, weights_map, step * kTileDepth, row, barrier);
   }
   /// The same for the first steps of this block's first tile.
   SINTER_DEVICE_INLINE void bring_weights_early(uint64_t weights_map, int count) const {
     const int column = order.place(first_pair).column;
-    for (int step = 0; step < count; ++step) bring_weights(weights_map, column, step, step);
+    for (OperandStep step = operands.first_step(); step < count; ++step) bring_weights(weights_map, column, step, step);
   }
 
   /// One thread would do; but the others of its warp, waiting elsewhere, would hold it up.
@@ -76,12 +94,15 @@ struct TileProduct : TileTurns {
     uint32_t parity = 1;  // nobody waits for a stage that was never used
     for (int pair = first_pair; pair < order.pairs(); pair += next_pair) {
       const auto [pair_row, column] = order.place(pair);
-      const int row = first_row(pair_row);
-      for (int step = 0; step < steps; ++step) {
+      const auto place = operands.place(first_row(pair_row));
+      for (OperandStep step = operands.first_step(); step < steps; ++step) {
         wait_phase(empty + 8 * stage, parity);
         if (thread_x() == 0) {
           if (early == 0) bring_weights(weights_map, column, step, stage);
-          copy_tile(stages + stage * kStageBytes, left_map, step * kTileDepth, row, full + 8 * stage);
+          if constexpr (Operands::kAreTaps)
+            operands.copy_left(stages + stage * kStageBytes, left_map, step, place, full + 8 * stage);
+          else
+            copy_tile(stages + stage * kStageBytes, left_map, step * kTileDepth, place, full + 8 * stage);
         }
         if (early > 0) --early;
         warp_barrier();
@@ -160,10 +181,10 @@ struct TileProduct : TileTurns {
   SINTER_DEVICE_INLINE void run(uint64_t maps) {
     prepare();
     if (group < 0) {
-      fewer_registers<24>();
+      fewer_registers<Operands::kBringing>();
       if (thread_x() < 32) bring(maps);
     } else {
-      more_registers<240>();
+      more_registers<Operands::kMultiplying>();
       multiply();
     }
   }
