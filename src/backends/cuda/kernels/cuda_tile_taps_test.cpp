@@ -12,8 +12,6 @@
 #include "backends/cuda/kernels/tile_taps_128_f16.device.cpp"
 #include "backends/cuda/kernels/tile_taps_160_bf16.device.cpp"
 #include "backends/cuda/kernels/tile_taps_160_f16.device.cpp"
-#include "base/error.h"
-#include "made_up_driver.h"
 
 namespace sinter::cuda {
 namespace {
@@ -154,26 +152,6 @@ TEST_CASE("modules of tile taps hold the kernels that are launched") {
       CHECK(ptx.find(".entry " + made.product.kernel + "(") != ptx.npos);
       CHECK(ptx.find(".im2col") != ptx.npos);
     }
-}
-
-TEST_CASE("made-up driver: maps of tile taps" * doctest::skip()) {
-  const TileWindowCall good = window(2, 28, 36, 1280, 1280);
-  auto described = [&](const TileWindowCall& call) {
-    try {
-      return tile_taps(call, 0, 132).product.shape.grid.x > 0;
-    } catch (const Error&) {
-      return false;
-    }
-  };
-  CHECK(described(good));
-  CHECK(described(padded(sized(good, 64, 64, 8), 64, 64, 64, 64)));
-  CHECK(described(padded(sized(window(1, 1, 1, 8, 8), 1, 1, 1), 0, 0, 0, 0)));
-  CHECK(!described(sized(good, 3, 3, 9)));
-  CHECK(!described(padded(sized(good, 3, 300, 1), 1, 1, 150, 150)));
-}
-
-TEST_CASE("the largest windows that tile taps make are within what the driver describes, larger ones are not") {
-  run_on_made_up_driver("", "made-up driver: maps of tile taps");
 }
 
 /// Null where there is no such device, after saying so.

@@ -40,6 +40,7 @@ class GroupNorm {
     start_loads();
     store_parameters(first);
     barrier();
+    if (meets && thread_x() == 0) arrive_expecting(meeting(), uint32_t(a.slab_groups * blocks_x()) * sizeof(Sums));
     sum();
     barrier();
     if (meets) cluster_wait();  // all blocks have begun, and made their barriers
@@ -87,7 +88,6 @@ class GroupNorm {
     if (thread_x() == 0) {
       make_barrier(meeting(), 1);
       publish_barriers();
-      arrive_expecting(meeting(), uint32_t(a.slab_groups * blocks_x()) * sizeof(Sums));
     }
     cluster_arrive();
   }

@@ -399,7 +399,8 @@ struct TileAttention {
     }
   }
 
-  /// Through shared memory, so that each lane stores 16 bytes.
+  /// Through shared memory, so that each lane stores 16 bytes. `group` is marked where its weights have lost digits; negative where
+  /// it has been made again: others read the marks then.
   SINTER_DEVICE_INLINE void store(const Sums& sums, const Rows& rows, int head, int first_row, int group) const {
     warp_barrier();  // all have stored what was there
     SINTER_UNROLL
@@ -415,7 +416,7 @@ struct TileAttention {
         float nothing = 0;  // but no number where a sum is none, or infinite
         SINTER_UNROLL
         for (int i = 0; i < kD / 8; ++i) nothing += (sums[i * 4 + half * 2] + sums[i * 4 + half * 2 + 1]) * 0.f;
-        if (!(all >= kLeastTotal && all <= kMostTotal && nothing == 0.f))
+        if (group >= 0 && !(all >= kLeastTotal && all <= kMostTotal && nothing == 0.f))
           shared_at<uint32_t>(failed + 4 * uint32_t(group % kAttentionMarks)) = 1;
       }
       SINTER_UNROLL
@@ -451,7 +452,7 @@ struct TileAttention {
       Rows rows;
       rows.place = at.number;
       gather(next, sums, rows, again);
-      store(sums, rows, group.head, (group.first + maker) * kAttentionRows, i);
+      store(sums, rows, group.head, (group.first + maker) * kAttentionRows, again ? -1 : i);
     }
   }
 
