@@ -580,11 +580,15 @@ void convs(Bench& b) {
 // pass follows it, whose time is what was measured of such passes: 1.5 us, and three times the result, or twice, at 4.2 TB/s. Two
 // at a time take turns.
 
+std::string size_text(int64_t height, int64_t width) {
+  return height == width ? std::to_string(height) : fmt::format("{}x{}", height, width);
+}
+
 void window_row(Bench& b, Kernels& kernels, const char* name, const ConvShape& s) {
   const ConvAxis &axis = s.axes[0], &across = s.axes[1];
   const char* change = s.doubles ? " doubled" : axis.stride == 2 ? " down" : "";
-  const std::string at = axis.in == across.in ? std::to_string(axis.in) : fmt::format("{}x{}", axis.in, across.in);
-  const std::string label = fmt::format("window {} {}x{}->{} at {}{}", name, s.n, s.c, s.out_c, at, change);
+  const std::string label =
+      fmt::format("window {} {}x{}->{} at {}{}", name, s.n, s.c, s.out_c, size_text(axis.in, across.in), change);
   if (!b.wanted(label)) return;
   KernelStream target(kernels, b.stream);
   DeviceMemory in = b.random(s.n * axis.in * across.in * s.c, s.type),
@@ -699,7 +703,23 @@ void windows(Bench& b) {
                                                    {"wide", 2, 28, 1920, 640, 1, false, 36},
                                                    {"wide", 2, 26, 1280, 1280, 1, false, 38},
                                                    {"wide", 2, 52, 640, 640, 1, false, 76},
-                                                   {"wide", 2, 14, 1280, 1280, 1, false, 18}}) {
+                                                   {"wide", 2, 26, 1280, 1280, 1, false, 34},
+                                                   {"odd", 2, 56, 320, 320, 2, false, 72},
+                                                   {"odd", 2, 56, 640, 640, 2, false, 72},
+                                                   {"odd", 2, 28, 320, 640, 1, false, 36},
+                                                   {"odd", 2, 28, 640, 640, 1, false, 36},
+                                                   {"odd", 2, 28, 1280, 640, 1, false, 36},
+                                                   {"odd", 2, 28, 640, 640, 2, false, 36},
+                                                   {"odd", 2, 14, 640, 1280, 1, false, 18},
+                                                   {"odd", 2, 14, 1280, 1280, 1, false, 18},
+                                                   {"odd", 2, 14, 2560, 1280, 1, false, 18},
+                                                   {"odd", 2, 14, 1280, 1280, 2, false, 18},
+                                                   {"odd", 2, 7, 1280, 1280, 1, false, 9},
+                                                   {"odd", 2, 7, 2560, 1280, 1, false, 9},
+                                                   {"odd", 2, 7, 1280, 1280, 2, true, 9},
+                                                   {"odd", 2, 14, 1280, 1280, 2, true, 18},
+                                                   {"odd", 2, 28, 640, 640, 2, true, 36},
+                                                   {"odd", 2, 28, 1280, 1280, 2, true, 36}}) {
     const ConvAxis axis{.in = s.size, .kernel = s.doubles ? 4 : 3, .stride = s.stride};
     ConvAxis across = axis;
     if (s.width) across.in = s.width;
@@ -788,15 +808,17 @@ void split_product_row(Bench& b, Kernels& kernels, int64_t m, int64_t n, int64_t
   });
 }
 
-void split_window_row(Bench& b, Kernels& kernels, int64_t size, int64_t c, int64_t out_c, int64_t stride, bool doubles) {
+void split_window_row(Bench& b, Kernels& kernels, int64_t height, int64_t width, int64_t c, int64_t out_c, int64_t stride,
+                      bool doubles) {
   const char* change = doubles ? " doubled" : stride == 2 ? " down" : "";
-  const std::string label = fmt::format("split 2x{}->{} at {}{}", c, out_c, size, change);
+  const std::string label = fmt::format("split 2x{}->{} at {}{}", c, out_c, size_text(height, width), change);
   if (!b.wanted(label)) return;
-  ConvShape shape = conv(2, size, c, out_c);
+  ConvShape shape = conv(2, height, c, out_c);
+  shape.axes[1].in = width;
   for (ConvAxis& axis : shape.axes) axis.kernel = doubles ? 4 : 3, axis.stride = stride;
   shape.doubles = doubles, shape.bias = !doubles;
   const int64_t filters = out_c * shape.axes[0].kernel * shape.axes[1].kernel * c, copies = copies_of(filters * 2),
-                in_count = 2 * size * size * c;
+                in_count = 2 * height * width * c;
   DeviceMemory x = b.random(in_count, DType::bf16), in = b.random(in_count, DType::bf16),
                weights = b.random(copies * filters, DType::bf16), bias = b.random(out_c, DType::bf16),
                out = b.random(shape.out_pixels() * out_c, DType::bf16);
@@ -810,10 +832,10 @@ void split_window_row(Bench& b, Kernels& kernels, int64_t size, int64_t c, int64
     buffers.weights = weights_of(i);
     library.add([&b, call = std::shared_ptr<BoundCall>(best->bind(buffers, b.workspace))] { call->launch(b.stream); });
   }
-  TileWindowCall call{.n = 2, .h = size, .w = size, .c = c, .out_c = out_c};
+  TileWindowCall call{.n = 2, .h = height, .w = width, .c = c, .out_c = out_c};
   call.stride = doubles ? 1 : stride, call.doubles = doubles;
   const std::vector<int> forms = split_candidates(call, b.context.device());
-  const GroupNormCall norm = norm_before(x.address(), in.address(), 2, size * size, c);
+  const GroupNormCall norm = norm_before(x.address(), in.address(), 2, height * width, c);
   split_row(b, kernels, label, norm, library, forms, [&](int form, InTurns& ours) {
     for (int64_t i = 0; i < copies; ++i) {
       call.in = buffers.in, call.filters = weights_of(i), call.out = buffers.out, call.bias = buffers.bias;
@@ -830,18 +852,25 @@ void splits(Bench& b) {
   Kernels kernels(b.context);
   fmt::print("\n{:<36}{:>7}  columns:rows x parts\n", "split along k: us", "library");
   struct Window {
-    int64_t size, c, out_c, stride = 1;
+    int64_t height, width, c, out_c, stride = 1;
     bool doubles = false;
   };
-  for (const Window& w : std::initializer_list<Window>{{8, 1280, 1280},
-                                                       {8, 2560, 1280},
-                                                       {16, 640, 1280},
-                                                       {16, 1280, 1280},
-                                                       {16, 1920, 1280},
-                                                       {16, 2560, 1280},
-                                                       {16, 1280, 1280, 2},
-                                                       {8, 1280, 1280, 2, true}})
-    guarded("split", [&] { split_window_row(b, kernels, w.size, w.c, w.out_c, w.stride, w.doubles); });
+  for (const Window& w : std::initializer_list<Window>{{8, 8, 1280, 1280},
+                                                       {8, 8, 2560, 1280},
+                                                       {16, 16, 640, 1280},
+                                                       {16, 16, 1280, 1280},
+                                                       {16, 16, 1920, 1280},
+                                                       {16, 16, 2560, 1280},
+                                                       {16, 16, 1280, 1280, 2},
+                                                       {8, 8, 1280, 1280, 2, true},
+                                                       {7, 9, 1280, 1280},
+                                                       {7, 9, 2560, 1280},
+                                                       {14, 18, 640, 1280},
+                                                       {14, 18, 1280, 1280},
+                                                       {14, 18, 2560, 1280},
+                                                       {14, 18, 1280, 1280, 2},
+                                                       {7, 9, 1280, 1280, 2, true}})
+    guarded("split", [&] { split_window_row(b, kernels, w.height, w.width, w.c, w.out_c, w.stride, w.doubles); });
   for (int64_t m : {128, 512})
     for (int64_t k : {1280, 2560, 5120}) guarded("split", [&] { split_product_row(b, kernels, m, 1280, k); });
 }

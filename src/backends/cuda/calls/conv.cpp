@@ -129,8 +129,8 @@ int expected_form(const ConvShape& s, const DeviceInfo& device) {
 /// The kernel of one of our forms.
 std::string kernel_of(const ConvShape& s, int form, int multiprocessors) {
   const TileWindowCall call = window_call(s, {});
-  if (is_split(form)) return split_product_without_maps(call, form - kFirstSplitForm).product.kernel;
-  if (is_taps(form)) return tile_taps_without_maps(call, form - kFirstTapsForm, multiprocessors).product.kernel;
+  if (is_split(form)) return split_product_without_maps(call, form - kFirstSplitForm).kernel;
+  if (is_taps(form)) return tile_taps_without_maps(call, form - kFirstTapsForm, multiprocessors).kernel;
   return tile_window_without_maps(call, form, multiprocessors).kernel;
 }
 

@@ -48,6 +48,9 @@ TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device,
   CHECK(wins(8, 1280, 1280, as_it_is));  // split
   CHECK(wins(16, 1280, 1280, [](ConvShape& s) { s.axes[0].stride = s.axes[1].stride = 2; }));
   CHECK(wins(16, 1280, 1280, as_it_is));
+  auto across = [](int64_t width) { return [width](ConvShape& s) { s.axes[1].in = width; }; };
+  CHECK(wins(14, 1280, 1280, across(18)));
+  CHECK(wins(7, 1280, 1280, across(9)));
   CHECK(!wins(16, 640, 1280, as_it_is));
   CHECK(!wins(8, 640, 640, as_it_is));
   CHECK(!wins(64, 4, 320, as_it_is));
@@ -115,7 +118,7 @@ TEST_CASE(
   CHECK(!own_conv_should_win(few, hopper()));
   CHECK(!has_taps(conv(28, 36, 1920, 640)));   // one round either way
   CHECK(!has_taps(conv(64, 64, 320, 320)));    // full patches
-  CHECK(!has_taps(conv(14, 18, 1280, 1280)));  // a quarter of the device
+  CHECK(!has_taps(conv(14, 18, 1280, 1280)));  // a quarter of the device: split
   CHECK(!has_taps(conv(28, 36, 4, 1280)));
   auto changed = [&](auto change) {
     ConvShape s = conv(28, 36, 1280, 1280);

@@ -74,53 +74,80 @@ TEST_CASE("a split product has one cluster of blocks for every tile, or for seve
   }
 }
 
-TEST_CASE("tiles of a split window are all pixels of the result once, and no others") {
-  struct Size {
-    int64_t n, h, w;
-  };
-  for (Size s : {Size{1, 1, 1}, Size{2, 8, 8}, Size{3, 9, 23}, Size{2, 40, 130}, Size{130, 1, 1}}) {
-    const SplitWindow made = split_product_without_maps(window(s.n, s.h, s.w, 64, 160), 0);
-    const device::SplitWindowRows rows{made.window};
-    std::set<int> seen;
-    int written = 0;
-    for (int row = 0; row < made.product.arguments.m + device::kTileRows; ++row) {
-      const int first = row / device::kTileRows * device::kTileRows;
-      if (const int pixel = rows.out_row(rows.tile(first), row - first); pixel >= 0) seen.insert(pixel), ++written;
-    }
-    CHECK(written == s.n * s.h * s.w);
-    CHECK(int(seen.size()) == written);
-    CHECK(*seen.rbegin() == written - 1);
+/// Of the windows that the pixels' map lets begin somewhere.
+void check_begins(const PixelColumns& of, const device::WindowTaps::Pixel& from) {
+  CHECK(from.x >= of.first.x);
+  CHECK(from.x < of.w + of.last.x);
+  CHECK(from.y >= of.first.y);
+  CHECK(from.y < of.h + of.last.y);
+  CHECK((from.x - of.first.x) % of.stride == 0);
+  CHECK((from.y - of.first.y) % of.stride == 0);
+  CHECK(from.picture < of.n);
+}
+/// The results' rows that tiles write, those behind the last one included, each once and none beyond.
+template <class Rows>
+void check_rows(const SplitWindow& made, const Rows& rows, int tiles, int64_t pixels) {
+  std::set<int> seen;
+  int written = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const auto at = rows.tile(tile * device::kTileRows);
+    check_begins(made.operands.a, at.from);
+    for (int row = 0; row < device::kTileRows; ++row)
+      if (const int pixel = rows.out_row(at, row); pixel >= 0) seen.insert(pixel), ++written;
   }
-  CHECK(split_product_without_maps(window(2, 8, 8, 64, 160), 0).product.arguments.m == 128);
-  CHECK(split_product_without_maps(window(2, 16, 16, 64, 160), 0).product.arguments.m == 512);
+  CHECK(written == pixels);
+  CHECK(int(seen.size()) == written);
+  CHECK(*seen.rbegin() == written - 1);
+}
+
+TEST_CASE("tiles of a split window are consecutive pixels of the result, all of them once, and begin where windows do") {
+  struct Size {
+    int64_t n, h, w, stride = 1, top = 1, left = 1;
+  };
+  for (Size s : {Size{1, 1, 1}, Size{2, 8, 8}, Size{3, 9, 23}, Size{2, 14, 18}, Size{2, 7, 9}, Size{2, 40, 130}, Size{130, 1, 1},
+                 Size{2, 14, 18, 2}, Size{3, 17, 12, 2, 0, 1}, Size{1, 11, 29, 3, 1, 0}}) {
+    const TileWindowCall call = strided(window(s.n, s.h, s.w, 64, 160), s.stride, s.top, s.left);
+    const SplitWindow made = split_product_without_maps(call, 0);
+    const device::SplitWindowRows rows{{made.product}, {made.taps}};
+    const int tiles = (made.product.m + device::kTileRows - 1) / device::kTileRows;
+    check_rows(made, rows, tiles + 1, s.n * call.out_h() * call.out_w());
+    for (int row = 0; row < made.product.m; row += device::kTileRows) {
+      const auto tile = rows.tile(row);
+      CHECK(rows.out_row(tile, 0) == row);
+      CHECK(tile.from.x == row % call.out_w() * s.stride - s.left);
+      CHECK(tile.from.y == row / call.out_w() % call.out_h() * s.stride - s.top);
+      CHECK(tile.from.picture == row / (call.out_w() * call.out_h()));
+    }
+    // No other window begins within the corners.
+    const PixelColumns& p = made.operands.a;
+    CHECK((p.w + p.last.x - 1 - p.first.x) / p.stride + 1 == call.out_w());
+    CHECK((p.h + p.last.y - 1 - p.first.y) / p.stride + 1 == call.out_h());
+  }
+  CHECK(split_product_without_maps(window(2, 8, 8, 64, 160), 0).shape.grid.x == 2 * 6);  // of columns, each in 6 parts
+  CHECK(split_product_without_maps(window(2, 7, 9, 64, 160), 0).shape.grid.x == 2 * 6);
+  CHECK(split_product_without_maps(window(2, 14, 18, 64, 160), 2).shape.grid.x == 2 * 8);  // two times two tiles
 }
 
 TEST_CASE("tiles of a split window to twice the size are all pixels of the result once, and no others") {
   for (int64_t n : {1, 3})
-    for (int64_t h : {1, 8, 19}) {
-      const SplitWindow made = split_product_without_maps(doubled(window(n, h, 13, 64, 160)), kDoubled);
-      const device::SplitDoubledRows<192> rows{{made.window}};
-      std::set<int> seen;
-      int written = 0;
-      for (int row = 0; row < made.product.arguments.m; ++row) {
-        const int first = row / device::kTileRows * device::kTileRows;
-        if (const int pixel = rows.out_row(rows.tile(first), row - first); pixel >= 0) seen.insert(pixel), ++written;
+    for (int64_t h : {1, 7, 8, 19})
+      for (int64_t w : {1, 9, 13}) {
+        const SplitWindow made = split_product_without_maps(doubled(window(n, h, w, 64, 160)), kDoubled);
+        CHECK(made.product.m == 4 * ((n * h * w + 127) / 128 * 128));
+        check_rows(made, device::SplitDoubledRows<192>{made.product, {made.taps}}, made.product.m / device::kTileRows,
+                   n * 2 * h * 2 * w);
       }
-      CHECK(written == n * 2 * h * 2 * 13);
-      CHECK(int(seen.size()) == written);
-      CHECK(*seen.rbegin() == written - 1);
-    }
 }
 
 TEST_CASE("the steps of a split window are the same counted several at a time and begun anywhere") {
   TileWindowCall call = window(1, 8, 8, 72, 160);
   call.kernel_w = 2;
   const SplitWindow made = split_product_without_maps(call, 0);
-  CHECK(made.product.arguments.k == 3 * 2 * 128);
-  const device::SplitWindowRows rows{made.window};
+  CHECK(made.product.k == 3 * 2 * 128);
+  const device::WindowTaps taps{made.taps};
   for (int part = 0; part < 5; ++part) {
-    device::SplitWindowRows::Step step = rows.step(part);
-    for (int i = part; i < 12; i += 5, rows.advance(step, 5)) {
+    device::WindowTaps::Step step = taps.step(part);
+    for (int i = part; i < 12; i += 5, taps.advance(step, 5)) {
       CHECK(step.channel == i % 2 * 64);
       CHECK(step.tap == i / 2);
       CHECK(step.x == i / 2 % 2);
@@ -136,6 +163,11 @@ TEST_CASE("calls are split where that is of use, in the form that should be fast
   CHECK(forms(window(2, 16, 16, 1280, 1280)) == std::vector<int>{2});
   CHECK(forms(strided(window(2, 16, 16, 1280, 1280), 2, 1, 1)) == std::vector<int>{0, 1});
   CHECK(forms(doubled(window(2, 8, 8, 1280, 1280))) == std::vector<int>{kDoubled});
+  CHECK(forms(window(2, 7, 9, 1280, 1280)) == std::vector<int>{0, 1});
+  CHECK(forms(window(2, 14, 18, 1280, 1280)) == std::vector<int>{2});
+  CHECK(forms(strided(window(2, 14, 18, 1280, 1280), 2, 1, 1)) == std::vector<int>{0, 1});
+  CHECK(forms(doubled(window(2, 7, 9, 1280, 1280))) == std::vector<int>{kDoubled});
+  CHECK(forms(with_shortcut(window(2, 14, 18, 1280, 1280), 2560)) == std::vector<int>{2});
   CHECK(forms(product(128, 1280, 1280)) == std::vector<int>{1, 0});
   CHECK(forms(product(128, 1280, 64)).empty());
   CHECK(forms(product(2048, 1280, 1280)).empty());
@@ -144,6 +176,9 @@ TEST_CASE("calls are split where that is of use, in the form that should be fast
   CHECK(forms(window(2, 8, 8, 1280, 320)).empty());
   CHECK(split_share(product(128, 1280, 1280), 0, 132) == doctest::Approx(96.0 / 132));
   CHECK(split_share(window(2, 16, 16, 1280, 1280), 2, 132) == doctest::Approx(112.0 / 132 * 1280 / (7 * 192)));
+  CHECK(split_share(window(2, 14, 18, 1280, 1280), 2, 132) == doctest::Approx(112.0 / 132 * 1280 / (7 * 192) * 504 / 512));
+  CHECK(split_share(doubled(window(2, 7, 9, 1280, 1280)), kDoubled, 132) ==
+        doctest::Approx(112.0 / 132 * 1280 / (7 * 192) * 126 / 128));
   CHECK(split_share(product(128, 1288 + 80, 1280), 0, 132) == 0);  // 18 clusters of 6
 }
 
@@ -179,6 +214,8 @@ TEST_CASE("split products say why they cannot do a call") {
   refused_window([](auto& c, auto&) { c.doubles = true; }, "such a size");
   refused_window([](auto& c, auto&) { c.c = 4; }, "4");
   refused_window([](auto& c, auto&) { c.stride = 9; }, "9 pixels apart");
+  refused_window([](auto& c, auto&) { c.left = 65; }, "padding");
+  refused_window([](auto& c, auto&) { c.shortcut.c = 4; }, "shortcuts");
   refused_window([](auto& c, auto&) { c.c = 8, c.kernel_h = 1; }, "too few for 6 parts");
   refused_window([](auto&, auto& d) { d.capability_major = 10; }, "capability 9.0");
 }
@@ -191,18 +228,13 @@ TestDevice* hopper_device() {
 SplitProduct ready(TestTarget& target, const TileProductCall& call, int form) {
   if (!target.emulated()) return split_product(call, form);
   SplitProduct made = split_product_without_maps(call, form);
-  auto map = [](uint64_t(&to)[16], const TiledArray& of, bool early) {
-    const device::EmulatedMap map{of.at, of.sizes[1], of.sizes[0], of.strides[0], of.box[1], early};
-    std::memcpy(to, &map, sizeof map);
-  };
-  map(made.operands.maps.a, made.operands.a, false);
-  map(made.operands.maps.weights, made.operands.weights, call.early_weights);
+  describe_for_emulation(made.operands, call.early_weights);
   return made;
 }
 SplitWindow ready(TestTarget& target, const TileWindowCall& call, int form) {
   if (!target.emulated()) return split_product(call, form);
   SplitWindow made = split_product_without_maps(call, form);
-  describe_for_emulation(made.product.operands, made.shortcut, call.early_weights);
+  describe_for_emulation(made, call.early_weights);
   return made;
 }
 
@@ -249,7 +281,9 @@ void check_window(TestTarget& target, const TileWindowCall& call, int of_form, b
     CAPTURE(named(form));
     c.call.out = target.untouched((c.count + 64) * 2);
     if (in_place) c.work_in_place();
-    ready(target, c.call, form).launch(target);
+    const SplitWindow made = ready(target, c.call, form);
+    made.launch(target);
+    if (!target.emulated()) CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
     std::string where;
     const double worst = c.worst_error(where);
     CHECK_MESSAGE(worst < 1e-4, where);
@@ -271,14 +305,18 @@ TEST_CASE("emulated split windows agree with sums in double") {
   for (int form : forms_of(kEveryForm)) {
     EmulatedTarget target;
     const DType type = form % 2 ? DType::bf16 : DType::f16;
-    check_window(target, window(2, 8, 8, 72, 136, type), form, true, true);
-    check_window(target, strided(window(1, 17, 12, 64, 8, type), 2, 0, 1), form, true, false);
-    check_window(target, window(1, 13, 11, 64, 24, type), form, false, true, true);  // boxes overhang
+    check_window(target, window(2, 7, 9, 72, 136, type), form, true, true);
+    check_window(target, strided(window(3, 17, 12, 64, 8, type), 2, 0, 1), form, true, false);
+    check_window(target, window(1, 13, 11, 64, 24, type), form, false, true, true);  // two tiles of a picture
+    check_window(target, window(1, 16, 8, 64, 8, type), form, true,
+                 true);  // where there are two, a tile wholly behind the last pixel
+    check_window(target, window(1, 1, 1, 72, 8, type), form, true, false);
   }
   for (DType type : {DType::bf16, DType::f16}) {
     EmulatedTarget target;
-    check_window(target, doubled(window(2, 5, 3, 72, 200, type)), kDoubled, true, true);
-    check_window(target, doubled(window(1, 17, 9, 64, 72, type)), kDoubled, false, false);
+    check_window(target, doubled(window(2, 7, 9, 72, 200, type)), kDoubled, true, true);
+    check_window(target, doubled(window(3, 5, 9, 64, 72, type)), kDoubled, false, false);
+    check_window(target, doubled(window(1, 1, 1, 64, 8, type)), kDoubled, true, false);
   }
 }
 
@@ -286,8 +324,8 @@ TEST_CASE("emulated split windows with a shortcut agree with sums in double") {
   for (int form : forms_of(kEveryForm)) {
     EmulatedTarget target;
     const DType type = form % 2 ? DType::bf16 : DType::f16;
-    check_window(target, with_shortcut(window(2, 8, 8, 72, 136, type), 200), form, true, true);
-    check_window(target, with_shortcut(strided(window(1, 17, 12, 64, 8, type), 2, 0, 1), 72, 96), form, true, false);
+    check_window(target, with_shortcut(window(2, 7, 9, 72, 136, type), 200), form, true, true);
+    check_window(target, with_shortcut(strided(window(3, 17, 12, 64, 8, type), 2, 0, 1), 72, 96), form, true, false);
     check_window(target, with_shortcut(window(1, 13, 11, 64, 24, type), 8), form, false, true, true);
     TileWindowCall pixel = window(2, 5, 3, 64, 16, type);  // most parts have none of the window's steps
     pixel.kernel_h = pixel.kernel_w = 1, pixel.top = pixel.bottom = pixel.left = pixel.right = 0;
@@ -298,9 +336,9 @@ TEST_CASE("emulated split windows with a shortcut agree with sums in double") {
 TEST_CASE("a shortcut's steps come behind the split window's, counted several at a time and begun anywhere") {
   const SplitWindow made = split_product_without_maps(with_shortcut(window(1, 8, 8, 72, 160), 200), 0);
   REQUIRE(made.shortcut);
-  CHECK(made.product.arguments.k == (18 + 4) * 64);
+  CHECK(made.product.k == (18 + 4) * 64);
   CHECK(made.shortcut->arguments.from == 18);
-  const device::SplitShortcutRows rows{{made.window}, made.shortcut->arguments};
+  const device::SplitShortcutRows rows{{{made.product}, {made.taps}}, made.shortcut->arguments};
   for (int part = 0; part < 5; ++part) {
     device::SplitShortcutRows::Step step = rows.step(part);
     for (int i = part; i < 22; i += 5, rows.advance(step, 5)) {
@@ -310,8 +348,8 @@ TEST_CASE("a shortcut's steps come behind the split window's, counted several at
       CHECK(step.of_window.channel == i % 2 * 64);
     }
   }
-  const std::string module = made.product.kernel.substr(0, made.product.kernel.find("__")) + " (sm_90a)";
-  CHECK(Kernels::all_ptx().at(module).find(".entry " + made.product.kernel + "(") != std::string_view::npos);
+  const std::string module = made.kernel.substr(0, made.kernel.find("__")) + " (sm_90a)";
+  CHECK(Kernels::all_ptx().at(module).find(".entry " + made.kernel + "(") != std::string_view::npos);
 }
 
 TEST_CASE("split products of every form, type and size agree with sums in double") {
@@ -340,8 +378,13 @@ TEST_CASE("split windows of every form, type, padding and stride agree with sums
       check_window(target, window(2, 8, 8, c, 328, type), kEveryForm, true, true);
       check_window(target, window(3, 9, 13, c, 168, type), kEveryForm, false, true, true);
       check_window(target, window(1, 1, 1, c, 8, type), kEveryForm, true, false);
+      check_window(target, window(130, 1, 1, c, 8, type), kEveryForm, true, false);
+      check_window(target, window(2, 14, 18, c, 200, type), kEveryForm, true, true);
       check_window(target, strided(window(2, 19, 21, c, 200, type), 2, 1, 0), kEveryForm, true, false);
+      check_window(target, strided(window(3, 11, 29, c, 72, type), 3, 1, 1), kEveryForm, false, true);
       check_window(target, doubled(window(2, 8, 8, c, 328, type)), kEveryForm, true, true);
+      check_window(target, doubled(window(3, 7, 9, c, 200, type)), kEveryForm, true, false);
+      check_window(target, doubled(window(1, 1, 1, c, 8, type)), kEveryForm, true, true);
       check_window(target, doubled(window(1, 21, 13, c, 72, type)), kEveryForm, false, false);
     }
   }
@@ -360,7 +403,8 @@ TEST_CASE("split windows with a shortcut, of every form and type, agree with sum
     }
   }
   for (const TileWindowCall& call :
-       {with_shortcut(window(2, 8, 8, 1280, 1280), 2560), with_shortcut(window(2, 16, 16, 1280, 1280), 1920)}) {
+       {with_shortcut(window(2, 8, 8, 1280, 1280), 2560), with_shortcut(window(2, 16, 16, 1280, 1280), 1920),
+        with_shortcut(window(2, 14, 18, 1280, 1280), 1920)}) {
     DeviceTarget target(*device);
     check_window(target, call, kEveryForm, true, false);
   }
@@ -370,7 +414,8 @@ TEST_CASE("split windows of the size of Stable Diffusion's lowest levels are rig
   TestDevice* device = hopper_device();
   if (!device) return;
   for (const TileWindowCall& call :
-       {window(2, 8, 8, 1280, 1280), window(2, 16, 16, 640, 1280), doubled(window(2, 8, 8, 320, 1280))}) {
+       {window(2, 8, 8, 1280, 1280), window(2, 16, 16, 640, 1280), doubled(window(2, 8, 8, 320, 1280)),
+        window(2, 7, 9, 1280, 1280), window(2, 14, 18, 640, 1280), doubled(window(2, 7, 9, 320, 1280))}) {
     DeviceTarget target(*device);
     Convolution c(target, call, true, true);
     c.call.early_weights = true;

@@ -58,15 +58,15 @@ TEST_CASE("the steps of tile taps are all taps for all channels once, in the ord
   for (int64_t c : {64, 72, 320})
     for (auto [kernel_h, kernel_w] : {std::array<int, 2>{3, 3}, {1, 1}, {2, 5}, {7, 4}}) {
       const TileTaps made = tile_taps_without_maps(sized(window(1, 40, 40, c, 160), kernel_h, kernel_w, 1), 0, 132);
-      const device::TapOperands operands{made.product.arguments, made.taps};
+      const device::TapOperands operands{{made.taps}};
       const int64_t chunks = (c + 63) / 64;
       int count = 0;
-      for (auto step = operands.first_step(); step < made.product.arguments.k / device::kTileDepth; ++step, ++count) {
+      for (auto step = operands.first_step(); step < made.product.k / device::kTileDepth; ++step, ++count) {
         CHECK(step == count);
-        CHECK(step.channel == count % chunks * 64);
-        CHECK(step.tap == count / chunks);
-        CHECK(step.y * kernel_w + step.x == step.tap);
-        CHECK(step.x < kernel_w);
+        CHECK(step.at.channel == count % chunks * 64);
+        CHECK(step.at.tap == count / chunks);
+        CHECK(step.at.y * kernel_w + step.at.x == step.at.tap);
+        CHECK(step.at.x < kernel_w);
       }
       CHECK(count == kernel_h * kernel_w * chunks);
     }
@@ -75,9 +75,9 @@ TEST_CASE("the steps of tile taps are all taps for all channels once, in the ord
 TEST_CASE("tiles of tile taps begin where the windows of their first pixels do, those behind the last one at the last") {
   const TileWindowCall call = padded(sized(window(3, 23, 37, 64, 160), 3, 5, 2), 1, 0, 2, 1);
   const TileTaps made = tile_taps_without_maps(call, 0, 132);
-  const device::TapOperands operands{made.product.arguments, made.taps};
-  const PixelColumns& p = made.pixels;
-  for (int row = 0; row < made.product.arguments.m + 2 * device::kTileRows; ++row) {
+  const device::TapOperands operands{{made.taps}};
+  const PixelColumns& p = made.operands.a;
+  for (int row = 0; row < made.product.m + 2 * device::kTileRows; ++row) {
     const auto place = operands.place(row);
     const int64_t pixel = std::min<int64_t>(row, call.n * call.out_h() * call.out_w() - 1);
     CHECK(place.x == pixel % call.out_w() * 2 - 2);
@@ -102,13 +102,12 @@ void check_taps(TestTarget& target, const TileWindowCall& call, int form, bool b
   if (in_place) c.work_in_place();
   if (target.emulated()) {
     TileTaps made = tile_taps_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
-    describe_for_emulation(made.product.maps.a, made.pixels);
-    describe_for_emulation(made.product.maps.weights, made.filters, c.call.early_weights);
+    describe_for_emulation(made.operands, c.call.early_weights);
     made.launch(target);
   } else {
     const TileTaps made = tile_taps(c.call, form, target.multiprocessors());
     made.launch(target);
-    CHECK(static_cast<DeviceTarget&>(target).function(made.product.kernel).local_bytes() == 0);
+    CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
   }
   std::string where;
   const double worst = c.worst_error(where);
@@ -149,7 +148,7 @@ TEST_CASE("modules of tile taps hold the kernels that are launched") {
     for (DType type : {DType::bf16, DType::f16}) {
       const TileTaps made = tile_taps_without_maps(of_type(window(2, 28, 36, 64, 320), type), form, 132);
       const std::string_view ptx = Kernels::all_ptx().at(tile_taps_module(form, type) + " (sm_90a)");
-      CHECK(ptx.find(".entry " + made.product.kernel + "(") != ptx.npos);
+      CHECK(ptx.find(".entry " + made.kernel + "(") != ptx.npos);
       CHECK(ptx.find(".im2col") != ptx.npos);
     }
 }

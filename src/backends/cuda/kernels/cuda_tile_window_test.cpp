@@ -172,7 +172,7 @@ void check_window(TestTarget& target, const TileWindowCall& call, int form, bool
   if (in_place) c.work_in_place();
   if (target.emulated()) {
     TileWindow made = tile_window_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
-    describe_for_emulation(made.operands, made.shortcut, c.call.early_weights);
+    describe_for_emulation(made, c.call.early_weights);
     made.launch(target);
   } else {
     const TileWindow made = tile_window(c.call, form, target.multiprocessors());

@@ -142,7 +142,8 @@ struct SplitProduct {
       if (++stage == kStages) stage = 0, parity ^= 1;
       start_step<false>(sums, stage, parity);
       wait_products<1>();
-      release(last);
+      // What nobody waits for could still be under way when the other block ends.
+      if (step - 1 + kStages < steps) release(last);
       last = stage;
     }
     wait_products<0>();
@@ -197,22 +198,28 @@ struct SplitProduct {
     int rows[2];  // of the results; -1: none
     int column;
   };
-  SINTER_DEVICE_INLINE Place place(int patch) const {
+  /// The i-th of for_each_patch(); an odd one has the rows of that before, and finding them may take divisions.
+  SINTER_DEVICE_INLINE void find_place(Place (&places)[kMostPatches], int i, int patch) const {
+    static_assert(kWarpPatches % 2 == 0 && kPartPatches % 2 == 0);
     const int row = patch / kWarpPatches * 16 + lane / 4;
-    Place at{{-1, -1}, first_column + patch % kWarpPatches * 8 + lane % 4 * 2};
-    if (at.column < args.n) at.rows[0] = map.out_row(tile, row), at.rows[1] = map.out_row(tile, row + 8);
-    return at;
+    places[i].column = first_column + patch % kWarpPatches * 8 + lane % 4 * 2;
+    SINTER_UNROLL
+    for (int half = 0; half < 2; ++half)
+      places[i].rows[half] = i % 2 ? places[i - 1].rows[half] : map.out_row(tile, row + half * 8);
   }
+  SINTER_DEVICE_INLINE bool is_inside(const Place& at, int half) const { return at.rows[half] >= 0 && at.column < args.n; }
   static SINTER_DEVICE_INLINE Global<uint32_t>& pair_at(uint64_t matrix, int row, int64_t stride, int column) {
     return *reinterpret_cast<Global<uint32_t>*>(matrix + uint64_t(row * stride + column) * 2);
   }
 
   SINTER_DEVICE_INLINE void finish() const {
+    Place places[kMostPatches];
     uint32_t bias[kMostPatches], residual[kMostPatches][2];
     [[maybe_unused]] uint32_t more_bias[kMostPatches];
     float sums[kMostPatches][4];
     for_each_patch([&](int i, int patch) SINTER_INLINE_LAMBDA {
-      const Place at = place(patch);
+      find_place(places, i, patch);
+      const Place& at = places[i];
       bias[i] = args.bias && at.column < args.n ? uint32_t(pair_at(args.bias, 0, 0, at.column)) : 0;
       if constexpr (RowMap::kHasShortcut) {
         const uint64_t more = map.shortcut.bias;
@@ -220,7 +227,7 @@ struct SplitProduct {
       }
       SINTER_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const bool adds = args.residual && at.rows[half] >= 0;
+        const bool adds = args.residual && is_inside(at, half);
         residual[i][half] = adds ? uint32_t(pair_at(args.residual, at.rows[half], args.residual_stride, at.column)) : 0;
       }
     });
@@ -236,8 +243,8 @@ struct SplitProduct {
         SINTER_UNROLL
         for (int k = 0; k < 4; ++k) sums[i][k] += as_float(more[k]);
       });
-    for_each_patch([&](int i, int patch) SINTER_INLINE_LAMBDA {
-      const Place at = place(patch);
+    for_each_patch([&](int i, int) SINTER_INLINE_LAMBDA {
+      const Place& at = places[i];
       SINTER_UNROLL
       for (int half = 0; half < 2; ++half) {
         float low = sums[i][half * 2] * args.scale + low_of<kBf16>(bias[i]);
@@ -245,7 +252,7 @@ struct SplitProduct {
         if constexpr (RowMap::kHasShortcut) low += low_of<kBf16>(more_bias[i]), high += high_of<kBf16>(more_bias[i]);
         if (args.gelu) low = gelu_tanh(low), high = gelu_tanh(high);
         low += low_of<kBf16>(residual[i][half]), high += high_of<kBf16>(residual[i][half]);
-        if (at.rows[half] >= 0) pair_at(args.out, at.rows[half], args.out_stride, at.column) = pair_of<kBf16>(low, high);
+        if (is_inside(at, half)) pair_at(args.out, at.rows[half], args.out_stride, at.column) = pair_of<kBf16>(low, high);
       }
     });
     cluster_wait();
@@ -269,12 +276,12 @@ struct SplitProduct {
 
 #define SINTER_SPLIT_WINDOW_KERNEL(name, columns, parts, bf16, ...)                                                \
   SINTER_DEVICE_HOPPER_KERNEL(name, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments, \
-                              sinter::device::SplitArguments split, sinter::device::SplitWindowArguments window) { \
+                              sinter::device::SplitArguments split, sinter::device::TapsArguments taps) {          \
     (void)maps;                                                                                                    \
     uint64_t at;                                                                                                   \
     SINTER_PARAMETER_ADDRESS(at, maps, name, 0);                                                                   \
     using Rows = __VA_ARGS__;                                                                                      \
-    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{window}).run(at);              \
+    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{{arguments}, {taps}}).run(at); \
   }
 #define SINTER_SPLIT_MATRIX_KERNEL(name, columns, parts, bf16)                                                     \
   SINTER_DEVICE_HOPPER_KERNEL(name, sinter::device::TileMaps maps, sinter::device::TileProductArguments arguments, \
@@ -295,13 +302,13 @@ struct SplitProduct {
   SINTER_SPLIT_WINDOW_KERNEL(split_doubled_##columns##x##parts##_##type##__window, columns, parts, bf16, \
                              sinter::device::SplitDoubledRows<columns>)
 /// With a shortcut.
-#define SINTER_SPLIT_SHORTCUT(columns, parts, type, bf16)                                                                     \
-  SINTER_DEVICE_HOPPER_KERNEL(split_shortcut_##columns##x##parts##_##type##__window, sinter::device::ShortcutMaps maps,       \
-                              sinter::device::TileProductArguments arguments, sinter::device::SplitArguments split,           \
-                              sinter::device::SplitWindowArguments window, sinter::device::SplitShortcutArguments shortcut) { \
-    (void)maps;                                                                                                               \
-    uint64_t at;                                                                                                              \
-    SINTER_PARAMETER_ADDRESS(at, maps, split_shortcut_##columns##x##parts##_##type##__window, 0);                             \
-    using Rows = sinter::device::SplitShortcutRows;                                                                           \
-    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{{window}, shortcut}).run(at);             \
+#define SINTER_SPLIT_SHORTCUT(columns, parts, type, bf16)                                                                      \
+  SINTER_DEVICE_HOPPER_KERNEL(split_shortcut_##columns##x##parts##_##type##__window, sinter::device::ShortcutMaps maps,        \
+                              sinter::device::TileProductArguments arguments, sinter::device::SplitArguments split,            \
+                              sinter::device::TapsArguments taps, sinter::device::SplitShortcutArguments shortcut) {           \
+    (void)maps;                                                                                                                \
+    uint64_t at;                                                                                                               \
+    SINTER_PARAMETER_ADDRESS(at, maps, split_shortcut_##columns##x##parts##_##type##__window, 0);                              \
+    using Rows = sinter::device::SplitShortcutRows;                                                                            \
+    sinter::device::SplitProduct<columns, parts, bf16, Rows>(arguments, split, Rows{{{arguments}, {taps}}, shortcut}).run(at); \
   }

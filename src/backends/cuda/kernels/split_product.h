@@ -6,13 +6,13 @@
 
 #include "backends/cuda/kernels/split_product_arguments.h"
 #include "backends/cuda/kernels/tile_product.h"
-#include "backends/cuda/kernels/tile_window.h"
+#include "backends/cuda/kernels/window_taps.h"
 
 namespace sinter::cuda {
 
-/// Tile products and tile windows of few rows on devices of capability 9.0, each tile made by several blocks, a part of k each
-/// (split-k). They are asked for by the same calls and keep the same promises; gated ones there are none. The same inputs give
-/// the same bits every time.
+/// Tile products and tile taps of few rows on devices of capability 9.0, each tile made by several blocks, a part of k each
+/// (split-k), to twice the size and with a shortcut too. They are asked for by the same calls and keep the same promises; gated
+/// ones there are none. The same inputs give the same bits every time.
 struct SplitForm {
   int columns;   ///< of a tile
   int rows;      ///< tiles one below the other, made together by a cluster of rows * parts blocks
@@ -57,18 +57,20 @@ struct SplitProduct {
   void launch(KernelTarget& target) const { target(kernel, shape, operands.maps, arguments, split); }
 };
 struct SplitWindow {
-  SplitProduct product;  ///< its kernel is the window's
-  device::SplitWindowArguments window;
-  std::optional<LaunchedShortcut<device::SplitShortcutArguments>> shortcut;
+  std::string kernel;
+  LaunchShape shape;
+  PixelOperands operands;
+  device::TileProductArguments product;  ///< that it is
+  device::SplitArguments split;
+  device::TapsArguments taps;
+  std::optional<LaunchedShortcut<device::SplitShortcutArguments>> shortcut = {};
 
   void launch(KernelTarget& target) const {
-    const SplitProduct& p = product;
-    const device::TileMaps& maps = p.operands.maps;
     if (shortcut)
-      target(p.kernel, p.shape, device::ShortcutMaps{maps, shortcut->operands.maps}, p.arguments, p.split, window,
+      target(kernel, shape, device::ShortcutMaps{operands.maps, shortcut->operands.maps}, product, split, taps,
              shortcut->arguments);
     else
-      target(p.kernel, p.shape, maps, p.arguments, p.split, window);
+      target(kernel, shape, operands.maps, product, split, taps);
   }
 };
 /// These ask the driver to describe the arrays to the copying unit; the call must be one that there is a kernel for.

@@ -10,17 +10,6 @@ struct SplitArguments {
   int rows = 1;
 };
 
-/// How pixels become rows: a tile's rows are a box of the result's pixels, x first, then y, then the picture; boxes follow each
-/// other in the same order. Columns of the left matrix are the channels of the window's first pixel ("tap"), then of the second,
-/// each filled up to a multiple of kTileDepth.
-struct SplitWindowArguments {
-  int channels = 0, kernel_w = 1, stride = 1, left = 0, top = 0;  ///< left, top: padding
-  int width = 0, height = 0, pictures = 0;                        ///< of the result
-  int box_x = 0, box_y = 0;                                       ///< logarithms to base 2
-  int boxes_x = 0, boxes_y = 0;                                   ///< in a row, and rows of them in a picture
-  int place_boxes = 0;                                            ///< where results are of twice the size: of one place
-};
-
 /// What windows with a shortcut take besides: behind the window's steps come those of a convolution of one pixel, of another
 /// picture of the result's size, into the same sums. Its maps are tile windows' too.
 struct SplitShortcutArguments {

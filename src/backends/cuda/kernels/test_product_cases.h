@@ -82,15 +82,17 @@ struct ProductCase {
   }
 };
 
-/// What emulated copies read of a convolution, and of its shortcut if it has one.
-template <class Shortcut>
-void describe_for_emulation(TiledOperands& window, std::optional<Shortcut>& shortcut, bool early_weights) {
-  auto describe = [&](TiledOperands& of) {
-    describe_for_emulation(of.maps.a, of.a);
-    describe_for_emulation(of.maps.weights, of.weights, early_weights);
-  };
-  describe(window);
-  if (shortcut) describe(shortcut->operands);
+/// What emulated copies read of a product.
+template <class Left>
+void describe_for_emulation(Operands<Left>& of, bool early_weights) {
+  describe_for_emulation(of.maps.a, of.a);
+  describe_for_emulation(of.maps.weights, of.weights, early_weights);
+}
+/// And of a convolution that may have a shortcut.
+template <class Window>
+void describe_for_emulation(Window& window, bool early_weights) {
+  describe_for_emulation(window.operands, early_weights);
+  if (window.shortcut) describe_for_emulation(window.shortcut->operands, early_weights);
 }
 
 inline TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {

@@ -6,8 +6,14 @@
 
 namespace sinter::cuda {
 
-/// What emulated copies of boxes read in place of the driver's description. `early`: they may before wait_for_operands().
+/// What emulated copies read in place of the driver's description, those of two axes as of tiles, else of boxes. `early`: they
+/// may before wait_for_operands().
 inline void describe_for_emulation(uint64_t (&map)[16], const TiledArray& array, bool early = false) {
+  if (array.sizes.size() == 2) {
+    const device::EmulatedMap tile{array.at, array.sizes[1], array.sizes[0], array.strides[0], array.box[1], early};
+    std::memcpy(map, &tile, sizeof tile);
+    return;
+  }
   device::EmulatedBoxMap box{array.at, {1, 1, 1, 1}, {1, 0, 0, 0}, {1, 1, 1, 1}, {1, 1, 1, 1}, early};
   for (size_t i = 0; i < array.sizes.size(); ++i) {
     box.sizes[i] = array.sizes[i], box.box[i] = int32_t(array.box[i]);

@@ -107,11 +107,6 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
   return made;
 }
 
-void describe(TiledOperands& operands) {
-  describe(operands.maps.a, operands.a);
-  describe(operands.maps.weights, operands.weights);
-}
-
 TileProduct tile_product(const TileProductCall& call, int number, int multiprocessors) {
   TileProduct made = tile_product_without_maps(call, number, multiprocessors);
   const TileProductCall c = with_strides(call);

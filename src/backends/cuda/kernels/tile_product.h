@@ -45,13 +45,21 @@ double tile_share(const TileProductCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileProductCall& call, int multiprocessors);
 
-/// The two arrays whose tiles are multiplied, and what kernels are given of them.
-struct TiledOperands {
-  TiledArray a, weights;
+/// What tiles are multiplied of, and what kernels are given of it.
+template <class Left>
+struct Operands {
+  Left a;
+  TiledArray weights;
   device::TileMaps maps = {};
 };
+using TiledOperands = Operands<TiledArray>;
+using PixelOperands = Operands<PixelColumns>;
 /// Asks the driver for the maps.
-void describe(TiledOperands& operands);
+template <class Left>
+void describe(Operands<Left>& operands) {
+  describe(operands.maps.a, operands.a);
+  describe(operands.maps.weights, operands.weights);
+}
 
 /// A call as it is launched.
 struct TileProduct {

@@ -2,10 +2,7 @@
 #include <string>
 #include <vector>
 
-#include "backends/cuda/kernels/tensor_map.h"
-#include "backends/cuda/kernels/tile_product.h"
-#include "backends/cuda/kernels/tile_taps_arguments.h"
-#include "backends/cuda/kernels/tile_window.h"
+#include "backends/cuda/kernels/window_taps.h"
 
 namespace sinter::cuda {
 
@@ -26,12 +23,13 @@ std::string tile_taps_module(int form, DType type);
 
 /// A call as it is launched.
 struct TileTaps {
-  TileProduct product;  ///< that it is; its kernel is this one's
-  PixelColumns pixels;
-  TiledArray filters;
+  std::string kernel;
+  LaunchShape shape;
+  PixelOperands operands;
+  device::TileProductArguments product;  ///< that it is
   device::TapsArguments taps;
 
-  void launch(KernelTarget& target) const { target(product.kernel, product.shape, product.maps, product.arguments, taps); }
+  void launch(KernelTarget& target) const { target(kernel, shape, operands.maps, product, taps); }
 };
 /// Asks the driver to describe pixels and filters to the copying unit; the call must be one that there is a kernel for.
 TileTaps tile_taps(const TileWindowCall& call, int form, int multiprocessors);

@@ -16,7 +16,7 @@ bool is_described(int64_t kernel, int64_t stride, int64_t padding) {
   call.top = call.bottom = call.left = call.right = padding;
   call.in = call.filters = call.out = 4096;
   try {
-    return tile_taps(call, 0, 132).product.shape.grid.x > 0;
+    return tile_taps(call, 0, 132).shape.grid.x > 0;
   } catch (const Error&) {
     return false;
   }

@@ -73,38 +73,8 @@ TileProductCall product_of(const TileWindowCall& c) {
   return product;
 }
 
-int64_t pixel_stride(const TileShortcut& s) { return s.pixel_stride ? s.pixel_stride : s.c; }
-
 int64_t pairs_of_tiles(const TileProductCall& product, int form) {
   return divide_up(product.m, 2 * kRows) * divide_up(product.n, int64_t(kForms.at(size_t(form)).columns));
-}
-
-TiledArray described_filters(const TileWindowCall& c, int64_t taps, int64_t columns) {
-  constexpr int64_t kTapsOfFour = 16;
-  if (c.doubles)
-    return {.at = c.filters,
-            .type = c.type,
-            .sizes = {c.out_c, kTapsOfFour, c.c},
-            .strides = {c.out_c, kTapsOfFour * c.out_c},
-            .box = {kDepth, 1, kDepth}};
-  return {.at = c.filters,
-          .type = c.type,
-          .sizes = {c.c, taps, c.out_c},
-          .strides = {c.c, taps * c.c},
-          .box = {kDepth, 1, columns / 2}};
-}
-
-/// What a shortcut alone is the reason for.
-std::string why_no_shortcut(const TileWindowCall& c) {
-  const TileShortcut& s = c.shortcut;
-  if (s.c == 0) return {};
-  if (c.doubles) return "there are no shortcuts where the result is of twice the size";
-  if (s.c < 0 || s.c % 8) return fmt::format("shortcuts take channels by 8, not {}", s.c);
-  constexpr int64_t kMost = std::numeric_limits<int>::max() / 4;
-  if (s.c > kMost || pixel_stride(s) > kMost) return "too large for a shortcut";
-  if ((s.in | s.filters) % 16 || s.bias % 4 || pixel_stride(s) % 8 || pixel_stride(s) < s.c)
-    return "shortcuts need addresses and pixels at multiples of 16 bytes";
-  return {};
 }
 
 /// What is added to the arguments of a window that has no shortcut.
@@ -118,19 +88,42 @@ void add_shortcut(TileWindow& made, const TileWindowCall& c, const device::Windo
                         .tile_slots = int(2 * made.window.tile_parts + round_up(steps, 2))};
   made.window.tile_parts += int(steps);
   made.window.slots = int(std::min<int64_t>(slots, device::kMostSlots) / 2 * 2);
-  shortcut.operands.a = shortcut_pixels(c, {kDepth, kSide, kSide, 1});
+  const int64_t stride = c.shortcut.stride();
+  shortcut.operands.a = {.at = c.shortcut.in,
+                         .type = c.type,
+                         .sizes = {c.shortcut.c, c.out_w(), c.out_h(), c.n},
+                         .strides = {stride, c.out_w() * stride, c.out_h() * c.out_w() * stride},
+                         .box = {kDepth, kSide, kSide, 1}};
   shortcut.operands.weights = shortcut_filters(c, form.columns / 2);
 }
 
 }  // namespace
 
-TiledArray shortcut_pixels(const TileWindowCall& c, std::vector<int64_t> box) {
-  const int64_t stride = pixel_stride(c.shortcut);
-  return {.at = c.shortcut.in,
-          .type = c.type,
-          .sizes = {c.shortcut.c, c.out_w(), c.out_h(), c.n},
-          .strides = {stride, c.out_w() * stride, c.out_h() * c.out_w() * stride},
-          .box = std::move(box)};
+std::string why_no_shortcut(const TileWindowCall& c) {
+  const TileShortcut& s = c.shortcut;
+  if (s.c == 0) return {};
+  if (c.doubles) return "there are no shortcuts where the result is of twice the size";
+  if (s.c < 0 || s.c % 8) return fmt::format("shortcuts take channels by 8, not {}", s.c);
+  constexpr int64_t kMost = std::numeric_limits<int>::max() / 4;
+  if (s.c > kMost || s.stride() > kMost) return "too large for a shortcut";
+  if ((s.in | s.filters) % 16 || s.bias % 4 || s.stride() % 8 || s.stride() < s.c)
+    return "shortcuts need addresses and pixels at multiples of 16 bytes";
+  return {};
+}
+
+TiledArray window_filters(const TileWindowCall& c, int64_t filters) {
+  constexpr int64_t kTapsOfFour = 16;
+  const int64_t taps = c.kernel_h * c.kernel_w;
+  TiledArray made{.at = c.filters, .type = c.type};
+  if (c.doubles) {
+    made.sizes = {c.out_c, kTapsOfFour, c.c}, made.strides = {c.out_c, kTapsOfFour * c.out_c};
+    made.box = {kDepth, 1, kDepth};
+  } else {
+    // Three axes, not the two of a product's weights: steps may reach beyond a tap's channels.
+    made.sizes = {c.c, taps, c.out_c}, made.strides = {c.c, taps * c.c};
+    made.box = {kDepth, 1, filters};
+  }
+  return made;
 }
 
 TiledArray shortcut_filters(const TileWindowCall& c, int64_t filters) {
@@ -221,7 +214,7 @@ TileWindow tile_window_without_maps(const TileWindowCall& c, int number, int mul
                      .strides = {c.c, c.w * c.c, c.h * c.w * c.c},
                      .box = {kDepth, covered.box_w() * covered.stride, covered.box_h() * covered.stride, 1},
                      .steps = {1, covered.stride, covered.stride, 1}};
-  made.operands.weights = described_filters(c, covered.taps(), form.columns);
+  made.operands.weights = window_filters(c, form.columns / 2);
   if (c.shortcut.c > 0) add_shortcut(made, c, form);
   return made;
 }

@@ -14,6 +14,8 @@ struct TileShortcut {
   int64_t c = 0;             ///< 0: none
   int64_t pixel_stride = 0;  ///< in elements; 0: dense
   DevicePtr in = 0, filters = 0, bias = 0;
+
+  int64_t stride() const { return pixel_stride ? pixel_stride : c; }
 };
 
 /// Kernels of convolutions are of three kinds, each in modules of their own.
@@ -45,8 +47,11 @@ struct TileWindowCall {
 /// Why there is no such kernel; empty where there is one.
 std::string why_no_tile_window(const TileWindowCall& call, const DeviceInfo& device);
 
-/// A shortcut's picture and filters, for such boxes of them.
-TiledArray shortcut_pixels(const TileWindowCall& call, std::vector<int64_t> box);
+/// What the shortcut alone is the reason for.
+std::string why_no_shortcut(const TileWindowCall& call);
+
+/// The filters of a call, and of its shortcut, so many of which are copied at a time; where it doubles, kTileDepth.
+TiledArray window_filters(const TileWindowCall& call, int64_t filters);
 TiledArray shortcut_filters(const TileWindowCall& call, int64_t filters);
 
 /// The forms of tiles that there are kernels for; a form's number is its place here.

@@ -19,6 +19,7 @@ SINTER_DEVICE_INLINE int row_of_pixel(const Window& window, const Pixel& p) {
 /// rows ("places"). Filters are [channel, 4 x 4, filter] as of a gradient: each place has other four of the 4 x 4. The padding in
 /// front is 1, less where the place is odd.
 struct DoubledPlace {
+  static constexpr int kCount = 4;
   int odd_x, odd_y;
 
   SINTER_DEVICE_INLINE static DoubledPlace of(int number) { return {number & 1, number >> 1}; }

@@ -3,11 +3,11 @@
 
 namespace sinter::device {
 
-/// What the kernels of tile_taps.device.h take besides a product's arguments, the same bytes for host and device. The product's k
-/// counts whole steps: all channels of a tap, then the next tap's.
+/// What the kernels of tile_taps.device.h and split_product.device.h take of a convolution besides a product's arguments, the
+/// same bytes for host and device. The product's k counts whole steps: all channels of a tap, then the next tap's.
 struct TapsArguments {
   int kernel_w = 1, stride = 1, left = 0, top = 0;  ///< left, top: padding
-  int width = 0, height = 0;                        ///< of the result
+  int width = 0, height = 0, pictures = 0;          ///< of the result
   int channels = 0;                                 ///< of a tap, filled up to whole steps
 };
 
