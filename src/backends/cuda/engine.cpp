@@ -218,13 +218,11 @@ void Engine::foresee_other_sizes(const ConvStep& conv) const {
   if (!options_.many_sizes) return;
   const std::lock_guard lock(other_sizes_mutex_);
   for (const std::string& module : tile_taps_modules(conv.in_type, conv.out_c, context_.device())) other_sizes_.insert(module);
-  have_convolutions_ = true;
 }
 
 void Engine::begin_further_sizes() {
   const std::lock_guard lock(other_sizes_mutex_);
   for (const std::string& module : other_sizes_) vendor_.kernels()->begin_module(module);
-  if (have_convolutions_) vendor_.begin_cudnn();
 }
 
 void Engine::release_buffers() {

@@ -113,7 +113,7 @@ class Engine final : public sinter::Engine {
   void remove(MemoryHolder& holder) { holders_.erase(&holder); }
 
   /// To be called when a run has been planned: with EngineOptions::many_sizes, makes ready beside it what one at a further size
-  /// may be the first to need: where programs have convolutions, kernels for pictures of which patches are not full, and cuDNN.
+  /// may be the first to need: where programs have convolutions, kernels for pictures of which patches are not full.
   void begin_further_sizes();
 
   /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
@@ -137,9 +137,8 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
-  mutable std::mutex other_sizes_mutex_;  // of what runs at other sizes than the first may need
-  mutable std::set<std::string> other_sizes_;
-  mutable bool have_convolutions_ = false;
+  mutable std::mutex other_sizes_mutex_;
+  mutable std::set<std::string> other_sizes_;  // modules that only runs at other sizes than the first may need
   std::set<MemoryHolder*> holders_;
   std::unique_ptr<UploadRing> upload_ring_;
   DeviceMemory counters_, fp8_attention_numbers_;

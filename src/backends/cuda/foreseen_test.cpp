@@ -6,6 +6,7 @@
 #include "backends/cuda/plan.h"
 #include "backends/cuda/weights.h"
 #include "base/spans.h"
+#include "graph/ops.h"
 #include "made_up_driver.h"
 #include "models/unet.h"
 #include "models/vae_image.h"
@@ -87,6 +88,44 @@ TEST_CASE("made-up driver: first runs" * doctest::skip()) {
 
 TEST_CASE("no kernel that a first run launches is compiled only then") {
   run_on_made_up_driver("FAKE_CUDA_VERSION=11080", "made-up driver: first runs");
+}
+
+/// Whether what a convolution needs at some sizes only was compiled by another thread when its first run, at another size, had
+/// ended.
+bool is_ready_for_other_sizes(bool many_sizes) {
+  Cache cache{{.memory_only = true}};
+  Engine engine(cache, 1, 1, {.many_sizes = many_sizes});
+  Graph graph;
+  const Value x = graph.input("x", {DType::bf16, {2, 64, 64, 320}}), filters = graph.weight("w", {DType::bf16, {320, 320, 3, 3}});
+  graph.output("y", conv2d(x, filters, {.stride = 1, .top = 1, .left = 1, .bottom = 1, .right = 1}));
+  CompileReport report;
+  const CompiledGraph compiled(engine, graph, {}, report);
+  BoundWeights weights(engine, compiled);
+  weights.fill_random(1);
+  const Layout layout(compiled, {});
+  Plan plan(engine, compiled, layout, weights);
+  record_spans();
+  plan.run({{"x", Tensor(DType::f32, {2, 64, 64, 320})}});
+  { const Span here("here"); }
+  engine.kernels().function("tile_taps_160_bf16__plain");
+  int here = -1, compiles = -1;
+  for (const SpanRecord& s : recorded_spans()) {
+    if (s.kind == std::string_view("here")) here = s.thread;
+    if (s.kind == std::string_view("compile") && s.detail == "tile_taps_160_bf16__plain") compiles = s.thread;
+  }
+  REQUIRE(here >= 0);
+  REQUIRE(compiles >= 0);
+  return compiles != here;
+}
+
+TEST_CASE("made-up driver: other sizes" * doctest::skip()) {
+  CHECK(is_ready_for_other_sizes(true));
+  CHECK(!is_ready_for_other_sizes(false));
+}
+
+TEST_CASE("what only other sizes need is compiled beside a first run where they will come") {
+  run_on_made_up_driver(fmt::format("SINTER_CUDA_LIBRARIES={} FAKE_CUDA_VERSION=13000", made_up_library("fake_cublaslt")),
+                        "made-up driver: other sizes");
 }
 
 }  // namespace

@@ -198,7 +198,7 @@ TEST_CASE("untimed, shortcuts are taken where kernels of ours are for the convol
   CHECK(shortcut_should_win(with_shortcut({.n = 1, .c = 128, .out_c = 128, .axes = {{.in = 1024}, {.in = 1024}}},
                                           {.m = 1 << 20, .n = 128, .k = 256, .residual = true}),
                             hopper()));
-  CHECK_FALSE(wins(8, 640, 1280));
+  CHECK_FALSE(wins(8, 320, 1280));
   CHECK_FALSE(wins(64, 320, 9 * 320 + 64));
 }
 

@@ -25,12 +25,15 @@ constexpr std::string_view kTileWindows = "6";
 /// and 1.17 to 1.87 to twice the size with a bias. At 0.48 it is 0.58 to 0.72.
 constexpr double kWideShare = 0.85, kNarrowShare = 0.9;
 /// From which number of products for each result on one that can be split along them is, untimed: measured on an H100 against
-/// cuDNN's best of eight 1.3 to 1.6 times as fast from 11520 on, as fast at 5760.
-constexpr int64_t kManyProducts = 8192;
-
+/// cuDNN's best of eight 1.3 to 1.6 times as fast from 11520 on, 1.02 to 1.2 from 5120 to 5760.
+constexpr int64_t kManyProducts = 5120;
 /// From which tile_taps_share() on tile taps are worth their time, and from which on they are taken untimed: measured on an H100
-/// at 0.93 to 0.95, 1.06 to 1.32 times as fast as cuDNN's best of eight.
-constexpr double kTapsTimed = 0.5, kTapsShare = 0.9;
+/// at 0.84 to 0.95, 1.02 to 1.32 times as fast as cuDNN's best of eight.
+constexpr double kTapsTimed = 0.5, kTapsShare = 0.8;
+/// From which tile_share() on a tile window is about as fast as the library's kernel where all its tiles are made at once, as
+/// that leaves as much of the device idle then, and where its result is of twice the size: measured on an H100 at 0.48 to 0.60,
+/// 0.97 to 1.12, and at 0.60 to 0.68, 1.08 to 1.66 times as fast.
+constexpr double kOneRoundShare = 0.45, kDoubledShare = 0.55;
 
 void check_shape(const ConvShape& s) {
   if (s.axes.size() != 2 && s.axes.size() != 3)
@@ -241,6 +244,16 @@ bool own_conv_should_win(const ConvShape& s, const DeviceInfo& device) {
   return expected_split(s, device) || window_should_win(s, device) || !taps_candidates(s, device, kTapsShare).empty();
 }
 
+bool own_conv_should_do(const ConvShape& s, const DeviceInfo& device) {
+  if (!why_no_tile_window(s, device).empty()) return false;
+  if (own_conv_should_win(s, device)) return true;
+  const TileWindowCall call = window_call(s, {});
+  const int form = best_window(s, device);
+  const double share = tile_share(call, form, device.multiprocessors);
+  if (s.doubles) return share >= kDoubledShare;
+  return share >= kOneRoundShare && tile_rounds(call, form, device.multiprocessors) == 1;
+}
+
 /// Chooses between the library's convolution, with a pass that adds the residual where it does not, and tile windows.
 class ConvPlanner {
  public:
@@ -254,7 +267,7 @@ class ConvPlanner {
     if (!has_own_) return library(tune);
     const std::optional<Winner> stored = find();
     if (stored && stored->is_own()) return {own(stored->form, stored->choice), {}};
-    if (stored || (!tune && !expected_to_win())) {
+    if (stored || (!tune && !own_conv_should_do(shape_, device()))) {
       auto planned = library(tune);
       return planned ? planned : Planned<ConvPlan>{own(expected_form(shape_, device()), {}), {}};
     }

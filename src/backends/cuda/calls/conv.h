@@ -78,8 +78,8 @@ class ConvPlan {
 };
 
 /// The stored choice if there is one; else, with `tune`, the fastest of our kernels and, unless own_conv_should_win(), the
-/// library's candidates, which is stored; else one of ours where it should win, or the library's first. None where there is
-/// neither. Code::InvalidArgument for sizes that make no sense.
+/// library's candidates, which is stored; else one of ours where own_conv_should_do(), or the library's first. None where there
+/// is neither. Code::InvalidArgument for sizes that make no sense.
 Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn<ConvBuffers>* tune = nullptr);
 
 /// The library's candidates that plan_conv() will time; null where it will not.
@@ -95,8 +95,10 @@ std::string own_conv_name(const ConvShape& shape, int form);
 /// want; empty where none is.
 std::vector<std::string> tile_window_modules(DType type, int64_t out_c, WindowKind kind, const DeviceInfo& device);
 std::vector<std::string> tile_taps_modules(DType type, int64_t out_c, const DeviceInfo& device);
-/// Whether one of ours should be faster than the library's convolution and what adds a residual or a shortcut.
+/// Whether one of ours should be faster than the library's convolution and what adds a residual or a shortcut; and whether it
+/// should be about as fast or faster, so that the library need not be started where nothing is timed.
 bool own_conv_should_win(const ConvShape& shape, const DeviceInfo& device);
+bool own_conv_should_do(const ConvShape& shape, const DeviceInfo& device);
 
 /// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The
 /// residual costs 15 % of the arithmetic, as was measured (bench/NOTES.md), the pass three times the result's memory: so it does

@@ -35,7 +35,7 @@ TEST_CASE("residuals are added by convolutions of 16 bits whose results are larg
   CHECK_FALSE(fused(512, 128, DType::f32));
 }
 
-TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device, and for nothing else") {
+TEST_CASE("the library is not asked where tiles of ours fill the device or are split along long sums") {
   auto wins = [](int64_t size, int64_t c, int64_t out_c, auto change) {
     ConvShape shape{.n = 2, .c = c, .out_c = out_c, .axes = {{.in = size}, {.in = size}}};
     change(shape);
@@ -51,8 +51,9 @@ TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device,
   auto across = [](int64_t width) { return [width](ConvShape& s) { s.axes[1].in = width; }; };
   CHECK(wins(14, 1280, 1280, across(18)));
   CHECK(wins(7, 1280, 1280, across(9)));
-  CHECK(!wins(16, 640, 1280, as_it_is));
-  CHECK(!wins(8, 640, 640, as_it_is));
+  CHECK(wins(16, 640, 1280, as_it_is));
+  CHECK(!wins(16, 320, 1280, as_it_is));  // too short sums to be split
+  CHECK(!wins(4, 320, 640, as_it_is));
   CHECK(!wins(64, 4, 320, as_it_is));
   CHECK(!wins(64, 320, 4, as_it_is));
   CHECK(!wins(64, 320, 320, [](ConvShape& s) { s.type = DType::f32; }));
@@ -65,7 +66,8 @@ TEST_CASE("untimed, kernels of ours are taken where their tiles fill the device,
     for (ConvAxis& axis : s.axes) axis.kernel = 4, axis.stride = 2;
   };
   CHECK(wins(64, 640, 640, doubled));
-  CHECK(!wins(8, 1280, 1280, doubled));
+  CHECK(wins(8, 1280, 1280, doubled));  // split
+  CHECK(!wins(32, 640, 640, doubled));
   CHECK(wins(128, 512, 512, as_it_is));  // tiles of 128 columns
   CHECK(wins(128, 512, 512, [](ConvShape& s) { s.residual = true; }));
 }
@@ -89,6 +91,26 @@ TEST_CASE("modules of tile windows are wanted for 16 bits on the devices that ha
   CHECK(tile_taps_modules(DType::bf16, 640, ampere).empty());
 }
 
+TEST_CASE("untimed, kernels of ours are also taken where all of their tiles are made at once, and to twice the size") {
+  auto does = [](int64_t h, int64_t w, int64_t c, int64_t out_c, int64_t stride) {
+    const ConvShape s{.n = 2, .c = c, .out_c = out_c, .axes = {{.in = h, .stride = stride}, {.in = w, .stride = stride}}};
+    CHECK(!own_conv_should_win(s, hopper()));
+    return own_conv_should_do(s, hopper());
+  };
+  CHECK(does(64, 64, 320, 320, 2));
+  CHECK(does(56, 72, 320, 320, 2));
+  CHECK(does(28, 36, 320, 640, 1));
+  CHECK(!does(25, 33, 1280, 1280, 1));  // three rounds
+  CHECK(!does(32, 32, 320, 640, 2));    // a quarter of the device
+  ConvShape doubled{
+      .n = 2, .c = 640, .out_c = 640, .axes = {{.in = 28, .kernel = 4, .stride = 2}, {.in = 36, .kernel = 4, .stride = 2}}};
+  doubled.doubles = true;
+  CHECK(!own_conv_should_win(doubled, hopper()));
+  CHECK(own_conv_should_do(doubled, hopper()));
+  doubled.n = 1, doubled.axes[0].in = doubled.axes[1].in = 8;
+  CHECK(!own_conv_should_do(doubled, hopper()));
+}
+
 std::vector<std::string> own_names(const ConvShape& s) {
   std::vector<std::string> names;
   for (int form : own_conv_forms(s, hopper())) names.push_back(own_conv_name(s, form));
@@ -109,11 +131,12 @@ TEST_CASE(
   // The lowest level of SDXL at 1152 x 896, and the one above. Tiles of 128 columns make two rounds of 1280.
   CHECK(own_names(conv(28, 36, 1280, 1280)) == Names{"tile_window_160", "tile_window_128", "tile_window_80", "tile_taps_160"});
   CHECK(own_names(conv(36, 28, 2560, 1280)) == own_names(conv(28, 36, 1280, 1280)));
-  for (const ConvShape& s : {conv(28, 36, 640, 1280), conv(26, 38, 2560, 1280), conv(52, 76, 640, 640)}) {
+  for (const ConvShape& s :
+       {conv(28, 36, 640, 1280), conv(26, 38, 2560, 1280), conv(26, 34, 1280, 1280), conv(52, 76, 640, 640)}) {
     CHECK(has_taps(s));
     CHECK(own_conv_should_win(s, hopper()));
   }
-  const ConvShape few = conv(26, 34, 1280, 1280);  // 0.84 of the device, and two rounds of windows
+  const ConvShape few = conv(25, 33, 1280, 1280);  // 0.78 of the device
   CHECK(has_taps(few));
   CHECK(!own_conv_should_win(few, hopper()));
   CHECK(!has_taps(conv(28, 36, 1920, 640)));   // one round either way

@@ -1,4 +1,3 @@
-#include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -160,14 +159,6 @@ TEST_CASE("offline: f32 without TF32 is never given to an engine with matrix uni
     a.allow_tf32 = true;
     CHECK_MESSAGE(why_no_attention(*calls, a, capability) == "", "on sm_", capability);
   }
-}
-
-TEST_CASE("offline: a question about a device that is not here loads the libraries that find engines" * doctest::skip()) {
-  const CudnnCalls* calls = offline_cudnn();
-  if (!calls) return;
-  why_no_conv(*calls, conv(1, 16, 64, 64, DType::bf16), 90);
-  for (const std::string part : {"heuristic", "engines_precompiled", "engines_runtime_compiled"})
-    CHECK_MESSAGE(dlopen(("libcudnn_" + part + ".so.9").c_str(), RTLD_NOLOAD | RTLD_LAZY), part);
 }
 
 TEST_CASE("offline: what cuDNN cannot do has a reason in words" * doctest::skip()) {

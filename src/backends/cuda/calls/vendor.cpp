@@ -1,6 +1,5 @@
 #include "backends/cuda/calls/vendor.h"
 
-#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/driver_api.h"
 #include "base/error.h"
 #include "base/spans.h"
@@ -11,7 +10,6 @@ Vendor::Vendor(const Context& context, Cache* cache, VendorLimits limits, Kernel
     : context_(context), cache_(cache), limits_(limits), kernels_(kernels) {}
 
 Vendor::~Vendor() {
-  if (cudnn_begun_.valid()) cudnn_begun_.wait();
   for (auto& [stream, handle] : stream_handles_) cudnn()->destroy(handle);
   for (void* handle : idle_planning_handles_) cudnn()->destroy(handle);
   if (cublaslt_handle_) cublaslt()->destroy(cublaslt_handle_);
@@ -35,23 +33,6 @@ void Vendor::prepare(const Stream& stream) {
     return planning_handles_ > 0;
   };
   if (plans_with_cudnn()) cudnn_handle(stream);
-}
-
-/// A question about a device that is described, not there, loads what one with a handle does, but needs none.
-static void ask_first_question(const CudnnCalls& calls, int capability) {
-  const Span span("start a library", "cuDNN, by a question");
-  why_no_conv(calls, {.c = 64, .out_c = 64, .axes = {{.in = 16}, {.in = 16}}, .bias = true}, capability);
-}
-
-void Vendor::begin_cudnn() {
-  std::lock_guard lock(mutex_);
-  if (cudnn_begun_.valid() || planning_handles_ > 0) return;
-  cudnn_begun_ = std::async(std::launch::async, [this] {
-    try {
-      if (cudnn()) ask_first_question(*cudnn(), context_.device().capability());
-    } catch (const Error&) {  // whoever plans is told
-    }
-  });
 }
 
 void* Vendor::cublaslt_handle() {

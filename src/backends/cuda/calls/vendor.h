@@ -1,6 +1,5 @@
 #pragma once
 #include <condition_variable>
-#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -81,10 +80,6 @@ class Vendor {
 
   /// Makes what calls planned so far need of a stream, so that a capture can begin on it.
   void prepare(const Stream& stream);
-  /// Makes cuDNN ready for questions on a thread of its own, if nobody has: the first one, which this asks, loads most of its
-  /// libraries, 0.1 s long and 0.21 GB of the host's memory, half of it of files. It takes nothing of the device, and nothing
-  /// fails where the library is missing or broken: whoever plans is told.
-  void begin_cudnn();
 
   const Context& context() const { return context_; }
   Cache* cache() const { return cache_; }
@@ -139,7 +134,6 @@ class Vendor {
   int planning_handles_ = 0;
   std::condition_variable planning_handle_idle_;
   std::map<std::string, std::set<std::string>> promising_, promising_before_;
-  std::future<void> cudnn_begun_;  // waited for at the end; uses what stands above
 };
 
 /// Throws for a failed cuBLASLt or cuDNN call, with the library's own words.

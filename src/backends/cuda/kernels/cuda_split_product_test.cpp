@@ -173,7 +173,10 @@ TEST_CASE("calls are split where that is of use, in the form that should be fast
   CHECK(forms(product(2048, 1280, 1280)).empty());
   CHECK(forms(window(2, 64, 64, 320, 320)).empty());
   CHECK(forms(window(2, 32, 32, 1280, 1280)).empty());
-  CHECK(forms(window(2, 8, 8, 1280, 320)).empty());
+  CHECK(forms(window(2, 8, 8, 1280, 320)) == std::vector<int>{0});  // no form does much
+  CHECK(forms(window(2, 8, 10, 1280, 1280)) == std::vector<int>{2});
+  CHECK(forms(window(2, 4, 4, 1280, 1280)) == std::vector<int>{0});
+  CHECK(forms(window(1, 2, 2, 1280, 1280)).empty());
   CHECK(split_share(product(128, 1280, 1280), 0, 132) == doctest::Approx(96.0 / 132));
   CHECK(split_share(window(2, 16, 16, 1280, 1280), 2, 132) == doctest::Approx(112.0 / 132 * 1280 / (7 * 192)));
   CHECK(split_share(window(2, 14, 18, 1280, 1280), 2, 132) == doctest::Approx(112.0 / 132 * 1280 / (7 * 192) * 504 / 512));

@@ -54,16 +54,16 @@ std::string why_none(const TileProductCall& call, const SplitForm& form, const D
   return why_no_tile_product(call, device);
 }
 
-/// The least that is worth timing.
-constexpr double kLeastShare = 0.4;
+/// The least that is worth timing; where no form of a window has it, the library makes no better of so few rows, and one may.
+constexpr double kLeastShare = 0.4, kLeastShareOfWindows = 0.15;
 constexpr int64_t kLeastK = 1024;
 
 template <class Call>
-std::vector<int> candidates(const Call& call, int64_t k, const DeviceInfo& device) {
+std::vector<int> candidates(const Call& call, int64_t k, const DeviceInfo& device, double least_share) {
   std::vector<int> forms;
   if (k < kLeastK) return forms;
   for (int form = 0; form < int(kForms.size()); ++form)
-    if (why_no_split_product(call, form, device).empty() && split_share(call, form, device.multiprocessors) >= kLeastShare)
+    if (why_no_split_product(call, form, device).empty() && split_share(call, form, device.multiprocessors) >= least_share)
       forms.push_back(form);
   auto sooner = [&](int a, int b) {
     return split_microseconds(call, a, device.multiprocessors) < split_microseconds(call, b, device.multiprocessors);
@@ -133,10 +133,14 @@ double split_microseconds(const TileWindowCall& call, int form, int multiprocess
 }
 
 std::vector<int> split_candidates(const TileProductCall& call, const DeviceInfo& device) {
-  return candidates(call, call.k, device);
+  return candidates(call, call.k, device, kLeastShare);
 }
 std::vector<int> split_candidates(const TileWindowCall& call, const DeviceInfo& device) {
-  return candidates(call, taps_products(call), device);
+  const std::vector<int> forms = candidates(call, taps_products(call), device, kLeastShare);
+  if (!forms.empty()) return forms;
+  std::vector<int> more = candidates(call, taps_products(call), device, kLeastShareOfWindows);
+  if (more.size() > 1) more.resize(1);
+  return more;
 }
 
 SplitProduct split_product_without_maps(const TileProductCall& call, int number) {

@@ -157,10 +157,14 @@ std::vector<int> tile_window_forms(bool doubles) {
   return forms;
 }
 
+int64_t tile_rounds(const TileWindowCall& c, int form, int multiprocessors) {
+  return divide_up(pairs_of_tiles(product_of(c), form), int64_t(multiprocessors / 2));
+}
+
 double tile_share(const TileWindowCall& c, int form, int multiprocessors) {
   const TileProductCall product = product_of(c);
-  const int64_t columns = kForms.at(size_t(form)).columns, at_once = multiprocessors / 2;
-  const double made = double(round_up(pairs_of_tiles(product, form), at_once) * 2 * kRows * columns) * double(product.k);
+  const int64_t columns = kForms.at(size_t(form)).columns, at_once = multiprocessors / 2 * 2;
+  const double made = double(tile_rounds(c, form, multiprocessors) * at_once * kRows * columns) * double(product.k);
   return double(c.n * c.out_h() * c.out_w() * c.out_c) * double(Covered(c).taps() * c.c + c.shortcut.c) / made;
 }
 

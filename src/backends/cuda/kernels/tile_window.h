@@ -61,6 +61,8 @@ std::vector<int> tile_window_forms(bool doubles);
 /// What the result is of all that the device's multiprocessors make while its tiles are made: rounds that are not full, patches
 /// that reach beyond the pictures, and steps that reach beyond the channels are lost.
 double tile_share(const TileWindowCall& call, int form, int multiprocessors);
+/// How often the device's multiprocessors make tiles until all are made.
+int64_t tile_rounds(const TileWindowCall& call, int form, int multiprocessors);
 /// The number of the form that should be fastest.
 int best_tile_form(const TileWindowCall& call, int multiprocessors);
 /// The module that holds a form's kernel.
