@@ -140,11 +140,9 @@ void Engine::begin_modules(const Program& program) const {
       const FiltersCall filters{.k = 1, .c = 1, .taps = 9};
       conv->doubled ? filters_doubled(foreseen, filters) : filters_channels_last(foreseen, filters);
       const WindowKind kind = conv->doubled ? WindowKind::Doubles : WindowKind::Plain;
-      if (thin_conv_module(*conv, context_.device()).empty()) {
+      if (thin_conv_module(*conv, context_.device()).empty())
         for (const std::string& module : tile_window_modules(conv->in_type, conv->out_c, kind, context_.device()))
           kernels.begin_module(module);
-        foresee_other_sizes(*conv);
-      }
       const int64_t products = (conv->doubled ? 4 : conv->kernel_h * conv->kernel_w) * conv->c;
       for (const std::string& module : split_modules(conv->out_c, products, conv->in_type, kind, context_.device()))
         kernels.begin_module(module);
@@ -156,12 +154,22 @@ void Engine::begin_modules(const Program& program) const {
     const auto* linear = std::get_if<LinearStep>(&step);
     if (!linear) continue;
     const VendorTail& tail = *linear->tail;
-    for (const std::string& module : tile_modules(linear->a_type, tail.gated, tail.adds, options_.tune, context_.device()))
-      kernels.begin_module(module);
+    for (const std::string& kernel : tile_kernels(linear->a_type, tail.gated, tail.adds, options_.tune, context_.device()))
+      kernels.begin_kernel(kernel);
     if (options_.tune && !tail.gated)
       for (const std::string& module : split_modules(linear->n, linear->k, linear->a_type, WindowKind::Plain, context_.device()))
         kernels.begin_module(module);
   }
+  if (options_.many_sizes) begin_modules_of_other_sizes(program);
+}
+
+/// Tiles that use the device well at one size may waste places at another.
+void Engine::begin_modules_of_other_sizes(const Program& program) const {
+  for (const Step& step : program.steps)
+    if (const auto* conv = std::get_if<ConvStep>(&step);
+        conv && !conv->doubled && thin_conv_module(*conv, context_.device()).empty())
+      for (const std::string& module : tile_taps_modules(conv->in_type, conv->out_c, context_.device()))
+        vendor_.kernels()->begin_module(module);
 }
 
 void Engine::begin_shortcut_modules(const Program& program, size_t step) const {
@@ -211,18 +219,6 @@ std::string Engine::why_no_fp8_attention() const {
                        device.capability_minor);
   if (!vendor_.cudnn()) return "it needs cuDNN: " + vendor_.why_no_cudnn();
   return {};
-}
-
-/// Windows that use the device well at one size may waste places of their tiles at another.
-void Engine::foresee_other_sizes(const ConvStep& conv) const {
-  if (!options_.many_sizes) return;
-  const std::lock_guard lock(other_sizes_mutex_);
-  for (const std::string& module : tile_taps_modules(conv.in_type, conv.out_c, context_.device())) other_sizes_.insert(module);
-}
-
-void Engine::begin_further_sizes() {
-  const std::lock_guard lock(other_sizes_mutex_);
-  for (const std::string& module : other_sizes_) vendor_.kernels()->begin_module(module);
 }
 
 void Engine::release_buffers() {

@@ -1,7 +1,6 @@
 #pragma once
 #include <future>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 
@@ -17,7 +16,7 @@ struct EngineOptions {
   bool replay = true;           ///< submit a plan's launches as one device graph from its second run on
   bool allow_tf32 = false;      ///< f32 products may round their factors to 10 fraction bits
   bool f16_accumulate = false;  ///< f16 products may be summed in f16
-  bool many_sizes = false;      ///< runs will come at several sizes: beside the first, what only others may need is made ready
+  bool many_sizes = false;      ///< runs will come at several sizes: kernels that only some need are compiled with the others
 };
 
 /// The row kernels of a program, one function for each variant.
@@ -112,10 +111,6 @@ class Engine final : public sinter::Engine {
   void add(MemoryHolder& holder) { holders_.insert(&holder); }
   void remove(MemoryHolder& holder) { holders_.erase(&holder); }
 
-  /// To be called when a run has been planned: with EngineOptions::many_sizes, makes ready beside it what one at a further size
-  /// may be the first to need: where programs have convolutions, kernels for pictures of which patches are not full.
-  void begin_further_sizes();
-
   /// Looks how much memory is taken now; taken_bytes() is the most that was seen since the engine was made, by everybody.
   void note_memory();
   int64_t taken_bytes() const { return taken_; }
@@ -125,7 +120,7 @@ class Engine final : public sinter::Engine {
   /// Starts compiling the fixed kernels that will be needed.
   void begin_modules(const Program& program) const;
   void begin_shortcut_modules(const Program& program, size_t step) const;
-  void foresee_other_sizes(const ConvStep& conv) const;
+  void begin_modules_of_other_sizes(const Program& program) const;
   Module load_fixed(std::string_view ptx, std::string_view name);
 
   EngineOptions options_;
@@ -137,8 +132,6 @@ class Engine final : public sinter::Engine {
   Kernels kernels_;
   KernelStream kernel_stream_;
   GrowingMemory arena_, workspace_;
-  mutable std::mutex other_sizes_mutex_;
-  mutable std::set<std::string> other_sizes_;  // modules that only runs at other sizes than the first may need
   std::set<MemoryHolder*> holders_;
   std::unique_ptr<UploadRing> upload_ring_;
   DeviceMemory counters_, fp8_attention_numbers_;

@@ -123,7 +123,7 @@ TEST_CASE("made-up driver: other sizes" * doctest::skip()) {
   CHECK(!is_ready_for_other_sizes(false));
 }
 
-TEST_CASE("what only other sizes need is compiled beside a first run where they will come") {
+TEST_CASE("what only other sizes need is compiled ahead where they will come, and not where they will not") {
   run_on_made_up_driver(fmt::format("SINTER_CUDA_LIBRARIES={} FAKE_CUDA_VERSION=13000", made_up_library("fake_cublaslt")),
                         "made-up driver: other sizes");
 }

@@ -63,7 +63,6 @@ void Plan::build() {
   arena_version_ = engine_.arena().version();
   workspace_version_ = engine_.workspace().version();
   engine_.note_memory();
-  engine_.begin_further_sizes();
 }
 
 std::vector<Launch>& Plan::launches() {

@@ -159,13 +159,13 @@ std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& devi
   return why_no_tile_product(tile_call(s, {}), device);
 }
 
-std::vector<std::string> tile_modules(DType type, bool gated, bool residual, bool timed, const DeviceInfo& device) {
+std::vector<std::string> tile_kernels(DType type, bool gated, bool residual, bool timed, const DeviceInfo& device) {
   const LinearShape shape{.m = 1, .n = 8, .k = 8, .a = type, .weights = type, .out = type, .gated = gated, .residual = residual};
   if (!(gated || residual || timed) || !why_no_tile_product(shape, device).empty()) return {};
-  std::vector<std::string> modules;
+  std::vector<std::string> kernels;
   for (int form = 0; form < int(tile_forms().size()); ++form)
-    if (tile_forms()[size_t(form)].gated == gated) modules.push_back(tile_module(form, type));
-  return modules;
+    if (tile_forms()[size_t(form)].gated == gated) kernels.push_back(tile_kernel(form, type));
+  return kernels;
 }
 
 bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device) {

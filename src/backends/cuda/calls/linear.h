@@ -69,8 +69,8 @@ LinearShape normalised(LinearShape shape);
 
 /// Why no tile product of ours makes this; empty where one does.
 std::string why_no_tile_product(const LinearShape& shape, const DeviceInfo& device);
-/// The modules of kernels that may be wanted for products with such results, timed or not; empty where none is.
-std::vector<std::string> tile_modules(DType type, bool gated, bool residual, bool timed, const DeviceInfo& device);
+/// The kernels that may be wanted for products with such results, timed or not; empty where none is.
+std::vector<std::string> tile_kernels(DType type, bool gated, bool residual, bool timed, const DeviceInfo& device);
 /// Whether one, or a split product, should be faster than the library's, with a kernel that gates after it where `gated`.
 bool tile_product_should_win(const LinearShape& shape, const DeviceInfo& device);
 

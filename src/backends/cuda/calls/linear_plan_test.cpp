@@ -86,16 +86,16 @@ TEST_CASE("untimed, kernels of ours are taken for GEGLU and residuals whose tile
   CHECK(!tile_product_should_win(gated(2048, 5120, 1280), ampere));
 }
 
-TEST_CASE("modules of tile products are wanted for products that may be made by them, and for no others") {
-  CHECK(tile_modules(DType::bf16, true, false, false, hopper()) ==
-        std::vector<std::string>{"tile_product_160_bf16", "tile_product_128_bf16"});
-  CHECK(tile_modules(DType::f16, false, true, false, hopper()).size() == 2);
-  CHECK(tile_modules(DType::bf16, false, false, true, hopper()).size() == 2);
-  CHECK(tile_modules(DType::bf16, false, false, false, hopper()).empty());
-  CHECK(tile_modules(DType::f32, false, true, true, hopper()).empty());
+TEST_CASE("kernels of tile products are wanted for products that may be made by them, and for no others") {
+  CHECK(tile_kernels(DType::bf16, true, false, false, hopper()) ==
+        std::vector<std::string>{"tile_product_160_bf16__gated", "tile_product_128_bf16__gated"});
+  CHECK(tile_kernels(DType::f16, false, true, false, hopper()).size() == 2);
+  CHECK(tile_kernels(DType::bf16, false, false, true, hopper()).size() == 2);
+  CHECK(tile_kernels(DType::bf16, false, false, false, hopper()).empty());
+  CHECK(tile_kernels(DType::f32, false, true, true, hopper()).empty());
   DeviceInfo ampere = hopper();
   ampere.capability_major = 8;
-  CHECK(tile_modules(DType::bf16, true, false, false, ampere).empty());
+  CHECK(tile_kernels(DType::bf16, true, false, false, ampere).empty());
 }
 
 }  // namespace

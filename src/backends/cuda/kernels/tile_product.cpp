@@ -53,8 +53,9 @@ std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& d
 
 std::span<const device::TileForm> tile_forms() { return kForms; }
 
-std::string tile_module(int form, DType type) {
-  return fmt::format("tile_product_{}_{}", kForms.at(size_t(form)).columns, name(type));
+std::string tile_kernel(int number, DType type) {
+  const device::TileForm& form = kForms.at(size_t(number));
+  return fmt::format("tile_product_{}_{}__{}", form.columns, name(type), form.gated ? "gated" : "plain");
 }
 
 double tile_share(const TileProductCall& call, int form, int multiprocessors) {
@@ -98,7 +99,7 @@ TileProduct tile_product_without_maps(const TileProductCall& call, int number, i
   SINTER_ASSERT(form.gated == c.gated);
   const int64_t pairs = divide_up(c.m, 2 * kRows) * divide_up(c.n, form.out_columns());
   TileProduct made;
-  made.kernel = fmt::format("{}__{}", tile_module(number, c.type), c.gated ? "gated" : "plain");
+  made.kernel = tile_kernel(number, c.type);
   made.shape = {.grid = {uint32_t(2 * std::min<int64_t>(pairs, multiprocessors / 2))},
                 .block = {uint32_t(device::kTileThreads)},
                 .shared_bytes = uint32_t(form.shared_bytes())};

@@ -37,8 +37,8 @@ std::string why_no_tile_product(const TileProductCall& call, const DeviceInfo& d
 
 /// The forms of tiles that there are kernels for; a form's number is its place here.
 std::span<const device::TileForm> tile_forms();
-/// The module that holds a form's kernels.
-std::string tile_module(int form, DType type);
+/// The kernel of a form.
+std::string tile_kernel(int form, DType type);
 /// What the result is of all that the device's multiprocessors make while its tiles are made, rounds that are not full and tiles
 /// that reach beyond the result counted.
 double tile_share(const TileProductCall& call, int form, int multiprocessors);
