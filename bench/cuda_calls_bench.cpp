@@ -17,6 +17,7 @@
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
+#include "backends/cuda/calls/own_conv.h"
 #include "backends/cuda/calls/shortcut.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/kernels/elements.h"

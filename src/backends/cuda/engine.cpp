@@ -4,8 +4,8 @@
 
 #include "backends/cuda/cached_module.h"
 #include "backends/cuda/calls/attention.h"
-#include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/linear.h"
+#include "backends/cuda/calls/own_conv.h"
 #include "backends/cuda/kernels/elements.h"
 #include "backends/cuda/kernels/group_norm.h"
 #include "backends/cuda/kernels/group_stats.h"

@@ -98,13 +98,13 @@ bool is_ready_for_other_sizes(bool many_sizes) {
   Graph graph;
   const Value x = graph.input("x", {DType::bf16, {2, 64, 64, 320}}), filters = graph.weight("w", {DType::bf16, {320, 320, 3, 3}});
   graph.output("y", conv2d(x, filters, {.stride = 1, .top = 1, .left = 1, .bottom = 1, .right = 1}));
+  record_spans();
   CompileReport report;
   const CompiledGraph compiled(engine, graph, {}, report);
   BoundWeights weights(engine, compiled);
   weights.fill_random(1);
   const Layout layout(compiled, {});
   Plan plan(engine, compiled, layout, weights);
-  record_spans();
   plan.run({{"x", Tensor(DType::f32, {2, 64, 64, 320})}});
   { const Span here("here"); }
   engine.kernels().function("tile_taps_160_bf16__plain");

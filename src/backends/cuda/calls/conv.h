@@ -1,7 +1,6 @@
 #pragma once
 #include "backends/cuda/calls/cudnn.h"
 #include "backends/cuda/calls/vendor.h"
-#include "backends/cuda/kernels/tile_window.h"
 #include "tensor/dtype.h"
 
 namespace sinter::cuda {
@@ -84,21 +83,6 @@ Planned<ConvPlan> plan_conv(Vendor& vendor, const ConvShape& shape, const TuneOn
 
 /// The library's candidates that plan_conv() will time; null where it will not.
 Prepared prepare_conv(Vendor& vendor, const ConvShape& shape);
-
-/// Why no kernel of ours makes this; empty where one does.
-std::string why_no_tile_window(const ConvShape& shape, const DeviceInfo& device);
-/// The kernels of ours that may be worth their time, where there are some: forms of tiles as own_call.h counts them; and what one
-/// is called.
-std::vector<int> own_conv_forms(const ConvShape& shape, const DeviceInfo& device);
-std::string own_conv_name(const ConvShape& shape, int form);
-/// The modules of kernels that may be wanted for such convolutions, and those of tile taps, which only some sizes of pictures
-/// want; empty where none is.
-std::vector<std::string> tile_window_modules(DType type, int64_t out_c, WindowKind kind, const DeviceInfo& device);
-std::vector<std::string> tile_taps_modules(DType type, int64_t out_c, const DeviceInfo& device);
-/// Whether one of ours should be faster than the library's convolution and what adds a residual or a shortcut; and whether it
-/// should be about as fast or faster, so that the library need not be started where nothing is timed.
-bool own_conv_should_win(const ConvShape& shape, const DeviceInfo& device);
-bool own_conv_should_do(const ConvShape& shape, const DeviceInfo& device);
 
 /// Whether a convolution with its residual, of candidates that were timed, beats one without and a pass that adds it. The
 /// residual costs 15 % of the arithmetic, as was measured (bench/NOTES.md), the pass three times the result's memory: so it does

@@ -6,6 +6,7 @@
 #include "backends/cuda/calls/attention.h"
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/conv_graph.h"
+#include "backends/cuda/calls/own_conv.h"
 #include "backends/cuda/calls/tuning.h"
 #include "backends/cuda/test_device.h"
 #include "base/error.h"

@@ -2,6 +2,7 @@
 
 #include "backends/cuda/calls/conv.h"
 #include "backends/cuda/calls/device_test_tools.h"
+#include "backends/cuda/calls/own_conv.h"
 #include "base/error.h"
 
 namespace sinter::cuda {
@@ -204,7 +205,7 @@ TEST_CASE("residual and SiLU behind a convolution are right, in every combinatio
 TestDevice* device_with_windows() {
   TestDevice* device = test_device();
   if (!device) return nullptr;
-  const std::string why = why_no_tile_window(conv(2, 64, 64, 320, 320, DType::bf16), device->context.device());
+  const std::string why = why_no_own_conv(conv(2, 64, 64, 320, 320, DType::bf16), device->context.device());
   if (why.empty()) return device;
   MESSAGE("skipped: " << why);
   return nullptr;

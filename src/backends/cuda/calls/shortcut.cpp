@@ -1,6 +1,7 @@
 #include "backends/cuda/calls/shortcut.h"
 
 #include "backends/cuda/calls/contest.h"
+#include "backends/cuda/calls/own_conv.h"
 #include "backends/cuda/calls/tuning.h"
 #include "base/error.h"
 
@@ -40,7 +41,7 @@ std::string why_no_shortcut(const ConvShape& conv, const LinearShape& linear, co
       !linear.residual || linear.n != conv.out_c || linear.m != conv.out_pixels() || conv.residual || conv.silu || conv.doubles ||
       (linear.weights_stride && linear.weights_stride != linear.k) || linear.alignment % 16 != 0)
     return fmt::format("{} is no shortcut of {}", linear.text(), conv.text());
-  return why_no_tile_window(with_shortcut(conv, linear), device);
+  return why_no_own_conv(with_shortcut(conv, linear), device);
 }
 
 bool shortcut_may_win(const ConvShape& whole) { return whole.shortcut_c <= whole.products() - whole.shortcut_c; }

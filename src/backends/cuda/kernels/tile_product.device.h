@@ -20,6 +20,8 @@ namespace sinter::device {
 
 /// What the tiles that are multiplied are brought of: two matrices. (tile_taps.device.h has others.)
 struct MatrixOperands {
+  /// Taps copy by functions of theirs. With such for matrices clang orders the loop of the copying warp in another way, which has
+  /// not been timed.
   static constexpr bool kAreTaps = false;
   /// Registers of a thread of the warpgroup that brings, and of those that multiply.
   static constexpr int kBringing = 24, kMultiplying = 240;
