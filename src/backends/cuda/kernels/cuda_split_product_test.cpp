@@ -29,15 +29,6 @@ TileProductCall product(int64_t m, int64_t n, int64_t k, DType type = DType::bf1
   call.a = call.weights = call.out = 4096;
   return call;
 }
-TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c, DType type = DType::bf16) {
-  TileWindowCall call{.n = n, .h = h, .w = w, .c = c, .out_c = out_c, .type = type};
-  call.in = call.filters = call.out = 4096;
-  return call;
-}
-TileWindowCall doubled(TileWindowCall call) {
-  call.doubles = true;
-  return call;
-}
 TileWindowCall strided(TileWindowCall call, int64_t stride, int64_t top, int64_t left) {
   call.stride = stride, call.top = top, call.left = left;
   return call;

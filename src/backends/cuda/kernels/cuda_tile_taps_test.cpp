@@ -16,11 +16,6 @@
 namespace sinter::cuda {
 namespace {
 
-TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
-  TileWindowCall call{.n = n, .h = h, .w = w, .c = c, .out_c = out_c};
-  call.in = call.filters = call.out = 4096;
-  return call;
-}
 TileWindowCall sized(TileWindowCall call, int64_t kernel_h, int64_t kernel_w, int64_t stride) {
   call.kernel_h = kernel_h, call.kernel_w = kernel_w, call.stride = stride;
   return call;

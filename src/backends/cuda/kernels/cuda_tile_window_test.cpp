@@ -29,17 +29,6 @@
 namespace sinter::cuda {
 namespace {
 
-TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {
-  TileWindowCall call{.n = n, .h = h, .w = w, .c = c, .out_c = out_c};
-  call.in = call.filters = call.out = 4096;
-  return call;
-}
-
-TileWindowCall doubled(TileWindowCall call) {
-  call.doubles = true;
-  return call;
-}
-
 TEST_CASE("tiles of a window are all pixels of the result once, and no others") {
   struct Size {
     int64_t n, h, w;

@@ -95,6 +95,16 @@ void describe_for_emulation(Window& window, bool early_weights) {
   if (window.shortcut) describe_for_emulation(window.shortcut->operands, early_weights);
 }
 
+/// At addresses that planning accepts and nobody reads.
+inline TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c, DType type = DType::bf16) {
+  TileWindowCall call{.n = n, .h = h, .w = w, .c = c, .out_c = out_c, .type = type};
+  call.in = call.filters = call.out = 4096;
+  return call;
+}
+inline TileWindowCall doubled(TileWindowCall call) {
+  call.doubles = true;
+  return call;
+}
 inline TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
   call.shortcut = {.c = c, .pixel_stride = pixel_stride};
   return call;
