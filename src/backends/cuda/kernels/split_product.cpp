@@ -101,8 +101,8 @@ std::string why_no_split_product(const TileProductCall& call, int number, const 
 std::string why_no_split_product(const TileWindowCall& call, int number, const DeviceInfo& device) {
   const SplitForm& form = form_of(number);
   if (form.doubles != call.doubles) return "this form is not for convolutions to such a size";
-  if (const std::string why = why_no_taps(call); !why.empty()) return why;
-  if (const std::string why = why_no_shortcut(call); !why.empty()) return why;
+  if (std::string why = why_no_taps(call); !why.empty()) return why;
+  if (std::string why = why_no_shortcut(call); !why.empty()) return why;
   return why_none(taps_product(call), form, device);
 }
 
@@ -136,7 +136,7 @@ std::vector<int> split_candidates(const TileProductCall& call, const DeviceInfo&
   return candidates(call, call.k, device, kLeastShare);
 }
 std::vector<int> split_candidates(const TileWindowCall& call, const DeviceInfo& device) {
-  const std::vector<int> forms = candidates(call, taps_products(call), device, kLeastShare);
+  std::vector<int> forms = candidates(call, taps_products(call), device, kLeastShare);
   if (!forms.empty()) return forms;
   std::vector<int> more = candidates(call, taps_products(call), device, kLeastShareOfWindows);
   if (more.size() > 1) more.resize(1);

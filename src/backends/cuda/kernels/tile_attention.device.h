@@ -399,8 +399,8 @@ struct TileAttention {
     }
   }
 
-  /// Through shared memory, so that each lane stores 16 bytes. `group` is marked where its weights have lost digits; negative where
-  /// it has been made again: others read the marks then.
+  /// Through shared memory, so that each lane stores 16 bytes. `group` is marked where its weights have lost digits; negative
+  /// where it has been made again: others read the marks then.
   SINTER_DEVICE_INLINE void store(const Sums& sums, const Rows& rows, int head, int first_row, int group) const {
     warp_barrier();  // all have stored what was there
     SINTER_UNROLL

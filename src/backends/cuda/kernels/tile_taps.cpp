@@ -6,7 +6,7 @@ namespace sinter::cuda {
 
 std::string why_no_tile_taps(const TileWindowCall& c, const DeviceInfo& device) {
   if (c.doubles || c.shortcut.c) return "tile taps make no results of twice the size, and no shortcuts";
-  if (const std::string why = why_no_taps(c); !why.empty()) return why;
+  if (std::string why = why_no_taps(c); !why.empty()) return why;
   return why_no_tile_product(taps_product(c), device);
 }
 
