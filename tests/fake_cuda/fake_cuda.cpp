@@ -329,24 +329,28 @@ Result cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, un
   if (name.starts_with("elements__")) std::memcpy(&first, arguments[0], sizeof first);
   return noted(told("cuLaunchKernel"), "launch %p %s %llu\n", stream, name.c_str(), first);
 }
+/// Whether it is an array that the real one describes to the copying unit.
+static bool can_be_copied(unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,
+                          const unsigned* steps) {
+  bool right = address % 16 == 0 && address != 0;
+  for (unsigned i = 0; i < rank && right; ++i)
+    right = sizes[i] > 0 && sizes[i] <= uint64_t(1) << 32 && steps[i] >= 1 && steps[i] <= 8;
+  for (unsigned i = 0; i + 1 < rank && right; ++i)
+    right = strides[i] % 16 == 0 && strides[i] < uint64_t(1) << 40 && (i == 0 || strides[i] % strides[i - 1] == 0);
+  return right;
+}
 /// What the real one refuses, it refuses too.
 Result cuTensorMapEncodeTiled(void*, int, unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,
                               const unsigned* box, const unsigned* steps, int, int, int, int) {
-  bool right = rank >= 1 && rank <= 5 && address % 16 == 0 && address != 0;
-  for (unsigned i = 0; i < rank && right; ++i)
-    right = sizes[i] > 0 && sizes[i] <= uint64_t(1) << 32 && box[i] >= 1 && box[i] <= 256 && steps[i] >= 1 && steps[i] <= 8;
-  for (unsigned i = 0; i + 1 < rank && right; ++i)
-    right = strides[i] % 16 == 0 && strides[i] < uint64_t(1) << 40 && (i == 0 || strides[i] % strides[i - 1] == 0);
+  bool right = rank >= 1 && rank <= 5 && can_be_copied(rank, address, sizes, strides, steps);
+  for (unsigned i = 0; i < rank && right; ++i) right = box[i] >= 1 && box[i] <= 256;
   return right ? told("cuTensorMapEncodeTiled") : 1;
 }
 Result cuTensorMapEncodeIm2col(void*, int, unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,
                                const int* lower, const int* upper, unsigned channels, unsigned pixels, const unsigned* steps, int,
                                int, int, int) {
-  bool right = rank == 4 && address % 16 == 0 && address != 0 && channels >= 1 && channels <= 64 && pixels >= 1 && pixels <= 1024;
-  for (unsigned i = 0; i < rank && right; ++i)
-    right = sizes[i] > 0 && sizes[i] <= uint64_t(1) << 32 && steps[i] >= 1 && steps[i] <= 8;
-  for (unsigned i = 0; i + 1 < rank && right; ++i)
-    right = strides[i] % 16 == 0 && strides[i] < uint64_t(1) << 40 && (i == 0 || strides[i] % strides[i - 1] == 0);
+  bool right = rank == 4 && channels >= 1 && channels <= 64 && pixels >= 1 && pixels <= 1024 &&
+               can_be_copied(rank, address, sizes, strides, steps);
   for (unsigned i = 0; i + 2 < rank && right; ++i)
     right = lower[i] >= -128 && lower[i] <= 127 && upper[i] >= -128 && upper[i] <= 127 &&
             lower[i] <= int64_t(sizes[i + 1]) - 1 + upper[i];

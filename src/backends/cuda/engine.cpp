@@ -163,7 +163,7 @@ void Engine::begin_modules(const Program& program) const {
   if (options_.many_sizes) begin_modules_of_other_sizes(program);
 }
 
-/// Tiles that use the device well at one size may waste places at another.
+/// Tiles that use the device well at one size may waste places at another. Begun behind all that this one needs.
 void Engine::begin_modules_of_other_sizes(const Program& program) const {
   for (const Step& step : program.steps)
     if (const auto* conv = std::get_if<ConvStep>(&step);

@@ -255,12 +255,7 @@ void check_product(TestTarget& target, const TileProductCall& call, int of_form,
   for (int form : forms_of(of_form)) {
     CAPTURE(named(form));
     c.call.out = target.untouched(c.out_count * 2);
-    const SplitProduct made = ready(target, c.call, form);
-    made.launch(target);
-    if (!target.emulated()) CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
-    std::string where;
-    const double worst = c.worst_error(where);
-    CHECK_MESSAGE(worst < 1e-4, where);
+    check_results(target, c, ready(target, c.call, form));
   }
 }
 
@@ -275,12 +270,7 @@ void check_window(TestTarget& target, const TileWindowCall& call, int of_form, b
     CAPTURE(named(form));
     c.call.out = target.untouched((c.count + 64) * 2);
     if (in_place) c.work_in_place();
-    const SplitWindow made = ready(target, c.call, form);
-    made.launch(target);
-    if (!target.emulated()) CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
-    std::string where;
-    const double worst = c.worst_error(where);
-    CHECK_MESSAGE(worst < 1e-4, where);
+    check_results(target, c, ready(target, c.call, form));
   }
 }
 

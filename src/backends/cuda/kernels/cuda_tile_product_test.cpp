@@ -151,16 +151,9 @@ void check_product(TestTarget& target, const TileProductCall& call, int form, bo
     c.call.out = target.upload(encode(held, call.type));
     c.call.residual = c.call.out, c.call.residual_stride = c.call.out_stride;
   }
-  if (target.emulated()) {
-    emulated_product(c.call, form, kEmulatedMultiprocessors).launch(target);
-  } else {
-    const TileProduct made = tile_product(c.call, form, target.multiprocessors());
-    made.launch(target);
-    CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
-  }
-  std::string where;
-  const double worst = c.worst_error(where);
-  CHECK_MESSAGE(worst < 1e-4, where);
+  check_results(target, c,
+                target.emulated() ? emulated_product(c.call, form, kEmulatedMultiprocessors)
+                                  : tile_product(c.call, form, target.multiprocessors()));
 }
 
 TEST_CASE("emulated tile products of every form and epilogue agree with sums in double, over several rounds of tiles") {

@@ -16,15 +16,6 @@
 namespace sinter::cuda {
 namespace {
 
-TileWindowCall sized(TileWindowCall call, int64_t kernel_h, int64_t kernel_w, int64_t stride) {
-  call.kernel_h = kernel_h, call.kernel_w = kernel_w, call.stride = stride;
-  return call;
-}
-TileWindowCall padded(TileWindowCall call, int64_t top, int64_t bottom, int64_t left, int64_t right) {
-  call.top = top, call.bottom = bottom, call.left = left, call.right = right;
-  return call;
-}
-
 TEST_CASE("tile taps say why they cannot do a convolution") {
   const TileWindowCall good = window(2, 28, 36, 1280, 1280);
   CHECK(why_no_tile_taps(good, hopper()) == "");
@@ -89,24 +80,12 @@ TEST_CASE("tiles of tile taps begin where the windows of their first pixels do, 
 
 void check_taps(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
   CAPTURE(tile_taps_module(form, call.type));
-  CAPTURE(text(call));
-  CAPTURE(bias);
-  CAPTURE(adds);
-  Convolution c(target, call, bias, adds);
-  c.call.early_weights = adds;
-  if (in_place) c.work_in_place();
-  if (target.emulated()) {
-    TileTaps made = tile_taps_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
-    describe_for_emulation(made.operands, c.call.early_weights);
-    made.launch(target);
-  } else {
-    const TileTaps made = tile_taps(c.call, form, target.multiprocessors());
-    made.launch(target);
-    CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
-  }
-  std::string where;
-  const double worst = c.worst_error(where);
-  CHECK_MESSAGE(worst < 1e-4, where);
+  check_convolution(target, call, bias, adds, in_place, [&](const TileWindowCall& c) {
+    if (!target.emulated()) return tile_taps(c, form, target.multiprocessors());
+    TileTaps made = tile_taps_without_maps(c, form, 2);  // one pair of blocks makes all tiles
+    describe_for_emulation(made.operands, c.early_weights);
+    return made;
+  });
 }
 
 TileWindowCall of_type(TileWindowCall call, DType type) {

@@ -68,11 +68,6 @@ TEST_CASE("tiles of a window to twice the size are all pixels of the result once
     }
 }
 
-TileWindowCall sized(TileWindowCall call, int64_t kernel_h, int64_t kernel_w, int64_t stride) {
-  call.kernel_h = kernel_h, call.kernel_w = kernel_w, call.stride = stride;
-  return call;
-}
-
 TEST_CASE("the steps of a window are all its taps for all channels once, and the pixels of a part hold what its taps need") {
   struct Window {
     int h, w, stride;
@@ -152,31 +147,14 @@ TEST_CASE("the form of a window is the one whose tiles fill the device, the wide
 
 void check_window(TestTarget& target, const TileWindowCall& call, int form, bool bias, bool adds, bool in_place = false) {
   CAPTURE(tile_window_module(form, call.type, call.kind()));
-  CAPTURE(text(call));
-  CAPTURE(call.shortcut.c);
-  CAPTURE(bias);
-  CAPTURE(adds);
-  Convolution c(target, call, bias, adds);
-  c.call.early_weights = adds;
-  if (in_place) c.work_in_place();
-  if (target.emulated()) {
-    TileWindow made = tile_window_without_maps(c.call, form, 2);  // one pair of blocks makes all tiles
-    describe_for_emulation(made, c.call.early_weights);
-    made.launch(target);
-  } else {
-    const TileWindow made = tile_window(c.call, form, target.multiprocessors());
-    made.launch(target);
-    CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
-  }
-  std::string where;
-  const double worst = c.worst_error(where);
-  CHECK_MESSAGE(worst < 1e-4, where);
+  check_convolution(target, call, bias, adds, in_place, [&](const TileWindowCall& c) {
+    if (!target.emulated()) return tile_window(c, form, target.multiprocessors());
+    TileWindow made = tile_window_without_maps(c, form, 2);  // one pair of blocks makes all tiles
+    describe_for_emulation(made, c.early_weights);
+    return made;
+  });
 }
 
-TileWindowCall padded(TileWindowCall call, int64_t top, int64_t bottom, int64_t left, int64_t right) {
-  call.top = top, call.bottom = bottom, call.left = left, call.right = right;
-  return call;
-}
 /// Makes windows of one type: each form is tested with one.
 auto windows_for(int form) {
   return [form](int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_c) {

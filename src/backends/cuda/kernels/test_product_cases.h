@@ -1,4 +1,6 @@
 #pragma once
+#include <doctest/doctest.h>
+
 #include <cmath>
 #include <map>
 
@@ -82,6 +84,16 @@ struct ProductCase {
   }
 };
 
+/// Launches what was made of a case's call, and compares its results with sums in double.
+template <class Case, class Made>
+void check_results(TestTarget& target, Case& c, const Made& made) {
+  made.launch(target);
+  if (!target.emulated()) CHECK(static_cast<DeviceTarget&>(target).function(made.kernel).local_bytes() == 0);
+  std::string where;
+  const double worst = c.worst_error(where);
+  CHECK_MESSAGE(worst < 1e-4, where);
+}
+
 /// What emulated copies read of a product.
 template <class Left>
 void describe_for_emulation(Operands<Left>& of, bool early_weights) {
@@ -103,6 +115,14 @@ inline TileWindowCall window(int64_t n, int64_t h, int64_t w, int64_t c, int64_t
 }
 inline TileWindowCall doubled(TileWindowCall call) {
   call.doubles = true;
+  return call;
+}
+inline TileWindowCall sized(TileWindowCall call, int64_t kernel_h, int64_t kernel_w, int64_t stride) {
+  call.kernel_h = kernel_h, call.kernel_w = kernel_w, call.stride = stride;
+  return call;
+}
+inline TileWindowCall padded(TileWindowCall call, int64_t top, int64_t bottom, int64_t left, int64_t right) {
+  call.top = top, call.bottom = bottom, call.left = left, call.right = right;
   return call;
 }
 inline TileWindowCall with_shortcut(TileWindowCall call, int64_t c, int64_t pixel_stride = 0) {
@@ -219,5 +239,18 @@ struct Convolution {
     return worst;
   }
 };
+
+/// Checks a convolution, in the residual's place or not. `make(call)`: what is launched, its call at addresses of `target`.
+template <class Make>
+void check_convolution(TestTarget& target, const TileWindowCall& call, bool bias, bool adds, bool in_place, const Make& make) {
+  CAPTURE(text(call));
+  CAPTURE(call.shortcut.c);
+  CAPTURE(bias);
+  CAPTURE(adds);
+  Convolution c(target, call, bias, adds);
+  c.call.early_weights = adds;
+  if (in_place) c.work_in_place();
+  check_results(target, c, make(c.call));
+}
 
 }  // namespace sinter::cuda
